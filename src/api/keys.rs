@@ -1,0 +1,71 @@
+//! The labels, annotations and the finalizer through which the webhook and the controller talk.
+//!
+//! Everything that the two need to know of each other stands on the object itself, under the group
+//! `sidetrack.dev`; nothing is stored elsewhere.
+
+/// Label: this object belongs to the Canary named by the value (shortened by [`crate::rollout::naming::label_value`]).
+pub const CANARY: &str = "sidetrack.dev/canary";
+/// Label: [`LAYOUT_PRIMARY_COPY`] or [`LAYOUT_IN_PLACE`]. As an annotation on a Canary it chooses the layout.
+pub const LAYOUT: &str = "sidetrack.dev/layout";
+/// Label: [`ROLE_TARGET`] or [`ROLE_GENERATED`].
+pub const ROLE: &str = "sidetrack.dev/role";
+
+/// The applied Deployment is the canary, `<name>-primary` is generated: Flagger's layout.
+pub const LAYOUT_PRIMARY_COPY: &str = "primary-copy";
+/// The applied Deployment is the primary, `<name>-canary` is generated for the time of a release.
+pub const LAYOUT_IN_PLACE: &str = "in-place";
+/// The Deployment that users and Flux apply.
+pub const ROLE_TARGET: &str = "target";
+/// The Deployment that the controller makes.
+pub const ROLE_GENERATED: &str = "generated";
+
+/// Annotation: hash of the template that may not run yet.
+pub const HOLD: &str = "sidetrack.dev/hold";
+/// Annotation: hash of the revision that failed; a hold that equals it is not released unasked.
+pub const FAILED: &str = "sidetrack.dev/failed";
+/// Annotation: the owner's own pause met a hold; the release waits for the owner.
+pub const PAUSED_BEFORE: &str = "sidetrack.dev/paused-before";
+/// Annotation: hash of the revision that the primary runs.
+pub const PROMOTED: &str = "sidetrack.dev/promoted";
+/// Annotation (`in-place`): this template went back to the promoted one.
+pub const REVERTED: &str = "sidetrack.dev/reverted";
+/// Annotation (`primary-copy`): the number of pods that the applier asked for.
+pub const REQUESTED_REPLICAS: &str = "sidetrack.dev/requested-replicas";
+/// Annotation: `manager user` of the write that brought the held template, `-` for no manager.
+pub const APPLIED_BY: &str = "sidetrack.dev/applied-by";
+/// Annotation: `GENERATION reason`, set by a person to pass a template unheld.
+pub const BREAK_GLASS: &str = "sidetrack.dev/break-glass";
+/// Annotation: hash of the template for which break-glass counted; only the webhook writes it.
+pub const GLASSED: &str = "sidetrack.dev/glassed";
+/// Annotation on an adopted Service: names of the ports that the Canary defines, comma-separated.
+pub const PORTS: &str = "sidetrack.dev/ports";
+/// Annotation: a Canary name too long for a label value, in full.
+pub const CANARY_NAME: &str = "sidetrack.dev/canary-name";
+
+/// Finalizer on a Deployment that carries traffic: its deletion waits until the traffic has left.
+pub const TRAFFIC_FINALIZER: &str = "sidetrack.dev/traffic";
+/// Finalizer on every Canary: it leaves only when its application stands on its own again.
+pub const CANARY_FINALIZER: &str = "sidetrack.dev/canary";
+
+/// Every label of ours on a Deployment.
+pub const LABELS: [&str; 3] = [CANARY, LAYOUT, ROLE];
+/// Every annotation of ours on a Deployment.
+pub const ANNOTATIONS: [&str; 10] = [
+    HOLD,
+    FAILED,
+    PAUSED_BEFORE,
+    PROMOTED,
+    REVERTED,
+    REQUESTED_REPLICAS,
+    APPLIED_BY,
+    BREAK_GLASS,
+    GLASSED,
+    CANARY_NAME,
+];
+
+/// Field manager of every write of ours.
+pub const FIELD_MANAGER: &str = "sidetrack";
+/// Namespace that Sidetrack runs in.
+pub const NAMESPACE: &str = "sidetrack-system";
+/// User name of the controller's ServiceAccount: whom the webhook lets pass.
+pub const CONTROLLER_USER: &str = "system:serviceaccount:sidetrack-system:sidetrack";

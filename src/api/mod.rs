@@ -1,0 +1,3 @@
+//! Types of the API.
+pub mod keys;
+pub mod status;

@@ -1,0 +1,203 @@
+//! `Canary.status`: Flagger's fields, what kstatus understands, and the run as the controller resumes it.
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Where a Canary stands (Flagger's phases).
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+pub enum Phase {
+    /// Nothing has been done yet.
+    #[default]
+    #[serde(rename = "")]
+    None,
+    /// The primary and the routes are being made.
+    Initializing,
+    /// The primary serves; no revision has been released yet.
+    Initialized,
+    /// A new revision waits for a confirm-rollout hook.
+    Waiting,
+    /// The canary is being started or analysed.
+    Progressing,
+    /// The analysis passed; a confirm-promotion hook has not.
+    WaitingPromotion,
+    /// The primary rolls to the analysed revision.
+    Promoting,
+    /// Traffic is back on the primary, the canary is being scaled down.
+    Finalising,
+    /// The primary runs the revision named in `revisions.primary`.
+    Succeeded,
+    /// The revision named in `revisions.failed` was rejected.
+    Failed,
+    /// The Canary is being deleted.
+    Terminating,
+    /// The Canary was deleted.
+    Terminated,
+}
+
+impl Phase {
+    /// Returns the phase as it stands in `status.phase`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Initializing => "Initializing",
+            Self::Initialized => "Initialized",
+            Self::Waiting => "Waiting",
+            Self::Progressing => "Progressing",
+            Self::WaitingPromotion => "WaitingPromotion",
+            Self::Promoting => "Promoting",
+            Self::Finalising => "Finalising",
+            Self::Succeeded => "Succeeded",
+            Self::Failed => "Failed",
+            Self::Terminating => "Terminating",
+            Self::Terminated => "Terminated",
+        }
+    }
+}
+
+/// Status of a Canary.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CanaryStatus {
+    /// Where the Canary stands.
+    #[serde(default)]
+    pub phase: Phase,
+    /// Failed checks of the current run; never goes down within a run.
+    #[serde(default)]
+    pub failed_checks: i32,
+    /// Share of traffic on the canary, in percent.
+    #[serde(default)]
+    pub canary_weight: i32,
+    /// Iterations done, for strategies that count iterations.
+    #[serde(default)]
+    pub iterations: i32,
+    /// Checksums of the ConfigMaps and Secrets that the template refers to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracked_configs: Option<BTreeMap<String, String>>,
+    /// Hash of the revision last taken up; opaque.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_applied_spec: Option<String>,
+    /// Hash of the revision last promoted; opaque.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_promoted_spec: Option<String>,
+    /// When the phase, the weight or a counter last changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_transition_time: Option<Timestamp>,
+    /// `Promoted` (Flagger's) and `Ready`, `Reconciling`, `Stalled` (kstatus).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+    /// The `metadata.generation` that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Revisions by name: hashes of pod templates.
+    #[serde(default, skip_serializing_if = "Revisions::is_empty")]
+    pub revisions: Revisions,
+    /// The run that is going on, as the controller resumes it after a crash.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<Run>,
+    /// The number of pods last given to the primary on the applier's request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requested_replicas: Option<i32>,
+    /// What is doubtful in the spec, a sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// Revisions by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Revisions {
+    /// The revision that the primary runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub primary: Option<String>,
+    /// The revision that is, or was last, analysed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub analysed: Option<String>,
+    /// The revision that was last rejected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
+}
+
+impl Revisions {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What the controller is about to do, written before it does it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Stage {
+    /// Waits for its confirm-rollout gates.
+    Gated,
+    /// Routes go to 100/0, then the held template is released and scaled up.
+    Releasing,
+    /// The analysis steps through the weights.
+    Analysing,
+    /// All traffic is on the canary because the primary's strategy is Recreate; the primary is next.
+    Clearing,
+    /// The primary is written to the analysed revision and rolls.
+    Promoting,
+    /// Traffic returns to the promoted primary.
+    Returning,
+    /// Traffic is back; the canary is being scaled down.
+    Finalising,
+    /// The primary did not become ready: the revision before it is written back.
+    Restoring,
+    /// Routes go to 100/0, then the template is held again and scaled down.
+    RollingBack,
+    /// The template went back to the promoted one: routes go to 100/0 and the target to 0.
+    Cancelling,
+}
+
+/// One run: the analysis of one revision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Run {
+    /// Hash of the revision that is analysed.
+    pub revision: String,
+    /// What is being done.
+    pub stage: Stage,
+    /// When the stage was entered.
+    pub since: Timestamp,
+    /// When the last analysis step was taken or failed; the next is at least one interval later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_step: Option<Timestamp>,
+    /// Share of traffic, in percent, that this run has set last.
+    #[serde(default)]
+    pub weight: i32,
+    /// Hash of the revision that the primary ran when the run began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<String>,
+    /// The analysis is skipped, on request or by break-glass.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub skip: bool,
+    /// Why the run is being rolled back, for the events still to be sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// A condition of a Canary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    /// `Promoted`, `Ready`, `Reconciling` or `Stalled`.
+    #[serde(rename = "type")]
+    pub type_: String,
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
+    /// One word.
+    pub reason: String,
+    /// One sentence.
+    #[serde(default)]
+    pub message: String,
+    /// When the condition was last written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_update_time: Option<Timestamp>,
+    /// When the condition's status last changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_transition_time: Option<Timestamp>,
+}

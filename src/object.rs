@@ -1,0 +1,230 @@
+//! Kubernetes objects as data: which ones we know, how one is named, and a write as a value.
+//!
+//! The pure modules never call the API server. They return [`Write`]s, which
+//! [`crate::kubernetes`] executes and the tests' simulated cluster applies to plain JSON.
+
+use serde_json::Value;
+use std::fmt;
+
+/// A kind of object that Sidetrack reads or writes, with the API version it uses for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// `flagger.app/v1beta1` Canary.
+    Canary,
+    /// `flagger.app/v1beta1` MetricTemplate.
+    MetricTemplate,
+    /// `flagger.app/v1beta1` AlertProvider.
+    AlertProvider,
+    /// `apps/v1` Deployment.
+    Deployment,
+    /// `apps/v1` ControllerRevision: the stored snapshot of a pod template.
+    ControllerRevision,
+    /// Core `v1` Service.
+    Service,
+    /// Core `v1` Secret.
+    Secret,
+    /// `autoscaling/v2` HorizontalPodAutoscaler.
+    HorizontalPodAutoscaler,
+    /// `networking.istio.io/v1beta1` VirtualService.
+    VirtualService,
+    /// `networking.istio.io/v1beta1` DestinationRule.
+    DestinationRule,
+    /// `split.smi-spec.io/v1alpha1` TrafficSplit.
+    TrafficSplitV1Alpha1,
+    /// `split.smi-spec.io/v1alpha2` TrafficSplit.
+    TrafficSplitV1Alpha2,
+    /// `split.smi-spec.io/v1alpha3` TrafficSplit.
+    TrafficSplitV1Alpha3,
+    /// `gateway.networking.k8s.io/v1` HTTPRoute.
+    HttpRoute,
+}
+
+impl Kind {
+    /// Every kind, in declaration order.
+    pub const ALL: [Self; 14] = [
+        Self::Canary,
+        Self::MetricTemplate,
+        Self::AlertProvider,
+        Self::Deployment,
+        Self::ControllerRevision,
+        Self::Service,
+        Self::Secret,
+        Self::HorizontalPodAutoscaler,
+        Self::VirtualService,
+        Self::DestinationRule,
+        Self::TrafficSplitV1Alpha1,
+        Self::TrafficSplitV1Alpha2,
+        Self::TrafficSplitV1Alpha3,
+        Self::HttpRoute,
+    ];
+
+    /// Returns group, version, kind and plural.
+    #[must_use]
+    pub const fn names(self) -> (&'static str, &'static str, &'static str, &'static str) {
+        match self {
+            Self::Canary => ("flagger.app", "v1beta1", "Canary", "canaries"),
+            Self::MetricTemplate => ("flagger.app", "v1beta1", "MetricTemplate", "metrictemplates"),
+            Self::AlertProvider => ("flagger.app", "v1beta1", "AlertProvider", "alertproviders"),
+            Self::Deployment => ("apps", "v1", "Deployment", "deployments"),
+            Self::ControllerRevision => ("apps", "v1", "ControllerRevision", "controllerrevisions"),
+            Self::Service => ("", "v1", "Service", "services"),
+            Self::Secret => ("", "v1", "Secret", "secrets"),
+            Self::HorizontalPodAutoscaler => {
+                ("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
+            }
+            Self::VirtualService => ("networking.istio.io", "v1beta1", "VirtualService", "virtualservices"),
+            Self::DestinationRule => {
+                ("networking.istio.io", "v1beta1", "DestinationRule", "destinationrules")
+            }
+            Self::TrafficSplitV1Alpha1 => ("split.smi-spec.io", "v1alpha1", "TrafficSplit", "trafficsplits"),
+            Self::TrafficSplitV1Alpha2 => ("split.smi-spec.io", "v1alpha2", "TrafficSplit", "trafficsplits"),
+            Self::TrafficSplitV1Alpha3 => ("split.smi-spec.io", "v1alpha3", "TrafficSplit", "trafficsplits"),
+            Self::HttpRoute => ("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes"),
+        }
+    }
+
+    /// Returns `group/version`, or `v1` for the core group.
+    #[must_use]
+    pub fn api_version(self) -> String {
+        let (group, version, ..) = self.names();
+        if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
+    }
+
+    /// Returns the kind as it stands in a manifest.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        self.names().2
+    }
+
+    /// Returns the kind that a manifest's `apiVersion` and `kind` name.
+    #[must_use]
+    pub fn parse(api_version: &str, kind: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|k| k.as_str() == kind && k.api_version() == api_version)
+    }
+}
+
+/// The address of one namespaced object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectRef {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl ObjectRef {
+    /// Names an object.
+    pub fn new(kind: Kind, namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { kind, namespace: namespace.into(), name: name.into() }
+    }
+
+    /// Returns the address that a manifest states; `None` for a kind we do not know or a missing name.
+    #[must_use]
+    pub fn of(object: &Value) -> Option<Self> {
+        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
+        Some(Self::new(
+            Kind::parse(text("/apiVersion")?, text("/kind")?)?,
+            text("/metadata/namespace")?,
+            text("/metadata/name")?,
+        ))
+    }
+}
+
+impl fmt::Display for ObjectRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}/{}", self.kind.as_str(), self.namespace, self.name)
+    }
+}
+
+/// One mutating request to the API server, as data.
+///
+/// Every write is conditional: a create fails when the object exists, a patch carries `test`
+/// operations, the others name a resourceVersion or a uid. A write that fails its condition is
+/// not retried as it is: the state is observed again and the decision taken anew.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Write {
+    /// POST of a whole object.
+    Create {
+        /// The object, with apiVersion, kind, namespace and name.
+        object: Value,
+    },
+    /// JSON Patch (RFC 6902), guarded by its own `test` operations.
+    Patch {
+        /// What is patched.
+        target: ObjectRef,
+        /// The operations.
+        patch: json_patch::Patch,
+    },
+    /// PUT of a whole object that carries `metadata.resourceVersion`.
+    Replace {
+        /// The object.
+        object: Value,
+    },
+    /// PUT of the status subresource; the object carries `metadata.resourceVersion`.
+    ReplaceStatus {
+        /// The object; only metadata and status matter.
+        object: Value,
+    },
+    /// PUT of the scale subresource, refused (409) unless uid and resourceVersion still hold.
+    Scale {
+        /// The scaled object.
+        target: ObjectRef,
+        /// Its `metadata.uid`.
+        uid: String,
+        /// Its `metadata.resourceVersion`.
+        resource_version: String,
+        /// The number of pods wanted.
+        replicas: i32,
+    },
+    /// DELETE with background propagation and the uid as precondition.
+    Delete {
+        /// What is deleted.
+        target: ObjectRef,
+        /// Its `metadata.uid`.
+        uid: String,
+    },
+}
+
+impl Write {
+    /// Returns what is written to; `None` when a whole object does not say what it is.
+    #[must_use]
+    pub fn target(&self) -> Option<ObjectRef> {
+        match self {
+            Self::Create { object } | Self::Replace { object } | Self::ReplaceStatus { object } => {
+                ObjectRef::of(object)
+            }
+            Self::Patch { target, .. } | Self::Scale { target, .. } | Self::Delete { target, .. } => {
+                Some(target.clone())
+            }
+        }
+    }
+}
+
+/// Escapes one reference token of a JSON pointer (RFC 6901).
+#[must_use]
+pub fn escape(token: &str) -> String {
+    token.replace('~', "~0").replace('/', "~1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn every_kind_is_found_by_its_own_names() {
+        for kind in Kind::ALL {
+            assert_eq!(Kind::parse(&kind.api_version(), kind.as_str()), Some(kind));
+        }
+    }
+
+    #[test]
+    fn address_is_read_from_a_manifest() {
+        let object =
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "a", "name": "b"}});
+        assert_eq!(ObjectRef::of(&object), Some(ObjectRef::new(Kind::Service, "a", "b")));
+        assert_eq!(ObjectRef::of(&json!({"apiVersion": "v1", "kind": "Pod"})), None);
+    }
+}
