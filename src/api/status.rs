@@ -151,6 +151,8 @@ pub enum Stage {
     RollingBack,
     /// The template went back to the promoted one: routes go to 100/0 and the target to 0.
     Cancelling,
+    /// The outcome is known and stated; post-rollout hooks are being called.
+    Closing,
 }
 
 /// One run: the analysis of one revision.
