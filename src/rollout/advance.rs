@@ -36,6 +36,19 @@ pub(super) enum Asked {
     Here(Answer),
 }
 
+/// What the hooks of one kind said.
+pub(super) enum Round {
+    /// All passed.
+    Passed(Vec<Message>),
+    /// This one did not.
+    Refused {
+        /// Its name.
+        name: String,
+        /// What it said.
+        answer: Answer,
+    },
+}
+
 impl Case<'_> {
     fn decide(&mut self) -> Plan {
         let o = self.o;
@@ -184,23 +197,19 @@ impl Case<'_> {
         Asked::Pending(Step::Ask(check).into())
     }
 
-    /// Asks the hooks of one kind in order and returns `Ok` when all passed, with the names of those that did;
-    /// the first that fails ends the round.
-    pub(super) fn hooks(
-        &mut self,
-        kind: HookKind,
-        phase: Phase,
-    ) -> Result<Result<Vec<String>, (String, String)>, Plan> {
+    /// Asks the hooks of one kind in order and returns what to say when all have passed; the first that fails ends the
+    /// round and is returned with its answer. `Err` is the plan that asks.
+    pub(super) fn hooks(&mut self, kind: HookKind, phase: Phase) -> Result<Round, Plan> {
         let hooks: Vec<_> = self.o.policy.hooks_of(kind).map(|(i, h)| (i, h.name.clone())).collect();
-        let mut passed = Vec::new();
+        let mut said = Vec::new();
         for (index, name) in hooks {
             match self.ask(Check::Hook { index, phase: phase.as_str() }) {
                 Asked::Pending(plan) => return Err(plan),
-                Asked::Here(answer) if answer.passed => passed.push(name),
-                Asked::Here(answer) => return Ok(Err((name, answer.error))),
+                Asked::Here(answer) if answer.passed => said.extend(answer.messages),
+                Asked::Here(answer) => return Ok(Round::Refused { name, answer }),
             }
         }
-        Ok(Ok(passed))
+        Ok(Round::Passed(said))
     }
 
     /// Begins a tick if one is due (`last` is when the last one ended); `Err` says when to look again.

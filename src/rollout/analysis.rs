@@ -1,7 +1,7 @@
 //! The analysis: one tick an interval, each judging the weight that is set before the next one is.
 
 use crate::api::status::{Phase, Run, Stage};
-use crate::rollout::advance::{Asked, Case, Newer};
+use crate::rollout::advance::{Asked, Case, Newer, Round};
 use crate::rollout::plan::{Check, Message, Plan, Step};
 use crate::rollout::policy::HookKind;
 use crate::rollout::status::Draft;
@@ -103,17 +103,17 @@ fn tick(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
     let o = case.o;
     let phase = if o.status.phase == Phase::WaitingPromotion { o.status.phase } else { Phase::Progressing };
     let mut said = Vec::new();
-    let rollbacks: Vec<_> = o.policy.hooks_of(HookKind::Rollback).map(|(i, h)| (i, h.name.clone())).collect();
-    for (index, name) in rollbacks {
+    let rollbacks: Vec<_> = o.policy.hooks_of(HookKind::Rollback).map(|(i, _)| i).collect();
+    for index in rollbacks {
         match case.ask(Check::Hook { index, phase: phase.as_str() }) {
             Asked::Pending(plan) => return plan,
-            Asked::Here(answer) if answer.passed => {
-                said.push(Message::warning(format!("Rollback check {name} passed")));
-                said.push(Message::warning(format!("Rolling back {} manual webhook invoked", case.canary())));
-                return rollback::begin(case, run, Some(said));
-            }
-            Asked::Here(_) => {
-                said.push(Message::normal(format!("Rollback hook {name} not signaling a rollback")));
+            Asked::Here(answer) => {
+                said.extend(answer.messages);
+                if answer.passed {
+                    let text = format!("Rolling back {} manual webhook invoked", case.canary());
+                    said.push(Message::warning(text));
+                    return rollback::begin(case, run, Some(said));
+                }
             }
         }
     }
@@ -121,22 +121,15 @@ fn tick(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
     if first {
         said.push(Message::normal(format!("Starting canary analysis for {}", case.target())));
     }
-    let (kind, word) =
-        if first { (HookKind::PreRollout, "pre-rollout") } else { (HookKind::Rollout, "external") };
-    match case.hooks(kind, phase) {
+    match case.hooks(if first { HookKind::PreRollout } else { HookKind::Rollout }, phase) {
         Err(plan) => return plan,
-        Ok(Err((name, error))) => {
-            let text = format!("Halt {} advancement {word} check {name} failed {error}", case.canary());
-            said.push(Message::warning(text));
+        Ok(Round::Refused { answer, .. }) => {
+            said.extend(answer.messages);
             return halted(case, run, said, true);
         }
-        Ok(Ok(passed)) if first => {
-            said.extend(
-                passed.into_iter().map(|name| Message::normal(format!("Pre-rollout check {name} passed"))),
-            );
-        }
-        Ok(Ok(_)) => {
-            for index in o.policy.metrics_in_order() {
+        Ok(Round::Passed(passed)) if first => said.extend(passed),
+        Ok(Round::Passed(_)) => {
+            for index in 0..o.policy.metrics {
                 match case.ask(Check::Metric { index }) {
                     Asked::Pending(plan) => return plan,
                     Asked::Here(answer) => {
@@ -177,26 +170,22 @@ fn step(case: &mut Case<'_>, target: &Workload, run: &Run, mut said: Vec<Message
     }
     match case.hooks(HookKind::ConfirmPromotion, Phase::Progressing) {
         Err(plan) => plan,
-        Ok(Err((name, error))) => {
+        Ok(Round::Refused { name, answer }) => {
             case.end_tick();
             let mut next = run.clone();
             next.last_step = Some(case.now);
             if o.status.phase != Phase::WaitingPromotion {
-                said.push(Message::warning(format!(
-                    "Halt {} advancement waiting for promotion approval {name}",
-                    case.canary()
-                )));
+                said.extend(answer.messages);
             }
-            let text = format!("Confirm-promotion check {name} has not passed: {error}");
+            let text = format!("Confirm-promotion check {name} has not passed: {}", answer.error);
             let status = Draft::from(o).run(Some(next)).finish(Phase::WaitingPromotion, &text, case.now);
-            said.into_iter().fold(Plan::default(), Plan::say).then(status).wake(case.after(o.policy.interval))
+            said.into_iter()
+                .fold(Plan::default(), Plan::say)
+                .then(status)
+                .wake(case.after(o.policy.interval))
         }
-        Ok(Ok(passed)) => {
-            said.extend(
-                passed
-                    .into_iter()
-                    .map(|name| Message::normal(format!("Confirm-promotion check {name} passed"))),
-            );
+        Ok(Round::Passed(passed)) => {
+            said.extend(passed);
             case.end_tick();
             let plan = promotion::begin(case, target, run);
             Plan { steps: said.into_iter().map(Step::Say).chain(plan.steps).collect(), wake: plan.wake }

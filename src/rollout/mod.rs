@@ -17,6 +17,7 @@ mod rest;
 pub mod revision;
 mod rollback;
 pub mod status;
+pub mod subject;
 pub mod weights;
 pub mod workload;
 pub use advance::advance;

@@ -175,7 +175,9 @@ pub fn primary(
             && !key.starts_with("kubectl.kubernetes.io/")
             && !key.starts_with("deployment.kubernetes.io/")
     });
+    let own_template = primary_template(template, label, names);
     annotations.insert(keys::PROMOTED.into(), revision.as_str().into());
+    annotations.insert(keys::TEMPLATE.into(), Revision::of(&own_template).as_str().into());
     let primary_label = format!("{}-primary", label.value);
     let mut metadata_labels = Map::from_iter([(label.key.clone(), Value::from(primary_label.clone()))]);
     metadata_labels
@@ -183,7 +185,7 @@ pub fn primary(
     let mut spec = Map::from_iter([
         ("replicas".to_owned(), json!(replicas)),
         ("selector".to_owned(), json!({"matchLabels": {label.key.clone(): primary_label}})),
-        ("template".to_owned(), primary_template(template, label, names)),
+        ("template".to_owned(), own_template),
     ]);
     for key in SETTINGS {
         if let Some(value) = target.pointer("/spec").and_then(|s| s.get(key)) {
@@ -328,7 +330,11 @@ mod tests {
         assert_eq!(made.pointer("/spec/minReadySeconds"), Some(&json!(1)));
         assert_eq!(made.pointer("/spec/paused"), None);
         let annotations = made.pointer("/metadata/annotations").unwrap();
-        assert_eq!(annotations, &json!({"a": "b", keys::PROMOTED: revision.as_str()}));
+        let written = Revision::of(made.pointer("/spec/template").unwrap());
+        assert_eq!(
+            annotations,
+            &json!({"a": "b", keys::PROMOTED: revision.as_str(), keys::TEMPLATE: written.as_str()})
+        );
         let affinity = "/spec/template/spec/affinity/podAntiAffinity/requiredDuringSchedulingIgnoredDuringExecution/0/labelSelector/matchExpressions/0/values";
         assert_eq!(made.pointer(affinity), Some(&json!(["podinfo-primary", "z"])));
         let spread = "/spec/template/spec/topologySpreadConstraints/0/labelSelector/matchLabels/app";

@@ -160,9 +160,9 @@ pub enum Check {
         /// The phase that the payload states.
         phase: &'static str,
     },
-    /// `spec.analysis.metrics[index]`.
+    /// A check of a metric.
     Metric {
-        /// Position in the list.
+        /// Position in the order in which they are made.
         index: usize,
     },
     /// Whether the metric providers answer (asked once, at initialisation).

@@ -26,8 +26,8 @@ pub struct Policy {
     pub autoscaler: Option<Autoscaler>,
     /// `spec.analysis.webhooks`, in order.
     pub hooks: Vec<Hook>,
-    /// `spec.analysis.metrics`, in order: whether each is a template (asked after all others).
-    pub metrics: Vec<Metric>,
+    /// How many metric checks a step makes; their order is [`crate::metrics`]'.
+    pub metrics: usize,
 }
 
 /// The autoscaler of a target.
@@ -67,27 +67,10 @@ pub enum HookKind {
     Other,
 }
 
-/// One metric.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Metric {
-    /// Its name.
-    pub name: String,
-    /// It refers to a MetricTemplate.
-    pub template: bool,
-}
-
 impl Policy {
     /// Returns the positions of the hooks of one kind, in order.
     pub fn hooks_of(&self, kind: HookKind) -> impl Iterator<Item = (usize, &Hook)> {
         self.hooks.iter().enumerate().filter(move |(_, h)| h.kind == kind)
     }
 
-    /// Returns the positions of the metrics in the order in which Flagger asks: built-in and inline ones
-    /// first, templates after.
-    pub fn metrics_in_order(&self) -> impl Iterator<Item = usize> {
-        let at = |template: bool| {
-            self.metrics.iter().enumerate().filter(move |(_, m)| m.template == template).map(|(i, _)| i)
-        };
-        at(false).chain(at(true))
-    }
 }

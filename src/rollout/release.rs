@@ -1,7 +1,7 @@
 //! From a held revision to canary pods that are ready: gates, then release, at weight zero throughout.
 
 use crate::api::status::{Phase, Run, Stage};
-use crate::rollout::advance::{Case, Newer};
+use crate::rollout::advance::{Case, Newer, Round};
 use crate::rollout::plan::{Message, Plan, Step};
 use crate::rollout::policy::HookKind;
 use crate::rollout::rest;
@@ -33,34 +33,28 @@ pub(super) fn gated(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
     }
     match case.hooks(HookKind::ConfirmRollout, o.status.phase) {
         Err(plan) => plan,
-        Ok(Ok(passed)) => {
+        Ok(Round::Passed(said)) => {
             case.end_tick();
-            let said = passed.iter().fold(Plan::default(), |plan, name| {
-                plan.say(Message::normal(format!("Confirm-rollout check {name} passed")))
-            });
+            let said = said.into_iter().fold(Plan::default(), Plan::say);
             let mut next = case.enter(run, Stage::Releasing);
             next.last_step = None;
             rest::released(case, said, next)
         }
-        Ok(Err((name, error))) => {
+        Ok(Round::Refused { name, answer }) => {
             case.end_tick();
-            let entered = o.status.phase == Phase::Waiting;
+            let said = if o.status.phase == Phase::Waiting { Vec::new() } else { answer.messages };
             let mut next = run.clone();
             next.last_step = Some(case.now);
-            let text = format!("Confirm-rollout check {name} has not passed: {error}");
+            let text = format!("Confirm-rollout check {name} has not passed: {}", answer.error);
             let status = Draft::from(o).zeroed().analysed(&run.revision).run(Some(next)).finish(
                 Phase::Waiting,
                 &text,
                 case.now,
             );
-            if entered {
-                // Nothing new to tell: the next question is due one interval after this one.
-                case.m.begin_tick(case.now);
-                case.m.tick = None;
-                return Plan::default().then(status).wake(case.after(o.policy.interval));
-            }
-            let text = format!("Halt {} advancement waiting for approval {name}", case.canary());
-            Plan::default().say(Message::warning(text)).then(status).wake(case.after(o.policy.interval))
+            said.into_iter()
+                .fold(Plan::default(), Plan::say)
+                .then(status)
+                .wake(case.after(o.policy.interval))
         }
     }
 }

@@ -125,17 +125,12 @@ pub(super) fn cancelling(case: &mut Case<'_>, target: &Workload, run: &Run) -> P
 pub(super) fn closing(case: &mut Case<'_>, run: &Run) -> Plan {
     let o = case.o;
     let phase = o.status.phase;
-    let hooks: Vec<_> = o.policy.hooks_of(HookKind::PostRollout).map(|(i, h)| (i, h.name.clone())).collect();
+    let hooks: Vec<_> = o.policy.hooks_of(HookKind::PostRollout).map(|(i, _)| i).collect();
     let mut said = Vec::new();
-    for (index, name) in hooks {
+    for index in hooks {
         match case.ask(Check::Hook { index, phase: phase.as_str() }) {
             Asked::Pending(plan) => return plan,
-            Asked::Here(answer) if answer.passed => {
-                said.push(Message::normal(format!("Post-rollout check {name} passed")));
-            }
-            Asked::Here(answer) => {
-                said.push(Message::warning(format!("Post-rollout hook {name} failed {}", answer.error)));
-            }
+            Asked::Here(answer) => said.extend(answer.messages),
         }
     }
     case.end_tick();

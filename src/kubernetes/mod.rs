@@ -1,0 +1,2 @@
+//! The API server: how it is written to.
+pub mod writer;
