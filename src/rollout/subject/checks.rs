@@ -213,7 +213,11 @@ impl Subject<'_> {
 
     fn provider_name(&self) -> String {
         let spec = self.spec();
-        metrics_provider(&self.config.mesh_provider, spec.provider.as_deref(), &spec.target_ref.kind)
+        metrics_provider(
+            &self.config.mesh_provider,
+            spec.provider.as_deref(),
+            spec.target_ref.kind == Kind::Service.as_str(),
+        )
     }
 
     fn observer(&self) -> Observer {
