@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::Output;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::core::{DynamicObject, GroupVersionKind, TypeMeta};
@@ -19,6 +19,7 @@ use crate::control_plane::ControlPlane;
 use crate::crds::parse_yaml;
 use crate::parts::Part;
 use crate::users::{ADMIN, AUDITOR};
+use crate::wait::eventually;
 use crate::{FIELD_MANAGER, go};
 
 impl ControlPlane {
@@ -74,7 +75,8 @@ impl ControlPlane {
         });
         let name: String = user.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
         let path = self.dir.path.join(format!("kubeconfig-{name}"));
-        fs::write(&path, serde_json::to_vec_pretty(&config)?).with_context(|| format!("writing {}", path.display()))?;
+        fs::write(&path, serde_json::to_vec_pretty(&config)?)
+            .with_context(|| format!("writing {}", path.display()))?;
         Ok(path)
     }
 
@@ -103,16 +105,16 @@ impl ControlPlane {
     /// When the API server refuses, a name that is no DNS label for instance.
     pub async fn namespace(&self, prefix: &str) -> Result<String> {
         let client = self.client();
-        let namespace = serde_json::from_value(json!({ "metadata": { "generateName": format!("{prefix}-") } }))?;
+        let namespace =
+            serde_json::from_value(json!({ "metadata": { "generateName": format!("{prefix}-") } }))?;
         let api: Api<Namespace> = Api::all(client.clone());
-        let name = api.create(&PostParams::default(), &namespace).await.context("creating a namespace")?.name_any();
+        let name =
+            api.create(&PostParams::default(), &namespace).await.context("creating a namespace")?.name_any();
         let accounts: Api<ServiceAccount> = Api::namespaced(client, &name);
-        let start = Instant::now();
-        while self.service_account_admission && accounts.get_opt("default").await?.is_none() {
-            if start.elapsed() > Duration::from_secs(30) {
-                bail!("namespace {name} has no default ServiceAccount after 30 s");
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        if self.service_account_admission {
+            let has_account = async || Ok(accounts.get_opt("default").await?);
+            eventually("the namespace has its default ServiceAccount", Duration::from_secs(30), has_account)
+                .await?;
         }
         Ok(name)
     }
@@ -152,12 +154,17 @@ impl ControlPlane {
         for object in objects {
             let types: TypeMeta = serde_json::from_value(object.clone()).context("an object without kind")?;
             let kind = GroupVersionKind::try_from(&types)?;
-            let (resource, capabilities) =
-                pinned_kind(&client, &kind).await.with_context(|| format!("looking up {} {}", kind.version, kind.kind))?;
+            let (resource, capabilities) = pinned_kind(&client, &kind)
+                .await
+                .with_context(|| format!("looking up {} {}", kind.version, kind.kind))?;
             let text = |pointer| object.pointer(pointer).and_then(Value::as_str);
             let name = text("/metadata/name").context("an object without name")?.to_owned();
             let api: Api<DynamicObject> = if capabilities.scope == Scope::Namespaced {
-                Api::namespaced_with(client.clone(), text("/metadata/namespace").unwrap_or("default"), &resource)
+                Api::namespaced_with(
+                    client.clone(),
+                    text("/metadata/namespace").unwrap_or("default"),
+                    &resource,
+                )
             } else {
                 Api::all_with(client.clone(), &resource)
             };

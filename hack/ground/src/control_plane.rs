@@ -76,7 +76,8 @@ impl ControlPlane {
         if let Err(error) = control_plane.complete(&options, crds).await {
             control_plane.dir.keep();
             let logs = control_plane.logs.display();
-            return Err(error).with_context(|| format!("the control plane did not come up; its logs are in {logs}"));
+            return Err(error)
+                .with_context(|| format!("the control plane did not come up; its logs are in {logs}"));
         }
         Ok(control_plane)
     }
@@ -118,7 +119,8 @@ impl ControlPlane {
             }
             control_plane.dir.keep();
             let logs = control_plane.logs.display();
-            return Err(error).with_context(|| format!("the API server did not come up; its logs are in {logs}"));
+            return Err(error)
+                .with_context(|| format!("the API server did not come up; its logs are in {logs}"));
         }
         Ok(control_plane)
     }
@@ -157,16 +159,21 @@ impl ControlPlane {
         install(&client, crds).await?;
         // What the controller manager and KWOK make first shows that they watch.
         let accounts: Api<ServiceAccount> = Api::default_namespaced(client.clone());
-        self.until("the controller manager runs", async || Ok(accounts.get_opt("default").await?.is_some())).await?;
+        self.until("the controller manager runs", async || Ok(accounts.get_opt("default").await?.is_some()))
+            .await?;
         if options.kwok {
             let nodes: Api<Node> = Api::all(client);
-            self.until("the node is ready", async || Ok(nodes.get(NODE).await.is_ok_and(|node| is_ready(&node)))).await?;
+            self.until("the node is ready", async || {
+                Ok(nodes.get(NODE).await.is_ok_and(|node| is_ready(&node)))
+            })
+            .await?;
         }
         Ok(())
     }
 
     fn spawn(&mut self, part: Part, args: Vec<String>) -> Result<()> {
-        self.servers.insert(0, Server::spawn(part.binary(), &part.path()?, &args, &self.dir.path, &self.logs)?);
+        self.servers
+            .insert(0, Server::spawn(part.binary(), &part.path()?, &args, &self.dir.path, &self.logs)?);
         Ok(())
     }
 

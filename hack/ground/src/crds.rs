@@ -2,19 +2,20 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use futures::future::try_join_all;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::Client;
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
-use kube::{Client, ResourceExt};
 use serde_json::Value;
 
 use crate::FIELD_MANAGER;
 use crate::go::{download, lock};
 use crate::parts::{GATEWAY_API, ISTIO_API, cache_dir, hash};
+use crate::wait::eventually;
 
 /// The CustomResourceDefinitions of one kind of traffic router.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +46,10 @@ impl RouterCrds {
                 let file = dir.join("kubernetes/customresourcedefinitions.gen.yaml");
                 let mut all = read_yaml(&file)?;
                 all.retain(|crd| {
-                    matches!(name(crd), "virtualservices.networking.istio.io" | "destinationrules.networking.istio.io")
+                    matches!(
+                        name(crd),
+                        "virtualservices.networking.istio.io" | "destinationrules.networking.istio.io"
+                    )
                 });
                 Ok(all)
             }),
@@ -112,20 +116,16 @@ async fn install_one(client: &Client, crd: Value) -> Result<()> {
     let name = name(&crd).to_owned();
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());
     let params = PatchParams::apply(FIELD_MANAGER).force();
-    let crd = api.patch(&name, &params, &Patch::Apply(crd)).await.with_context(|| format!("installing {name}"))?;
-    let start = Instant::now();
+    let crd =
+        api.patch(&name, &params, &Patch::Apply(crd)).await.with_context(|| format!("installing {name}"))?;
     for version in crd.spec.versions.iter().filter(|version| version.served) {
         let names = &crd.spec.names;
         let kind = GroupVersionKind::gvk(&crd.spec.group, &version.name, &names.kind);
         let resource = ApiResource::from_gvk_with_plural(&kind, &names.plural);
         let objects: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
         // Asking is surer than the condition Established, which is set a moment before requests are served.
-        while let Err(error) = objects.list_metadata(&ListParams::default().limit(1)).await {
-            if start.elapsed() > Duration::from_secs(60) {
-                return Err(error).with_context(|| format!("{} is not served a minute later", crd.name_any()));
-            }
-            tokio::time::sleep(Duration::from_millis(25)).await;
-        }
+        let served = async || Ok(objects.list_metadata(&ListParams::default().limit(1)).await.ok());
+        eventually(&format!("{name} {} is served", version.name), Duration::from_secs(60), served).await?;
     }
     Ok(())
 }

@@ -102,7 +102,11 @@ async fn up(options: Options) -> Result<ExitCode> {
     let kubectl = Part::Kubectl.path()?;
     println!("export KUBECONFIG={}", control_plane.kubeconfig("admin")?.display());
     println!("export PATH={}:$PATH", kubectl.parent().unwrap_or(&kubectl).display());
-    println!("# The API server is {}, its logs are in {}.", control_plane.url(), control_plane.logs().display());
+    println!(
+        "# The API server is {}, its logs are in {}.",
+        control_plane.url(),
+        control_plane.logs().display()
+    );
     println!("# Sidetrack's own rights: KUBECONFIG={}", control_plane.kubeconfig(SIDETRACK)?.display());
     println!("# Ctrl-C ends it and removes its data.");
     end.wait().await;
