@@ -18,7 +18,7 @@ use crate::audit::Audit;
 use crate::control_plane::ControlPlane;
 use crate::crds::parse_yaml;
 use crate::parts::Part;
-use crate::users::{ADMIN, AUDITOR};
+use crate::users::{ADMIN, AUDITOR, token};
 use crate::wait::eventually;
 use crate::{FIELD_MANAGER, go};
 
@@ -62,9 +62,18 @@ impl ControlPlane {
 
     /// Writes a kubeconfig of the user, see [`client_as`](Self::client_as), and returns where it is.
     ///
-    /// # Errors
+    /// # Panics
     /// When the file cannot be written.
-    pub fn kubeconfig(&self, user: &str) -> Result<PathBuf> {
+    #[must_use]
+    #[expect(clippy::panic, reason = "a test whose data directory is gone cannot go on")]
+    pub fn kubeconfig(&self, user: &str) -> PathBuf {
+        match self.write_kubeconfig(user) {
+            Ok(path) => path,
+            Err(error) => panic!("no kubeconfig for {user}: {error:#}"),
+        }
+    }
+
+    pub(crate) fn write_kubeconfig(&self, user: &str) -> Result<PathBuf> {
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "ground",
             "clusters": [{ "name": "ground", "cluster": {
@@ -75,19 +84,22 @@ impl ControlPlane {
         });
         let name: String = user.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
         let path = self.dir.path.join(format!("kubeconfig-{name}"));
-        fs::write(&path, serde_json::to_vec_pretty(&config)?)
-            .with_context(|| format!("writing {}", path.display()))?;
+        // Renamed into place, so that nobody who was given the path before reads half a file.
+        let partial = self.dir.path.join(format!("kubeconfig-{name}.{}", token()));
+        fs::write(&partial, serde_json::to_vec_pretty(&config)?)?;
+        fs::rename(&partial, &path).with_context(|| format!("writing {}", path.display()))?;
         Ok(path)
     }
 
     /// Returns a kubectl command of the admin, killed when its handle is dropped.
     ///
-    /// # Errors
-    /// When the kubeconfig cannot be written.
-    pub fn kubectl(&self, args: &[&str]) -> Result<Command> {
-        let mut command = Command::new(Part::Kubectl.path()?);
-        command.args(args).env("KUBECONFIG", self.kubeconfig(ADMIN)?).kill_on_drop(true);
-        Ok(command)
+    /// # Panics
+    /// As [`kubeconfig`](Self::kubeconfig).
+    #[must_use]
+    pub fn kubectl(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.kubectl);
+        command.args(args).env("KUBECONFIG", self.kubeconfig(ADMIN)).kill_on_drop(true);
+        command
     }
 
     /// Runs kubectl as the admin and returns what it said, whether it succeeded or not.
@@ -95,7 +107,7 @@ impl ControlPlane {
     /// # Errors
     /// When it cannot be run.
     pub async fn run_kubectl(&self, args: &[&str]) -> Result<Output> {
-        self.kubectl(args)?.output().await.context("running kubectl")
+        self.kubectl(args).output().await.context("running kubectl")
     }
 
     /// Creates a namespace, `prefix-` with a random end, and returns its name. With ServiceAccount admission it waits for

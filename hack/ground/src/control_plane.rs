@@ -41,6 +41,7 @@ pub struct ControlPlane {
     pub(crate) ca_pem: String,
     pub(crate) audited: bool,
     pub(crate) service_account_admission: bool,
+    pub(crate) kubectl: PathBuf,
     pub(crate) logs: PathBuf,
     pub(crate) dir: DataDir,
 }
@@ -109,6 +110,7 @@ impl ControlPlane {
             ca_pem,
             audited: options.audit,
             service_account_admission: options.service_account_admission,
+            kubectl: Part::Kubectl.path()?,
             logs,
             dir,
         };
@@ -141,12 +143,12 @@ impl ControlPlane {
 
     /// Starts everything that is a client of the API server and waits until it works.
     async fn complete(&mut self, options: &Options, crds: Vec<serde_json::Value>) -> Result<()> {
-        let kubeconfig = self.kubeconfig(CONTROLLER_MANAGER)?;
+        let kubeconfig = self.write_kubeconfig(CONTROLLER_MANAGER)?;
         let args = controller_manager_args(&self.dir.path, &kubeconfig, options);
         self.spawn(Part::ControllerManager, args)?;
         if options.kwok {
             fs::write(self.dir.path.join("stages.yaml"), STAGES)?;
-            let kubeconfig = self.kubeconfig(KWOK)?;
+            let kubeconfig = self.write_kubeconfig(KWOK)?;
             self.spawn(Part::Kwok, kwok_args(&self.dir.path, &kubeconfig))?;
             let node = json!({
                 "apiVersion": "v1", "kind": "Node",

@@ -29,6 +29,8 @@ pub enum RouterCrds {
     Smi,
 }
 
+/// The kinds of Istio that its router writes, of the fourteen that the module has.
+const ISTIO: [&str; 2] = ["virtualservices.networking.istio.io", "destinationrules.networking.istio.io"];
 const SMI: &str = include_str!("../../crds/smi-trafficsplit.yaml");
 
 impl RouterCrds {
@@ -41,19 +43,14 @@ impl RouterCrds {
     /// When the module cannot be downloaded or does not have the files it should.
     pub fn load(self) -> Result<Vec<Value>> {
         match self {
-            Self::Istio => cached("istio", ISTIO_API.go_sum, || {
+            Self::Istio => cached("istio", &[ISTIO_API.go_sum, &ISTIO.join(" ")], || {
                 let dir = download(&ISTIO_API, "istio.io/api")?;
                 let file = dir.join("kubernetes/customresourcedefinitions.gen.yaml");
                 let mut all = read_yaml(&file)?;
-                all.retain(|crd| {
-                    matches!(
-                        name(crd),
-                        "virtualservices.networking.istio.io" | "destinationrules.networking.istio.io"
-                    )
-                });
+                all.retain(|crd| ISTIO.contains(&name(crd)));
                 Ok(all)
             }),
-            Self::GatewayApi => cached("gateway-api", GATEWAY_API.go_sum, || {
+            Self::GatewayApi => cached("gateway-api", &[GATEWAY_API.go_sum], || {
                 let dir = download(&GATEWAY_API, "sigs.k8s.io/gateway-api")?;
                 let mut all = Vec::new();
                 for entry in fs::read_dir(dir.join("config/crd/standard"))? {
@@ -70,8 +67,8 @@ impl RouterCrds {
 }
 
 /// Returns what `make` returns, kept as JSON in the cache: YAML of this size takes long to parse.
-fn cached(what: &str, version: &str, make: impl FnOnce() -> Result<Vec<Value>>) -> Result<Vec<Value>> {
-    let folder = cache_dir()?.join(format!("crds-{what}-{}", hash(&[version])));
+fn cached(what: &str, made_of: &[&str], make: impl FnOnce() -> Result<Vec<Value>>) -> Result<Vec<Value>> {
+    let folder = cache_dir()?.join(format!("crds-{what}-{}", hash(made_of)));
     let file = folder.join("crds.json");
     if let Ok(text) = fs::read(&file) {
         return Ok(serde_json::from_slice(&text)?);

@@ -105,7 +105,7 @@ impl Users {
 }
 
 /// Returns 128 bits that the operating system's randomness seeds: enough for a server that lives for minutes on loopback.
-fn token() -> String {
+pub(crate) fn token() -> String {
     let state = RandomState::new();
     format!("{:016x}{:016x}", state.hash_one(0), state.hash_one(1))
 }

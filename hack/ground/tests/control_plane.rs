@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 async fn ground() -> &'static ControlPlane {
     let options = Options {
-        router_crds: vec![RouterCrds::Istio, RouterCrds::Smi],
+        router_crds: RouterCrds::ALL.to_vec(),
         users: vec![User::plain("nobody")],
         ..Options::default()
     };
@@ -276,6 +276,14 @@ async fn router_kinds_are_served_in_every_version() -> Result<()> {
         }))
         .await?;
     assert_eq!(applied[0].name_any(), "app");
+    let applied = cp
+        .apply(json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+            "metadata": { "name": "app", "namespace": namespace },
+            "spec": { "rules": [{ "backendRefs": [{ "name": "app-primary", "port": 80 }] }] },
+        }))
+        .await?;
+    assert_eq!(applied[0].data["spec"]["rules"][0]["backendRefs"][0]["weight"], 1, "the schema's default");
     Ok(())
 }
 

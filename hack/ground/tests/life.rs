@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 use ground::{ControlPlane, Options, eventually};
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::Api;
+use serde_json::json;
 
 fn small() -> Options {
     Options { kwok: false, ..Options::default() }
@@ -101,6 +102,39 @@ async fn failed_start_says_why_and_where_the_logs_are() -> Result<()> {
     assert!(error.contains("no-such-flag"), "{error}");
     assert!(error.contains(&logs.display().to_string()), "{error}");
     std::fs::remove_dir_all(logs)?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn taken_port_is_told_from_other_failures() -> Result<()> {
+    let holder = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let options = Options {
+        api_server_args: vec![format!("--secure-port={}", holder.local_addr()?.port())],
+        ..small()
+    };
+    let error = format!("{:#}", ControlPlane::start(options).await.err().unwrap());
+    assert!(error.contains("port was taken"), "{error}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn pods_get_a_token_with_service_account_admission() -> Result<()> {
+    let cp = ControlPlane::start(Options { service_account_admission: true, ..Options::default() }).await?;
+    let namespace = cp.namespace("accounts").await?;
+    cp.apply(json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "app", "namespace": namespace },
+        "spec": { "containers": [{ "name": "app", "image": "app:v1" }] },
+    }))
+    .await?;
+    let pods: Api<Pod> = Api::namespaced(cp.client(), &namespace);
+    let pod = eventually("the pod runs", Duration::from_secs(30), async || {
+        let pod = pods.get("app").await?;
+        Ok(pod.status.as_ref().is_some_and(|s| s.phase.as_deref() == Some("Running")).then_some(pod))
+    })
+    .await?;
+    let volumes = pod.spec.unwrap().volumes.unwrap_or_default();
+    assert!(volumes.iter().any(|volume| volume.projected.is_some()));
+    cp.stop().await;
     Ok(())
 }
 
