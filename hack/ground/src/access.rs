@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::Output;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::core::{DynamicObject, GroupVersionKind, TypeMeta};
@@ -18,7 +18,8 @@ use crate::audit::Audit;
 use crate::control_plane::ControlPlane;
 use crate::crds::parse_yaml;
 use crate::parts::Part;
-use crate::users::{ADMIN, AUDITOR};
+use crate::users::{ADMIN, AUDITOR, token};
+use crate::wait::eventually;
 use crate::{FIELD_MANAGER, go};
 
 impl ControlPlane {
@@ -61,9 +62,18 @@ impl ControlPlane {
 
     /// Writes a kubeconfig of the user, see [`client_as`](Self::client_as), and returns where it is.
     ///
-    /// # Errors
+    /// # Panics
     /// When the file cannot be written.
-    pub fn kubeconfig(&self, user: &str) -> Result<PathBuf> {
+    #[must_use]
+    #[expect(clippy::panic, reason = "a test whose data directory is gone cannot go on")]
+    pub fn kubeconfig(&self, user: &str) -> PathBuf {
+        match self.write_kubeconfig(user) {
+            Ok(path) => path,
+            Err(error) => panic!("no kubeconfig for {user}: {error:#}"),
+        }
+    }
+
+    pub(crate) fn write_kubeconfig(&self, user: &str) -> Result<PathBuf> {
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "ground",
             "clusters": [{ "name": "ground", "cluster": {
@@ -74,18 +84,22 @@ impl ControlPlane {
         });
         let name: String = user.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
         let path = self.dir.path.join(format!("kubeconfig-{name}"));
-        fs::write(&path, serde_json::to_vec_pretty(&config)?).with_context(|| format!("writing {}", path.display()))?;
+        // Renamed into place, so that nobody who was given the path before reads half a file.
+        let partial = self.dir.path.join(format!("kubeconfig-{name}.{}", token()));
+        fs::write(&partial, serde_json::to_vec_pretty(&config)?)?;
+        fs::rename(&partial, &path).with_context(|| format!("writing {}", path.display()))?;
         Ok(path)
     }
 
     /// Returns a kubectl command of the admin, killed when its handle is dropped.
     ///
-    /// # Errors
-    /// When the kubeconfig cannot be written.
-    pub fn kubectl(&self, args: &[&str]) -> Result<Command> {
-        let mut command = Command::new(Part::Kubectl.path()?);
-        command.args(args).env("KUBECONFIG", self.kubeconfig(ADMIN)?).kill_on_drop(true);
-        Ok(command)
+    /// # Panics
+    /// As [`kubeconfig`](Self::kubeconfig).
+    #[must_use]
+    pub fn kubectl(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.kubectl);
+        command.args(args).env("KUBECONFIG", self.kubeconfig(ADMIN)).kill_on_drop(true);
+        command
     }
 
     /// Runs kubectl as the admin and returns what it said, whether it succeeded or not.
@@ -93,7 +107,7 @@ impl ControlPlane {
     /// # Errors
     /// When it cannot be run.
     pub async fn run_kubectl(&self, args: &[&str]) -> Result<Output> {
-        self.kubectl(args)?.output().await.context("running kubectl")
+        self.kubectl(args).output().await.context("running kubectl")
     }
 
     /// Creates a namespace, `prefix-` with a random end, and returns its name. With ServiceAccount admission it waits for
@@ -103,16 +117,16 @@ impl ControlPlane {
     /// When the API server refuses, a name that is no DNS label for instance.
     pub async fn namespace(&self, prefix: &str) -> Result<String> {
         let client = self.client();
-        let namespace = serde_json::from_value(json!({ "metadata": { "generateName": format!("{prefix}-") } }))?;
+        let namespace =
+            serde_json::from_value(json!({ "metadata": { "generateName": format!("{prefix}-") } }))?;
         let api: Api<Namespace> = Api::all(client.clone());
-        let name = api.create(&PostParams::default(), &namespace).await.context("creating a namespace")?.name_any();
+        let name =
+            api.create(&PostParams::default(), &namespace).await.context("creating a namespace")?.name_any();
         let accounts: Api<ServiceAccount> = Api::namespaced(client, &name);
-        let start = Instant::now();
-        while self.service_account_admission && accounts.get_opt("default").await?.is_none() {
-            if start.elapsed() > Duration::from_secs(30) {
-                bail!("namespace {name} has no default ServiceAccount after 30 s");
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        if self.service_account_admission {
+            let has_account = async || Ok(accounts.get_opt("default").await?);
+            eventually("the namespace has its default ServiceAccount", Duration::from_secs(30), has_account)
+                .await?;
         }
         Ok(name)
     }
@@ -152,12 +166,17 @@ impl ControlPlane {
         for object in objects {
             let types: TypeMeta = serde_json::from_value(object.clone()).context("an object without kind")?;
             let kind = GroupVersionKind::try_from(&types)?;
-            let (resource, capabilities) =
-                pinned_kind(&client, &kind).await.with_context(|| format!("looking up {} {}", kind.version, kind.kind))?;
+            let (resource, capabilities) = pinned_kind(&client, &kind)
+                .await
+                .with_context(|| format!("looking up {} {}", kind.version, kind.kind))?;
             let text = |pointer| object.pointer(pointer).and_then(Value::as_str);
             let name = text("/metadata/name").context("an object without name")?.to_owned();
             let api: Api<DynamicObject> = if capabilities.scope == Scope::Namespaced {
-                Api::namespaced_with(client.clone(), text("/metadata/namespace").unwrap_or("default"), &resource)
+                Api::namespaced_with(
+                    client.clone(),
+                    text("/metadata/namespace").unwrap_or("default"),
+                    &resource,
+                )
             } else {
                 Api::all_with(client.clone(), &resource)
             };

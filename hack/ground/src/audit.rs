@@ -114,7 +114,10 @@ impl Audit {
     async fn marker(&self) -> Result<String> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let name = format!("audit-marker-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        Api::<Namespace>::all(self.client.clone()).get_opt(&name).await.context("writing to the audit log")?;
+        Api::<Namespace>::all(self.client.clone())
+            .get_opt(&name)
+            .await
+            .context("writing to the audit log")?;
         Ok(name)
     }
 

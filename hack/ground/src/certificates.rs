@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+};
 
 /// Writes `ca.crt`, `server.crt`, `server.key`, `tokens.key` and `tokens.pub` into `dir`; returns the CA as PEM and DER.
 pub(crate) fn write(dir: &Path) -> Result<(String, Vec<u8>)> {

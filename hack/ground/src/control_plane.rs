@@ -41,6 +41,7 @@ pub struct ControlPlane {
     pub(crate) ca_pem: String,
     pub(crate) audited: bool,
     pub(crate) service_account_admission: bool,
+    pub(crate) kubectl: PathBuf,
     pub(crate) logs: PathBuf,
     pub(crate) dir: DataDir,
 }
@@ -76,7 +77,8 @@ impl ControlPlane {
         if let Err(error) = control_plane.complete(&options, crds).await {
             control_plane.dir.keep();
             let logs = control_plane.logs.display();
-            return Err(error).with_context(|| format!("the control plane did not come up; its logs are in {logs}"));
+            return Err(error)
+                .with_context(|| format!("the control plane did not come up; its logs are in {logs}"));
         }
         Ok(control_plane)
     }
@@ -108,6 +110,7 @@ impl ControlPlane {
             ca_pem,
             audited: options.audit,
             service_account_admission: options.service_account_admission,
+            kubectl: Part::Kubectl.path()?,
             logs,
             dir,
         };
@@ -118,7 +121,8 @@ impl ControlPlane {
             }
             control_plane.dir.keep();
             let logs = control_plane.logs.display();
-            return Err(error).with_context(|| format!("the API server did not come up; its logs are in {logs}"));
+            return Err(error)
+                .with_context(|| format!("the API server did not come up; its logs are in {logs}"));
         }
         Ok(control_plane)
     }
@@ -139,12 +143,12 @@ impl ControlPlane {
 
     /// Starts everything that is a client of the API server and waits until it works.
     async fn complete(&mut self, options: &Options, crds: Vec<serde_json::Value>) -> Result<()> {
-        let kubeconfig = self.kubeconfig(CONTROLLER_MANAGER)?;
+        let kubeconfig = self.write_kubeconfig(CONTROLLER_MANAGER)?;
         let args = controller_manager_args(&self.dir.path, &kubeconfig, options);
         self.spawn(Part::ControllerManager, args)?;
         if options.kwok {
             fs::write(self.dir.path.join("stages.yaml"), STAGES)?;
-            let kubeconfig = self.kubeconfig(KWOK)?;
+            let kubeconfig = self.write_kubeconfig(KWOK)?;
             self.spawn(Part::Kwok, kwok_args(&self.dir.path, &kubeconfig))?;
             let node = json!({
                 "apiVersion": "v1", "kind": "Node",
@@ -157,16 +161,21 @@ impl ControlPlane {
         install(&client, crds).await?;
         // What the controller manager and KWOK make first shows that they watch.
         let accounts: Api<ServiceAccount> = Api::default_namespaced(client.clone());
-        self.until("the controller manager runs", async || Ok(accounts.get_opt("default").await?.is_some())).await?;
+        self.until("the controller manager runs", async || Ok(accounts.get_opt("default").await?.is_some()))
+            .await?;
         if options.kwok {
             let nodes: Api<Node> = Api::all(client);
-            self.until("the node is ready", async || Ok(nodes.get(NODE).await.is_ok_and(|node| is_ready(&node)))).await?;
+            self.until("the node is ready", async || {
+                Ok(nodes.get(NODE).await.is_ok_and(|node| is_ready(&node)))
+            })
+            .await?;
         }
         Ok(())
     }
 
     fn spawn(&mut self, part: Part, args: Vec<String>) -> Result<()> {
-        self.servers.insert(0, Server::spawn(part.binary(), &part.path()?, &args, &self.dir.path, &self.logs)?);
+        self.servers
+            .insert(0, Server::spawn(part.binary(), &part.path()?, &args, &self.dir.path, &self.logs)?);
         Ok(())
     }
 

@@ -2,19 +2,20 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use futures::future::try_join_all;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::Client;
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
-use kube::{Client, ResourceExt};
 use serde_json::Value;
 
 use crate::FIELD_MANAGER;
 use crate::go::{download, lock};
 use crate::parts::{GATEWAY_API, ISTIO_API, cache_dir, hash};
+use crate::wait::eventually;
 
 /// The CustomResourceDefinitions of one kind of traffic router.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub enum RouterCrds {
     Smi,
 }
 
+/// The kinds of Istio that its router writes, of the fourteen that the module has.
+const ISTIO: [&str; 2] = ["virtualservices.networking.istio.io", "destinationrules.networking.istio.io"];
 const SMI: &str = include_str!("../../crds/smi-trafficsplit.yaml");
 
 impl RouterCrds {
@@ -40,16 +43,14 @@ impl RouterCrds {
     /// When the module cannot be downloaded or does not have the files it should.
     pub fn load(self) -> Result<Vec<Value>> {
         match self {
-            Self::Istio => cached("istio", ISTIO_API.go_sum, || {
+            Self::Istio => cached("istio", &[ISTIO_API.go_sum, &ISTIO.join(" ")], || {
                 let dir = download(&ISTIO_API, "istio.io/api")?;
                 let file = dir.join("kubernetes/customresourcedefinitions.gen.yaml");
                 let mut all = read_yaml(&file)?;
-                all.retain(|crd| {
-                    matches!(name(crd), "virtualservices.networking.istio.io" | "destinationrules.networking.istio.io")
-                });
+                all.retain(|crd| ISTIO.contains(&name(crd)));
                 Ok(all)
             }),
-            Self::GatewayApi => cached("gateway-api", GATEWAY_API.go_sum, || {
+            Self::GatewayApi => cached("gateway-api", &[GATEWAY_API.go_sum], || {
                 let dir = download(&GATEWAY_API, "sigs.k8s.io/gateway-api")?;
                 let mut all = Vec::new();
                 for entry in fs::read_dir(dir.join("config/crd/standard"))? {
@@ -66,8 +67,8 @@ impl RouterCrds {
 }
 
 /// Returns what `make` returns, kept as JSON in the cache: YAML of this size takes long to parse.
-fn cached(what: &str, version: &str, make: impl FnOnce() -> Result<Vec<Value>>) -> Result<Vec<Value>> {
-    let folder = cache_dir()?.join(format!("crds-{what}-{}", hash(&[version])));
+fn cached(what: &str, made_of: &[&str], make: impl FnOnce() -> Result<Vec<Value>>) -> Result<Vec<Value>> {
+    let folder = cache_dir()?.join(format!("crds-{what}-{}", hash(made_of)));
     let file = folder.join("crds.json");
     if let Ok(text) = fs::read(&file) {
         return Ok(serde_json::from_slice(&text)?);
@@ -112,20 +113,16 @@ async fn install_one(client: &Client, crd: Value) -> Result<()> {
     let name = name(&crd).to_owned();
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());
     let params = PatchParams::apply(FIELD_MANAGER).force();
-    let crd = api.patch(&name, &params, &Patch::Apply(crd)).await.with_context(|| format!("installing {name}"))?;
-    let start = Instant::now();
+    let crd =
+        api.patch(&name, &params, &Patch::Apply(crd)).await.with_context(|| format!("installing {name}"))?;
     for version in crd.spec.versions.iter().filter(|version| version.served) {
         let names = &crd.spec.names;
         let kind = GroupVersionKind::gvk(&crd.spec.group, &version.name, &names.kind);
         let resource = ApiResource::from_gvk_with_plural(&kind, &names.plural);
         let objects: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
         // Asking is surer than the condition Established, which is set a moment before requests are served.
-        while let Err(error) = objects.list_metadata(&ListParams::default().limit(1)).await {
-            if start.elapsed() > Duration::from_secs(60) {
-                return Err(error).with_context(|| format!("{} is not served a minute later", crd.name_any()));
-            }
-            tokio::time::sleep(Duration::from_millis(25)).await;
-        }
+        let served = async || Ok(objects.list_metadata(&ListParams::default().limit(1)).await.ok());
+        eventually(&format!("{name} {} is served", version.name), Duration::from_secs(60), served).await?;
     }
     Ok(())
 }

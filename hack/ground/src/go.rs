@@ -71,7 +71,9 @@ pub(crate) fn lock(folder: &Path, what: &str) -> Result<File> {
     let file = File::create(folder.join("lock"))?;
     match file.try_lock() {
         Ok(()) => return Ok(file),
-        Err(TryLockError::WouldBlock) => say(&format!("ground: {what} is being made by another process, waiting")),
+        Err(TryLockError::WouldBlock) => {
+            say(&format!("ground: {what} is being made by another process, waiting"))
+        }
         Err(TryLockError::Error(error)) => return Err(error).context("locking the cache folder"),
     }
     file.lock().context("waiting for the lock of the cache folder")?;
@@ -101,7 +103,9 @@ fn go_version(folder: &Path) -> Result<String> {
     const INSTALL: &str = "install Go 1.26 or newer (https://go.dev/dl) and have `go` in PATH";
     let output = match go(folder).args(["env", "GOVERSION"]).output() {
         Ok(output) => output,
-        Err(error) => bail!("the control plane is built from source and `go` does not run ({error}): {INSTALL}"),
+        Err(error) => {
+            bail!("the control plane is built from source and `go` does not run ({error}): {INSTALL}")
+        }
     };
     if !output.status.success() {
         bail!("{INSTALL}; it says: {}", String::from_utf8_lossy(&output.stderr).trim());
@@ -139,7 +143,10 @@ fn run_with_progress(command: &mut Command, what: &str, version: &str, log: &Pat
     }
     let lines = lines(log);
     let last = lines.get(lines.len().saturating_sub(15)..).unwrap_or_default().join("\n");
-    bail!("go build failed after {seconds:.0} s; all of its output is in {}, which ends in:\n{last}", log.display())
+    bail!(
+        "go build failed after {seconds:.0} s; all of its output is in {}, which ends in:\n{last}",
+        log.display()
+    )
 }
 
 fn lines(log: &Path) -> Vec<String> {

@@ -31,6 +31,7 @@ mod options;
 mod parts;
 mod server;
 mod users;
+mod wait;
 
 use tokio::sync::OnceCell;
 
@@ -43,6 +44,7 @@ pub use crate::go::build;
 pub use crate::options::Options;
 pub use crate::parts::{KUBERNETES_VERSION, Part};
 pub use crate::users::{SIDETRACK, User};
+pub use crate::wait::eventually;
 
 /// Our field manager and User-Agent.
 const FIELD_MANAGER: &str = "ground";

@@ -100,10 +100,14 @@ async fn up(options: Options) -> Result<ExitCode> {
     let mut end = EndSignals::new()?;
     let Some(control_plane) = start(options, &mut end).await? else { return Ok(ExitCode::SUCCESS) };
     let kubectl = Part::Kubectl.path()?;
-    println!("export KUBECONFIG={}", control_plane.kubeconfig("admin")?.display());
+    println!("export KUBECONFIG={}", control_plane.kubeconfig("admin").display());
     println!("export PATH={}:$PATH", kubectl.parent().unwrap_or(&kubectl).display());
-    println!("# The API server is {}, its logs are in {}.", control_plane.url(), control_plane.logs().display());
-    println!("# Sidetrack's own rights: KUBECONFIG={}", control_plane.kubeconfig(SIDETRACK)?.display());
+    println!(
+        "# The API server is {}, its logs are in {}.",
+        control_plane.url(),
+        control_plane.logs().display()
+    );
+    println!("# Sidetrack's own rights: KUBECONFIG={}", control_plane.kubeconfig(SIDETRACK).display());
     println!("# Ctrl-C ends it and removes its data.");
     end.wait().await;
     control_plane.stop().await;
@@ -120,8 +124,8 @@ async fn exec(options: Options, command: &[OsString]) -> Result<ExitCode> {
     let path = env::join_paths(kubectl_dir.into_iter().chain(env::split_paths(&path)))?;
     let mut child = tokio::process::Command::new(program)
         .args(args)
-        .env("KUBECONFIG", control_plane.kubeconfig("admin")?)
-        .env("SIDETRACK_KUBECONFIG", control_plane.kubeconfig(SIDETRACK)?)
+        .env("KUBECONFIG", control_plane.kubeconfig("admin"))
+        .env("SIDETRACK_KUBECONFIG", control_plane.kubeconfig(SIDETRACK))
         .env("PATH", path)
         .kill_on_drop(true)
         .spawn()

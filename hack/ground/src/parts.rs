@@ -123,7 +123,9 @@ pub(crate) fn cache_dir() -> Result<PathBuf> {
     let cache = env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))
-        .context("set SIDETRACK_GROUND_DIR, XDG_CACHE_HOME or HOME: the control plane's binaries are kept there")?;
+        .context(
+            "set SIDETRACK_GROUND_DIR, XDG_CACHE_HOME or HOME: the control plane's binaries are kept there",
+        )?;
     Ok(cache.join("sidetrack").join("ground"))
 }
 

@@ -94,7 +94,8 @@ impl Users {
     /// Returns the `user` part of a kubeconfig. A name that is not in the token file, which the API server reads only
     /// once, is impersonated by the admin; to RBAC, admission and the audit log it is that user all the same.
     pub(crate) fn auth_info(&self, name: &str) -> Value {
-        let token_of = |name: &str| self.known.iter().find(|(user, _)| user.name == name).map(|(_, token)| token);
+        let token_of =
+            |name: &str| self.known.iter().find(|(user, _)| user.name == name).map(|(_, token)| token);
         if let Some(token) = token_of(name) {
             return json!({ "token": token });
         }
@@ -104,7 +105,7 @@ impl Users {
 }
 
 /// Returns 128 bits that the operating system's randomness seeds: enough for a server that lives for minutes on loopback.
-fn token() -> String {
+pub(crate) fn token() -> String {
     let state = RandomState::new();
     format!("{:016x}{:016x}", state.hash_one(0), state.hash_one(1))
 }
