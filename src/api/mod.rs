@@ -2,7 +2,7 @@
 //!
 //! The types are shape and documentation; what the API server refuses beyond the shape (enumerations,
 //! patterns, `oneOf`) stands in one table in [`crd`], and what this version does not serve, or finds doubtful,
-//! is said by `validate`. Reading never judges: an unknown field, a missing one or a fraction where
+//! is said by [`validate::review`]. Reading never judges: an unknown field, a missing one or a fraction where
 //! an integer is meant leaves the object readable, because one unreadable object must not stop a watch.
 //!
 //! Fields hold what was written; methods of the same name answer with Flagger's defaults.
@@ -17,6 +17,7 @@ pub mod metric_template;
 mod passthrough;
 pub mod service;
 pub mod status;
+pub mod validate;
 
 pub use alert_provider::{AlertProvider, AlertProviderSpec};
 pub use analysis::{Alert, Analysis, HookType, Metric, SessionAffinity, Strategy, Webhook};
