@@ -26,3 +26,6 @@ pub use crd::crds;
 pub use metric_template::{MetricProvider, MetricTemplate, MetricTemplateSpec};
 pub use service::CanaryService;
 pub use status::CanaryStatus;
+
+#[cfg(test)]
+mod tests;
