@@ -397,3 +397,37 @@ fn what_cannot_be_routed_is_said_in_flaggers_words() {
         "VirtualService app.test does not contain routes for app-primary and app-canary"
     );
 }
+
+#[test]
+fn apex_goes_back_to_the_target_and_only_an_adopted_one_keeps_its_own_selector() {
+    let services = |apex_selects| Services {
+        names: Names::new("test", "app", "app", None),
+        owner: Owner { name: "app".into(), uid: "1".into() },
+        service: serde_json::from_value(json!({"port": 80})).unwrap(),
+        selector: Selector { key: "app".into(), value: "v".into() },
+        discovered: Vec::new(),
+        apex_selects,
+    };
+    let [apex, ..] = services(ApexSelects::Target).objects();
+    let [made, ..] = services(ApexSelects::Primary).desired();
+    let mut adopted = made.clone();
+    object::unset(object::child(&mut adopted, "metadata"), "ownerReferences");
+    let (own, target, primary) =
+        (json!({"app": "v", "tier": "web"}), json!({"app": "v"}), json!({"app": "v-primary"}));
+    let table = [
+        (&made, &own, ApexSelects::Target, &target),
+        (&made, &primary, ApexSelects::Target, &target),
+        (&adopted, &own, ApexSelects::Target, &own),
+        (&adopted, &primary, ApexSelects::Target, &target),
+        (&adopted, &own, ApexSelects::Primary, &primary),
+    ];
+    for (object, before, selects, after) in table {
+        let mut object = object.clone();
+        object["spec"]["selector"] = before.clone();
+        object["metadata"]["resourceVersion"] = "1".into();
+        let mut store = Store::from([(apex.clone(), object)]);
+        let writes = services(selects).reconcile(&live(&store));
+        apply(&mut store, &writes);
+        assert_eq!(&store[&apex]["spec"]["selector"], after);
+    }
+}
