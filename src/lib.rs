@@ -8,3 +8,4 @@ pub mod object;
 pub mod outbound;
 pub mod rollout;
 pub mod router;
+pub mod telemetry;

@@ -53,8 +53,12 @@ fn resource(kind: Kind) -> ApiResource {
 ///
 /// When the API server cannot be asked.
 pub async fn served(client: &Client, kind: Kind) -> Result<bool, kube::Error> {
-    let group_version = kind.api_version();
-    match client.list_api_group_resources(&group_version).await {
+    let listed = if kind.names().0.is_empty() {
+        client.list_core_api_resources(kind.names().1).await
+    } else {
+        client.list_api_group_resources(&kind.api_version()).await
+    };
+    match listed {
         Ok(list) => Ok(list.resources.iter().any(|r| r.name == kind.names().3)),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
         Err(error) => Err(error),

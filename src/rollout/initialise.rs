@@ -86,6 +86,12 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload) -> Plan {
     }
     if let Err(error) = case.primary_ready() {
         let text = format!("{} not ready: {}", case.primary(), error.message);
+        // A start that is merely under way is not news; one that takes longer than an interval is.
+        let since = o.status.last_transition_time.unwrap_or(case.now);
+        let due = since.saturating_add(o.policy.interval).unwrap_or(case.now);
+        if case.now < due {
+            return Plan::default().wake(due);
+        }
         return case.repeating(Message::warning(text));
     }
     hand_over(case, target)
