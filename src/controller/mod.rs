@@ -1,0 +1,2 @@
+//! The loop: observe, decide, act.
+pub mod clock;
