@@ -9,3 +9,4 @@ pub mod outbound;
 pub mod rollout;
 pub mod router;
 pub mod telemetry;
+pub mod tls;
