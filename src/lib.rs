@@ -1,4 +1,5 @@
 //! Sidetrack: progressive delivery for Kubernetes.
+pub mod admission;
 pub mod api;
 pub mod controller;
 pub mod hooks;
