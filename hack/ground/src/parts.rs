@@ -1,0 +1,163 @@
+//! The parts of a control plane: which Go tools they are, what they are built from and where the binaries are kept.
+
+use std::env;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use sha2::{Digest, Sha256};
+
+/// Version of the Kubernetes parts; the pinned module has the same one.
+pub const KUBERNETES_VERSION: &str = "v1.36.3";
+
+/// A pinned Go module file and its checksums, compiled in so that the library works from any directory.
+pub(crate) struct Module {
+    pub(crate) name: &'static str,
+    pub(crate) go_mod: &'static str,
+    pub(crate) go_sum: &'static str,
+}
+
+macro_rules! module {
+    ($name:literal) => {
+        Module {
+            name: $name,
+            go_mod: include_str!(concat!("../../modules/", $name, "/go.mod")),
+            go_sum: include_str!(concat!("../../modules/", $name, "/go.sum")),
+        }
+    };
+}
+
+static ETCD: Module = module!("etcd");
+static CONTROL_PLANE: Module = module!("controlplane");
+static KWOK: Module = module!("kwok");
+pub(crate) static ISTIO_API: Module = module!("istio-api");
+pub(crate) static GATEWAY_API: Module = module!("gateway-api");
+
+/// One program of the control plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The store behind the API server.
+    Etcd,
+    /// kube-apiserver.
+    ApiServer,
+    /// kube-controller-manager.
+    ControllerManager,
+    /// kubectl, of the same version as the API server.
+    Kubectl,
+    /// KWOK, which plays the kubelet of a node that does not exist.
+    Kwok,
+}
+
+impl Part {
+    /// Every part, in the order in which they are built.
+    pub const ALL: [Self; 5] =
+        [Self::Etcd, Self::ApiServer, Self::ControllerManager, Self::Kubectl, Self::Kwok];
+
+    /// Returns the name of the binary.
+    #[must_use]
+    pub const fn binary(self) -> &'static str {
+        match self {
+            Self::Etcd => "etcd",
+            Self::ApiServer => "kube-apiserver",
+            Self::ControllerManager => "kube-controller-manager",
+            Self::Kubectl => "kubectl",
+            Self::Kwok => "kwok",
+        }
+    }
+
+    /// Returns the Go package that the binary is built from.
+    pub(crate) const fn package(self) -> &'static str {
+        match self {
+            Self::Etcd => "go.etcd.io/etcd/server/v3",
+            Self::ApiServer => "k8s.io/kubernetes/cmd/kube-apiserver",
+            Self::ControllerManager => "k8s.io/kubernetes/cmd/kube-controller-manager",
+            Self::Kubectl => "k8s.io/kubernetes/cmd/kubectl",
+            Self::Kwok => "sigs.k8s.io/kwok/cmd/kwok",
+        }
+    }
+
+    pub(crate) fn module(self) -> &'static Module {
+        match self {
+            Self::Etcd => &ETCD,
+            Self::ApiServer | Self::ControllerManager | Self::Kubectl => &CONTROL_PLANE,
+            Self::Kwok => &KWOK,
+        }
+    }
+
+    /// Returns the linker flags; the Kubernetes parts are told their version, which `go build` of a module does not.
+    pub(crate) fn ldflags(self) -> String {
+        match self {
+            Self::Etcd => "-s -w".to_owned(),
+            Self::Kwok => "-s -w -X sigs.k8s.io/kwok/pkg/consts.Version=v0.8.0".to_owned(),
+            Self::ApiServer | Self::ControllerManager | Self::Kubectl => {
+                let mut numbers = KUBERNETES_VERSION.trim_start_matches('v').split('.');
+                let major = numbers.next().unwrap_or_default();
+                let minor = numbers.next().unwrap_or_default();
+                let stamp = "-X k8s.io/component-base/version.git";
+                format!("-s -w {stamp}Version={KUBERNETES_VERSION} {stamp}Major={major} {stamp}Minor={minor}")
+            }
+        }
+    }
+
+    /// Returns the folder of this part: its name and a hash of all that the binary depends on, so that
+    /// changing one part rebuilds that one only.
+    pub(crate) fn folder(self) -> Result<PathBuf> {
+        let module = self.module();
+        let hash = hash(&[module.go_mod, module.go_sum, self.package(), &self.ldflags()]);
+        Ok(cache_dir()?.join(format!("{}-{hash}", self.binary())))
+    }
+
+    /// Returns where the binary is, or will be once built.
+    ///
+    /// # Errors
+    /// When no cache directory can be named (neither `SIDETRACK_GROUND_DIR`, `XDG_CACHE_HOME` nor `HOME` is set).
+    pub fn path(self) -> Result<PathBuf> {
+        Ok(self.folder()?.join("bin").join(self.binary()))
+    }
+}
+
+/// Returns where everything that is built, downloaded or running is kept.
+pub(crate) fn cache_dir() -> Result<PathBuf> {
+    if let Some(dir) = env::var_os("SIDETRACK_GROUND_DIR") {
+        return Ok(PathBuf::from(dir));
+    }
+    let cache = env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))
+        .context(
+            "set SIDETRACK_GROUND_DIR, XDG_CACHE_HOME or HOME: the control plane's binaries are kept there",
+        )?;
+    Ok(cache.join("sidetrack").join("ground"))
+}
+
+/// Returns a short hash of the texts, each ended by a zero so that moving a border changes it.
+pub(crate) fn hash(texts: &[&str]) -> String {
+    let mut hasher = Sha256::new();
+    for text in texts {
+        hasher.update(text.as_bytes());
+        hasher.update([0]);
+    }
+    hasher.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn version_stamp_is_the_pinned_module_version() {
+        assert!(CONTROL_PLANE.go_mod.contains(&format!("k8s.io/kubernetes {KUBERNETES_VERSION}")));
+        assert!(KWOK.go_mod.contains("sigs.k8s.io/kwok v0.8.0"));
+    }
+
+    #[test]
+    fn each_part_is_a_tool_of_its_module() {
+        for part in Part::ALL {
+            assert!(part.module().go_mod.contains(part.package()), "{part:?}");
+        }
+    }
+
+    #[test]
+    fn parts_of_one_module_have_folders_of_their_own() {
+        assert_ne!(Part::ApiServer.folder().unwrap(), Part::Kubectl.folder().unwrap());
+    }
+}
