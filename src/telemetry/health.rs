@@ -56,7 +56,6 @@ impl Readiness {
 }
 
 /// Builds the router of the metrics port. The readiness has to have all its signals by then.
-#[must_use]
 pub fn router(metrics: Arc<Metrics>, readiness: Readiness) -> Router {
     Router::new()
         .route("/healthz", get(async || "OK"))
@@ -117,7 +116,8 @@ mod tests {
 
     #[tokio::test]
     async fn metrics_are_served_as_text_of_the_older_format() {
-        let router = router(Arc::new(Metrics::new("1.2.3", "istio")), Readiness::new(CancellationToken::new()));
+        let router =
+            router(Arc::new(Metrics::new("1.2.3", "istio")), Readiness::new(CancellationToken::new()));
         let (status, kind, text) = fetch(&router, "/metrics").await;
         assert_eq!((status, kind.as_str()), (StatusCode::OK, CONTENT_TYPE));
         assert!(text.contains(r#"flagger_info{mesh_provider="istio",version="1.2.3"} 1"#), "{text}");

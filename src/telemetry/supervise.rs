@@ -264,11 +264,14 @@ mod tests {
         supervisor.spawn("quiet", ready(Ok::<_, Infallible>(())));
         let ended = supervisor.run(pending::<&str>(), DELAYS).await.unwrap_err();
         assert!(matches!(ended, SuperviseError::Ended { name: "quiet", .. }));
+        let start = Instant::now();
         let mut supervisor = Supervisor::new();
         supervisor.spawn("server", until(supervisor.stop()));
-        supervisor.spawn_last("lease", async {
-            let nothing: Option<Result<(), Infallible>> = None;
-            nothing.expect("something")
+        supervisor.spawn_last("lease", async move {
+            if Instant::now() >= start {
+                panic!("something");
+            }
+            Ok::<_, Infallible>(())
         });
         let ended = supervisor.run(pending::<&str>(), DELAYS).await.unwrap_err();
         let expected = SuperviseError::Ended { name: "lease", reason: "it panicked: something".to_owned() };
