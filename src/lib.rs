@@ -1,9 +1,12 @@
 //! Sidetrack: progressive delivery for Kubernetes.
 pub mod api;
 pub mod controller;
+pub mod hooks;
 pub mod kubernetes;
+pub mod metrics;
 pub mod object;
 pub mod outbound;
 pub mod rollout;
+pub mod router;
 pub mod telemetry;
 pub mod tls;

@@ -1,1 +1,2 @@
+//! The `sidetrack` binary.
 fn main() {}

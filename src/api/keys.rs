@@ -41,6 +41,8 @@ pub const GLASSED: &str = "sidetrack.dev/glassed";
 pub const PORTS: &str = "sidetrack.dev/ports";
 /// Annotation: a Canary name too long for a label value, in full.
 pub const CANARY_NAME: &str = "sidetrack.dev/canary-name";
+/// Annotation on a generated Deployment: hash of the template as it was written, by which a change by hand is seen.
+pub const TEMPLATE: &str = "sidetrack.dev/template";
 
 /// Finalizer on a Deployment that carries traffic: its deletion waits until the traffic has left.
 pub const TRAFFIC_FINALIZER: &str = "sidetrack.dev/traffic";
@@ -50,7 +52,7 @@ pub const CANARY_FINALIZER: &str = "sidetrack.dev/canary";
 /// Every label of ours on a Deployment.
 pub const LABELS: [&str; 3] = [CANARY, LAYOUT, ROLE];
 /// Every annotation of ours on a Deployment.
-pub const ANNOTATIONS: [&str; 10] = [
+pub const ANNOTATIONS: [&str; 11] = [
     HOLD,
     FAILED,
     PAUSED_BEFORE,
@@ -61,6 +63,7 @@ pub const ANNOTATIONS: [&str; 10] = [
     BREAK_GLASS,
     GLASSED,
     CANARY_NAME,
+    TEMPLATE,
 ];
 
 /// Field manager of every write of ours.

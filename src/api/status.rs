@@ -87,6 +87,15 @@ pub struct CanaryStatus {
     /// When the phase, the weight or a counter last changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_transition_time: Option<Timestamp>,
+    /// Value of the cookie that keeps a user on the canary of this run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_affinity_cookie: Option<String>,
+    /// Value of the cookie that keeps a user on the primary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub primary_session_affinity_cookie: Option<String>,
+    /// Value of the cookie of the run before, which browsers are told to drop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_session_affinity_cookie: Option<String>,
     /// `Promoted` (Flagger's) and `Ready`, `Reconciling`, `Stalled` (kstatus).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
@@ -151,6 +160,8 @@ pub enum Stage {
     RollingBack,
     /// The template went back to the promoted one: routes go to 100/0 and the target to 0.
     Cancelling,
+    /// The outcome is known and stated; post-rollout hooks are being called.
+    Closing,
 }
 
 /// One run: the analysis of one revision.

@@ -1,2 +1,242 @@
-//! The loop: observe, decide, act.
+//! The controller: watches fill the cache, a change marks its Canary, and each marked Canary is decided and acted on.
+//!
+//! Every replica watches; only the leader acts, and it asks before each write whether it still leads.
+pub mod act;
+pub mod cache;
 pub mod clock;
+pub mod events;
+pub mod outbound;
+pub mod queue;
+pub mod watch;
+
+use crate::api::Canary;
+use crate::object::Kind;
+use crate::rollout::subject::{Config, Subject};
+use crate::telemetry::metrics::Metrics;
+use act::Actor;
+use cache::CanaryKey;
+use kube::Client;
+use queue::Queue;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use watch::{Change, Shared, chain, lock};
+
+/// Canaries that are looked at at once.
+const CONCURRENCY: usize = 32;
+/// Changes that may wait to be taken in.
+const CHANGES: usize = 1024;
+/// Pause before a kind that the cluster does not serve is looked for again.
+const UNSERVED_RETRY: Duration = Duration::from_secs(30);
+
+/// What the controller is made of.
+#[derive(Clone)]
+pub struct Setup {
+    /// The API client.
+    pub client: Client,
+    /// The namespace to which it is restricted; all if `None`.
+    pub namespace: Option<String>,
+    /// Settings.
+    pub config: Arc<Config>,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// Whether this process may write now.
+    pub may_write: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Changes whenever leadership is won or lost.
+    pub leadership: tokio::sync::watch::Receiver<bool>,
+}
+
+impl std::fmt::Debug for Setup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Setup").finish_non_exhaustive()
+    }
+}
+
+/// Why the controller ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ControllerError {
+    /// A watch ended, which none does by itself.
+    #[error("the watch of {0} ended")]
+    WatchEnded(&'static str),
+    /// The platform's TLS roots cannot be read.
+    #[error("no HTTP client can be made")]
+    Sender(#[source] reqwest::Error),
+    /// A look panicked.
+    #[error("a decision panicked")]
+    Panicked(#[source] tokio::task::JoinError),
+}
+
+/// Runs for ever.
+///
+/// # Errors
+///
+/// When a part of it ends; the process is to end with it.
+pub async fn run(setup: Setup) -> Result<(), ControllerError> {
+    let (changes, mut inbox) = mpsc::channel(CHANGES);
+    let (events, outbox) = mpsc::channel(CHANGES);
+    let cache = Shared::default();
+    let mut controller = Controller {
+        actor: Actor::new(
+            crate::kubernetes::writer::Writer::new(setup.client.clone()),
+            outbound::Sender::new().map_err(ControllerError::Sender)?,
+            events,
+            cache,
+            changes,
+            setup.config.clone(),
+            setup.metrics.clone(),
+            setup.may_write.clone(),
+        ),
+        watched: HashSet::new(),
+        synced: HashSet::new(),
+        queue: Queue::default(),
+        looks: JoinSet::new(),
+        tasks: JoinSet::new(),
+        setup,
+    };
+    controller.tasks.spawn(events::publish(controller.setup.client.clone(), outbox));
+    controller.watch(Kind::Canary);
+    controller.watch(Kind::ControllerRevision);
+    loop {
+        controller.start_looks();
+        let next = controller.queue.next().map_or_else(
+            || Instant::now() + Duration::from_secs(3600),
+            |at| at,
+        );
+        tokio::select! {
+            change = inbox.recv() => match change {
+                Some(change) => controller.take_in(change)?,
+                None => return Ok(()),
+            },
+            Some(ended) = controller.looks.join_next(), if !controller.looks.is_empty() => {
+                controller.ended(ended.map_err(ControllerError::Panicked)?);
+            }
+            () = tokio::time::sleep_until(next.into()) => {}
+            Ok(()) = controller.setup.leadership.changed() => {
+                let leads = *controller.setup.leadership.borrow_and_update();
+                if leads {
+                    controller.mark_all();
+                }
+            }
+        }
+    }
+}
+
+struct Controller {
+    setup: Setup,
+    actor: Actor,
+    watched: HashSet<Kind>,
+    synced: HashSet<Kind>,
+    queue: Queue,
+    looks: JoinSet<(CanaryKey, Result<Option<jiff::Timestamp>, act::ActError>)>,
+    tasks: JoinSet<()>,
+}
+
+impl Controller {
+    fn take_in(&mut self, change: Change) -> Result<(), ControllerError> {
+        match change {
+            Change::Dirty(keys) => keys.into_iter().for_each(|key| self.queue.mark(key)),
+            Change::Synced(kind) => {
+                self.synced.insert(kind);
+                self.mark_all();
+            }
+            Change::Ended(kind) => return Err(ControllerError::WatchEnded(kind.as_str())),
+        }
+        Ok(())
+    }
+
+    fn mark_all(&mut self) {
+        let all = lock(&self.actor.cache).canaries();
+        all.into_iter().for_each(|key| self.queue.mark(key));
+    }
+
+    /// Starts the watch of a kind, once.
+    fn watch(&mut self, kind: Kind) {
+        if !self.watched.insert(kind) {
+            return;
+        }
+        let (client, namespace) = (self.setup.client.clone(), self.setup.namespace.clone());
+        let (cache, changes) = (self.actor.cache.clone(), self.actor.changes.clone());
+        self.tasks.spawn(async move {
+            if kind == Kind::ControllerRevision {
+                return watch::follow_snapshots(client, namespace, cache, changes).await;
+            }
+            loop {
+                match watch::served(&client, kind).await {
+                    Ok(true) => break,
+                    Ok(false) => {
+                        tracing::warn!(
+                            "{} {} is not served by this cluster: install its CRD",
+                            kind.api_version(),
+                            kind.as_str()
+                        );
+                        let dirty = lock(&cache).unserved(kind);
+                        let _ = changes.send(Change::Dirty(dirty)).await;
+                        let _ = changes.send(Change::Synced(kind)).await;
+                    }
+                    Err(error) => tracing::warn!("cannot ask for {}: {}", kind.as_str(), chain(&error)),
+                }
+                tokio::time::sleep(UNSERVED_RETRY).await;
+            }
+            watch::follow(client, kind, namespace, cache, changes).await;
+        });
+    }
+
+    /// Starts looking at Canaries that are due, as many as may be looked at at once.
+    fn start_looks(&mut self) {
+        while self.looks.len() < CONCURRENCY {
+            let Some(key) = self.queue.take(Instant::now()) else { return };
+            if !self.prepare(&key) {
+                self.queue.done(&key, None);
+                continue;
+            }
+            let actor = self.actor.clone();
+            self.looks.spawn(async move {
+                let ended = actor.look(&key).await;
+                (key, ended)
+            });
+        }
+    }
+
+    /// Notes what a Canary refers to and starts the watches that it needs. `false` while one has not listed yet, or on a
+    /// standby.
+    fn prepare(&mut self, key: &CanaryKey) -> bool {
+        let at = crate::object::ObjectRef::new(Kind::Canary, &key.0, &key.1);
+        let object = lock(&self.actor.cache).get(&at);
+        let Some(canary) = object.and_then(|o| serde_json::from_value::<Canary>(o).ok()) else {
+            return self.synced.contains(&Kind::Canary);
+        };
+        let references = Subject::references(&canary, &self.setup.config);
+        let kinds: HashSet<Kind> = references.iter().map(|r| r.kind).collect();
+        lock(&self.actor.cache).refer(key, references);
+        for kind in &kinds {
+            self.watch(*kind);
+        }
+        self.synced.contains(&Kind::Canary)
+            && self.synced.contains(&Kind::ControllerRevision)
+            && kinds.iter().all(|kind| self.synced.contains(kind))
+            && (self.setup.may_write)()
+    }
+
+    fn ended(&mut self, (key, ended): (CanaryKey, Result<Option<jiff::Timestamp>, act::ActError>)) {
+        match ended {
+            Ok(wake) => {
+                let wake = wake.map(|at| {
+                    let wait = at.duration_since(clock::now());
+                    Instant::now() + Duration::try_from(wait).unwrap_or(Duration::ZERO)
+                });
+                self.queue.done(&key, wake);
+            }
+            Err(error) => {
+                let canary = format!("{}.{}", key.1, key.0);
+                if matches!(&error, act::ActError::Write(e) if matches!(e.code(), Some(404 | 409 | 422))) {
+                    tracing::debug!(canary, "decides again: {}", chain(&error));
+                } else {
+                    tracing::warn!(canary, "{}", chain(&error));
+                }
+                self.queue.failed(&key, Instant::now());
+            }
+        }
+    }
+}

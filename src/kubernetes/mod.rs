@@ -3,3 +3,4 @@ pub mod client;
 pub mod election;
 pub mod lease;
 pub mod serve;
+pub mod writer;

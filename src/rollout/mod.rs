@@ -1,3 +1,25 @@
-//! The pure core.
+//! The pure core: what is seen of a Canary in, what to do about it out.
+//!
+//! Nothing in here does IO, reads a clock or fails: an impossible state becomes a sentence in status.
+mod advance;
+mod analysis;
+mod initialise;
+mod leave;
 pub mod naming;
+pub mod objects;
+pub mod observed;
+pub mod patch;
+pub mod plan;
+pub mod policy;
+mod promotion;
+mod release;
+mod rest;
 pub mod revision;
+mod rollback;
+pub mod status;
+pub mod subject;
+pub mod weights;
+pub mod workload;
+pub use advance::advance;
+pub use observed::{Memory, Observed};
+pub use plan::Plan;

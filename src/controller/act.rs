@@ -1,0 +1,340 @@
+//! One look at one Canary: observe, decide, act, and again until there is nothing to do.
+
+use super::cache::CanaryKey;
+use super::clock;
+use super::outbound::Sender;
+use super::watch::{Change, Shared, chain, lock};
+use crate::api::Canary;
+use crate::kubernetes::writer::{WriteError, Writer};
+use crate::object::{Kind, ObjectRef, Write};
+use crate::rollout::naming::label_value;
+use crate::rollout::plan::{Check, Level, Message, Plan, Step};
+use crate::rollout::revision::Revision;
+use crate::rollout::subject::{Config, Impossible, Question, Subject};
+use crate::rollout::{Memory, advance, objects};
+use crate::telemetry::metrics::Metrics;
+use futures::future::join_all;
+use jiff::Timestamp;
+use serde_json::Value;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::mpsc;
+
+/// Decisions in one look; a Canary that needs more is looked at again after a pause, so that no defect spins.
+const MAX_DECISIONS: usize = 64;
+
+/// Why a look ended before there was nothing left to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ActError {
+    /// A request failed.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// What the step needs has changed.
+    #[error(transparent)]
+    Impossible(#[from] Impossible),
+    /// A stored template is gone or is not what its name says.
+    #[error("the stored template {0} is gone or does not match its hash")]
+    Snapshot(String),
+    /// The Canary cannot be read.
+    #[error("the Canary cannot be read")]
+    Unreadable(#[source] serde_json::Error),
+    /// Decisions did not come to rest.
+    #[error("{MAX_DECISIONS} decisions in a row did not come to rest")]
+    Restless,
+}
+
+/// What is remembered of a Canary between two looks.
+#[derive(Debug, Default)]
+struct State {
+    memory: Memory,
+    templates: BTreeMap<Revision, Value>,
+}
+
+/// Takes the steps.
+#[derive(Clone)]
+pub struct Actor {
+    /// Writes to the API server.
+    pub writer: Writer,
+    /// Sends questions.
+    pub sender: Sender,
+    /// Sends Events.
+    pub events: mpsc::Sender<(Box<Canary>, Message)>,
+    /// What is known of the cluster.
+    pub cache: Shared,
+    /// Tells the loop that an answer is here.
+    pub changes: mpsc::Sender<Change>,
+    /// Settings.
+    pub config: Arc<Config>,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// Whether this process may write now: asked before every write.
+    pub may_write: Arc<dyn Fn() -> bool + Send + Sync>,
+    states: Arc<Mutex<HashMap<CanaryKey, State>>>,
+}
+
+impl std::fmt::Debug for Actor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Actor").finish_non_exhaustive()
+    }
+}
+
+impl Actor {
+    /// Puts an actor together.
+    #[expect(clippy::too_many_arguments, reason = "the composition root hands over each part once")]
+    pub fn new(
+        writer: Writer,
+        sender: Sender,
+        events: mpsc::Sender<(Box<Canary>, Message)>,
+        cache: Shared,
+        changes: mpsc::Sender<Change>,
+        config: Arc<Config>,
+        metrics: Arc<Metrics>,
+        may_write: Arc<dyn Fn() -> bool + Send + Sync>,
+    ) -> Self {
+        Self { writer, sender, events, cache, changes, config, metrics, may_write, states: Arc::default() }
+    }
+
+    fn states(&self) -> MutexGuard<'_, HashMap<CanaryKey, State>> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at a Canary until there is nothing to do, and says when to look again.
+    ///
+    /// # Errors
+    ///
+    /// When a step fails; the Canary is to be looked at again after a pause.
+    pub async fn look(&self, key: &CanaryKey) -> Result<Option<Timestamp>, ActError> {
+        for _ in 0..MAX_DECISIONS {
+            if !(self.may_write)() {
+                return Ok(None);
+            }
+            self.read_unknown(key).await?;
+            let templates = self.states().entry(key.clone()).or_default().templates.clone();
+            let Some(subject) = self.subject(key, &templates)? else {
+                self.forget(key);
+                return Ok(None);
+            };
+            let observed = subject.observe();
+            let plan = {
+                let mut states = self.states();
+                let state = states.entry(key.clone()).or_default();
+                let plan = advance(&observed, &mut state.memory, clock::now());
+                if plan.steps.is_empty() && observed.status.run.is_none() {
+                    state.templates.clear();
+                    state.memory.loaded.clear();
+                }
+                plan
+            };
+            self.metrics.observe(&observed);
+            let Plan { steps, wake } = plan;
+            if steps.is_empty() {
+                return Ok(wake);
+            }
+            for step in steps {
+                if !(self.may_write)() {
+                    return Ok(None);
+                }
+                self.take(key, &subject, step).await?;
+            }
+        }
+        Err(ActError::Restless)
+    }
+
+    fn forget(&self, key: &CanaryKey) {
+        lock(&self.cache).refer(key, Vec::new());
+        self.states().remove(key);
+        self.metrics.forget_canary(key);
+    }
+
+    /// Reads what has been neither seen nor found missing.
+    async fn read_unknown(&self, key: &CanaryKey) -> Result<(), WriteError> {
+        let unknown = lock(&self.cache).unknown(key);
+        let reads = join_all(unknown.iter().map(|at| self.refresh(at))).await;
+        reads.into_iter().collect()
+    }
+
+    async fn refresh(&self, at: &ObjectRef) -> Result<(), WriteError> {
+        let read = self.writer.read(at).await?;
+        let mut cache = lock(&self.cache);
+        match read {
+            Some(object) => cache.upsert(object),
+            None => cache.forget(at),
+        };
+        Ok(())
+    }
+
+    fn subject<'t>(
+        &'t self,
+        key: &CanaryKey,
+        templates: &'t BTreeMap<Revision, Value>,
+    ) -> Result<Option<Subject<'t>>, ActError> {
+        let cache = lock(&self.cache);
+        let (namespace, name) = key;
+        let Some(object) = cache.get(&ObjectRef::new(Kind::Canary, namespace, name)) else { return Ok(None) };
+        Subject::new(
+            object,
+            cache.objects_of(key),
+            cache.snapshots_of(namespace, &label_value(name)),
+            templates,
+            &self.config,
+        )
+        .map(Some)
+        .map_err(ActError::Unreadable)
+    }
+
+    async fn take(&self, key: &CanaryKey, subject: &Subject<'_>, step: Step) -> Result<(), ActError> {
+        match &step {
+            Step::Say(message) => {
+                self.say(subject, message);
+                return Ok(());
+            }
+            Step::Ask(check) => {
+                self.ask(key, subject, check.clone());
+                return Ok(());
+            }
+            Step::LoadSnapshot(revision) => return self.load(key, subject, revision).await,
+            _ => {}
+        }
+        for write in subject.writes(&step)? {
+            self.write(&write).await?;
+        }
+        match &step {
+            Step::StoreSnapshot(revision) | Step::StorePrimarySnapshot(revision) => {
+                self.load_stored(key, subject, &step, revision).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Executes a write and takes its answer into the cache. A write that was refused because something changed makes
+    /// the object be read again, so that the next decision sees what changed.
+    async fn write(&self, write: &Write) -> Result<(), ActError> {
+        match self.writer.write(write).await {
+            Ok(answer) => {
+                if let (Write::Create { .. }, Some(at)) = (write, write.target())
+                    && at.kind != Kind::ControllerRevision
+                {
+                    tracing::info!("{} {}.{} created", at.kind.as_str(), at.name, at.namespace);
+                }
+                match (answer, write) {
+                    (Some(object), _) => drop(lock(&self.cache).upsert(object)),
+                    (None, Write::Scale { target, .. }) => self.refresh(target).await?,
+                    (None, _) => {}
+                }
+                Ok(())
+            }
+            Err(error) => {
+                let code = error.code();
+                let exists = code == Some(409) && matches!(write, Write::Create { .. });
+                let gone = code == Some(404) && matches!(write, Write::Delete { .. });
+                if exists && write.target().is_some_and(|at| at.kind == Kind::ControllerRevision) || gone {
+                    return Ok(());
+                }
+                if matches!(code, Some(404 | 409 | 422))
+                    && let Some(at) = write.target()
+                {
+                    self.refresh(&at).await?;
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    /// What was just stored is at hand already, unless another one had stored it before: then it is read and checked.
+    async fn load_stored(
+        &self,
+        key: &CanaryKey,
+        subject: &Subject<'_>,
+        step: &Step,
+        revision: &Revision,
+    ) -> Result<(), ActError> {
+        if let Step::StoreSnapshot(_) = step
+            && let Some(template) =
+                subject.target_template().filter(|template| Revision::of(template) == *revision)
+        {
+            self.keep(key, revision, template.clone());
+            return Ok(());
+        }
+        self.load(key, subject, revision).await
+    }
+
+    async fn load(&self, key: &CanaryKey, subject: &Subject<'_>, revision: &Revision) -> Result<(), ActError> {
+        let name = subject.names.snapshot(revision);
+        let at = ObjectRef::new(Kind::ControllerRevision, &subject.names.namespace, &name);
+        let stored = self.writer.read(&at).await?;
+        let template = stored
+            .and_then(|s| objects::template_of(&s, revision))
+            .or_else(|| subject.target_template().filter(|t| Revision::of(t) == *revision).cloned())
+            .ok_or(ActError::Snapshot(name))?;
+        self.keep(key, revision, template);
+        Ok(())
+    }
+
+    fn keep(&self, key: &CanaryKey, revision: &Revision, template: Value) {
+        let mut states = self.states();
+        let state = states.entry(key.clone()).or_default();
+        state.templates.insert(revision.clone(), template);
+        if !state.memory.loaded.contains(revision) {
+            state.memory.loaded.push(revision.clone());
+        }
+    }
+
+    fn say(&self, subject: &Subject<'_>, message: &Message) {
+        let canary = format!("{}.{}", subject.names.canary, subject.names.namespace);
+        if message.level == Level::Error {
+            tracing::error!(canary, "{}", message.text);
+        } else {
+            tracing::info!(canary, "{}", message.text);
+        }
+        if message.text.starts_with("InterlockBypassed") {
+            self.metrics.bypassed(&subject.names.target, &subject.names.namespace);
+        }
+        if message.level != Level::Log
+            && self.events.try_send((Box::new(subject.canary.clone()), message.clone())).is_err()
+        {
+            tracing::warn!(canary, "an Event was dropped: too many are waiting to be sent");
+        }
+    }
+
+    /// Asks in the background; the answer counts only if the tick that asked is still the current one.
+    fn ask(&self, key: &CanaryKey, subject: &Subject<'_>, check: Check) {
+        let tick = self.states().get(key).and_then(|s| s.memory.tick);
+        let secret = subject.secret_of(&check);
+        let (actor, key, config) = (self.clone(), key.clone(), self.config.clone());
+        let (object, objects, target) =
+            (subject.object.clone(), subject.objects.clone(), subject.names.target.clone());
+        tokio::spawn(async move {
+            let templates = BTreeMap::new();
+            let Ok(subject) = Subject::new(object, objects, BTreeMap::new(), &templates, &config) else {
+                return;
+            };
+            let secret = match secret {
+                None => None,
+                Some(at) => Some(match actor.writer.read(&at).await {
+                    Ok(Some(secret)) => Ok(secret),
+                    Ok(None) => Err(format!("secrets {:?} not found", at.name)),
+                    Err(error) => Err(chain(&error)),
+                }),
+            };
+            let answer = match subject.question(&check, secret) {
+                Question::Settled(answer) => answer,
+                Question::Send(request) => {
+                    let judged = subject.judge(&check, &actor.sender.send(&request).await);
+                    if let Some((metric, value)) = judged.exported {
+                        actor.metrics.analysed(&target, &key.0, &metric, value);
+                    }
+                    judged.answer
+                }
+            };
+            {
+                let mut states = actor.states();
+                let Some(state) = states.get_mut(&key) else { return };
+                if state.memory.tick != tick || !state.memory.asked.contains(&check) {
+                    return;
+                }
+                state.memory.answers.insert(check, answer);
+            }
+            let _ = actor.changes.send(Change::Dirty(vec![key])).await;
+        });
+    }
+}

@@ -1,0 +1,299 @@
+//! What the controller knows of the cluster: raw JSON text of the objects that Canaries refer to, and nothing else.
+//!
+//! Watches and the answers to our own writes both come in here, and the newer resourceVersion wins, so a decision
+//! never rests on a state older than our last write. Text is kept instead of trees because it is a tenth of their size,
+//! and a Canary is looked at seldom: an idle one never.
+
+use crate::object::{Kind, ObjectRef};
+use crate::rollout::subject::Snapshot;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+/// The address of a Canary: namespace and name.
+pub type CanaryKey = (String, String);
+
+/// The cache.
+#[derive(Debug, Default)]
+pub struct Cache {
+    objects: HashMap<ObjectRef, Entry>,
+    /// Who wants to hear of an object.
+    interest: HashMap<ObjectRef, BTreeSet<CanaryKey>>,
+    /// What a Canary refers to.
+    references: HashMap<CanaryKey, Vec<ObjectRef>>,
+    /// Objects that are known not to exist.
+    absent: HashSet<ObjectRef>,
+    /// Kinds whose watch has listed everything.
+    synced: HashSet<Kind>,
+    /// Stored templates by namespace and Canary label.
+    snapshots: HashMap<(String, String), BTreeMap<String, Snapshot>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    version: u64,
+    json: Box<str>,
+}
+
+fn version(object: &Value) -> u64 {
+    object
+        .pointer("/metadata/resourceVersion")
+        .and_then(Value::as_str)
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(0)
+}
+
+impl Cache {
+    /// Takes in an object that exists. Returns the Canaries to look at.
+    pub fn upsert(&mut self, mut object: Value) -> Vec<CanaryKey> {
+        let Some(at) = ObjectRef::of(&object) else { return Vec::new() };
+        if !self.interest.contains_key(&at) && at.kind != Kind::Canary {
+            return Vec::new();
+        }
+        let version = version(&object);
+        if self.objects.get(&at).is_some_and(|known| known.version >= version) {
+            return Vec::new();
+        }
+        prune(at.kind, &mut object);
+        self.absent.remove(&at);
+        let json = object.to_string().into_boxed_str();
+        self.objects.insert(at.clone(), Entry { version, json });
+        self.interested(&at)
+    }
+
+    /// Takes in that an object of this version is gone; an object that was made anew since stays.
+    pub fn remove(&mut self, object: &Value) -> Vec<CanaryKey> {
+        let Some(at) = ObjectRef::of(object) else { return Vec::new() };
+        if self.objects.get(&at).is_some_and(|known| known.version > version(object)) {
+            return Vec::new();
+        }
+        self.forget(&at)
+    }
+
+    /// Takes in that an object does not exist, by a read that did not find it.
+    pub fn forget(&mut self, at: &ObjectRef) -> Vec<CanaryKey> {
+        self.objects.remove(at);
+        if self.interest.contains_key(at) {
+            self.absent.insert(at.clone());
+        }
+        self.interested(at)
+    }
+
+    fn interested(&self, at: &ObjectRef) -> Vec<CanaryKey> {
+        if at.kind == Kind::Canary {
+            return vec![(at.namespace.clone(), at.name.clone())];
+        }
+        self.interest.get(at).into_iter().flatten().cloned().collect()
+    }
+
+    /// Marks a kind as listed: what has not been seen by now does not exist. `seen` names what the list had; the rest
+    /// is forgotten, as after an interrupted watch.
+    pub fn synced(&mut self, kind: Kind, seen: &HashSet<ObjectRef>) -> Vec<CanaryKey> {
+        self.synced.insert(kind);
+        let gone: Vec<ObjectRef> =
+            self.objects.keys().filter(|at| at.kind == kind && !seen.contains(at)).cloned().collect();
+        let mut dirty: Vec<CanaryKey> = gone.iter().flat_map(|at| self.forget(at)).collect();
+        let missing: Vec<ObjectRef> =
+            self.interest.keys().filter(|at| at.kind == kind && !self.objects.contains_key(at)).cloned().collect();
+        for at in missing {
+            dirty.extend(self.interested(&at));
+            self.absent.insert(at);
+        }
+        dirty
+    }
+
+    /// Marks a kind as one that this cluster does not serve: none of its objects exists.
+    pub fn unserved(&mut self, kind: Kind) -> Vec<CanaryKey> {
+        self.synced(kind, &HashSet::new())
+    }
+
+    /// Sets what a Canary refers to; nothing, when it is gone.
+    pub fn refer(&mut self, canary: &CanaryKey, references: Vec<ObjectRef>) {
+        for old in self.references.remove(canary).unwrap_or_default() {
+            if let Some(set) = self.interest.get_mut(&old) {
+                set.remove(canary);
+                if set.is_empty() && !references.contains(&old) {
+                    self.interest.remove(&old);
+                    self.objects.remove(&old);
+                    self.absent.remove(&old);
+                }
+            }
+        }
+        for new in &references {
+            self.interest.entry(new.clone()).or_default().insert(canary.clone());
+        }
+        if !references.is_empty() {
+            self.references.insert(canary.clone(), references);
+        }
+    }
+
+    /// Names what is not known of a Canary's objects: neither present nor absent. It must be read first.
+    #[must_use]
+    pub fn unknown(&self, canary: &CanaryKey) -> Vec<ObjectRef> {
+        self.references
+            .get(canary)
+            .into_iter()
+            .flatten()
+            .filter(|at| !self.objects.contains_key(at) && !self.absent.contains(at))
+            .cloned()
+            .collect()
+    }
+
+    /// Returns an object as last seen.
+    #[must_use]
+    pub fn get(&self, at: &ObjectRef) -> Option<Value> {
+        serde_json::from_str(&self.objects.get(at)?.json).ok()
+    }
+
+    /// Returns the objects that a Canary refers to.
+    #[must_use]
+    pub fn objects_of(&self, canary: &CanaryKey) -> BTreeMap<ObjectRef, Value> {
+        self.references
+            .get(canary)
+            .into_iter()
+            .flatten()
+            .filter_map(|at| Some((at.clone(), self.get(at)?)))
+            .collect()
+    }
+
+    /// Returns all Canaries.
+    #[must_use]
+    pub fn canaries(&self) -> Vec<CanaryKey> {
+        self.objects
+            .keys()
+            .filter(|at| at.kind == Kind::Canary)
+            .map(|at| (at.namespace.clone(), at.name.clone()))
+            .collect()
+    }
+
+    /// Notes a stored template.
+    pub fn snapshot(&mut self, namespace: &str, label: &str, name: &str, snapshot: Snapshot) {
+        let key = (namespace.to_owned(), label.to_owned());
+        self.snapshots.entry(key).or_default().insert(name.to_owned(), snapshot);
+    }
+
+    /// Forgets a stored template.
+    pub fn no_snapshot(&mut self, namespace: &str, label: &str, name: &str) {
+        let key = (namespace.to_owned(), label.to_owned());
+        if let Some(all) = self.snapshots.get_mut(&key) {
+            all.remove(name);
+            if all.is_empty() {
+                self.snapshots.remove(&key);
+            }
+        }
+    }
+
+    /// Returns the stored templates of a Canary.
+    #[must_use]
+    pub fn snapshots_of(&self, namespace: &str, label: &str) -> BTreeMap<String, Snapshot> {
+        self.snapshots.get(&(namespace.to_owned(), label.to_owned())).cloned().unwrap_or_default()
+    }
+}
+
+/// Drops what no decision reads. Positions in `managedFields` are kept: our own entries are addressed by them.
+fn prune(kind: Kind, object: &mut Value) {
+    if let Some(entries) = object.pointer_mut("/metadata/managedFields").and_then(Value::as_array_mut) {
+        for entry in entries {
+            let ours = kind == Kind::Deployment
+                && entry.get("manager").is_some_and(|m| m == crate::api::keys::FIELD_MANAGER);
+            *entry = if ours {
+                let fields: serde_json::Map<String, Value> = entry
+                    .get("fieldsV1")
+                    .and_then(Value::as_object)
+                    .into_iter()
+                    .flatten()
+                    .map(|(key, _)| (key.clone(), json!({})))
+                    .collect();
+                json!({"manager": entry.get("manager"), "time": entry.get("time"), "fieldsV1": fields})
+            } else {
+                Value::Null
+            };
+        }
+    }
+    if kind != Kind::Deployment
+        && let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut)
+    {
+        metadata.remove("managedFields");
+    }
+    if kind == Kind::Deployment
+        && let Some(annotations) = object.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut)
+    {
+        annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deployment(name: &str, version: u64) -> Value {
+        json!({"apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {"namespace": "a", "name": name, "resourceVersion": version.to_string()}})
+    }
+
+    fn at(name: &str) -> ObjectRef {
+        ObjectRef::new(Kind::Deployment, "a", name)
+    }
+
+    fn key(name: &str) -> CanaryKey {
+        ("a".into(), name.into())
+    }
+
+    #[test]
+    fn objects_that_no_canary_refers_to_are_not_kept() {
+        let mut cache = Cache::default();
+        assert!(cache.upsert(deployment("x", 1)).is_empty());
+        cache.refer(&key("c"), vec![at("x")]);
+        assert_eq!(cache.unknown(&key("c")), [at("x")]);
+        assert_eq!(cache.upsert(deployment("x", 1)), [key("c")]);
+        assert!(cache.unknown(&key("c")).is_empty());
+    }
+
+    #[test]
+    fn an_older_state_never_replaces_a_newer_one() {
+        let mut cache = Cache::default();
+        cache.refer(&key("c"), vec![at("x")]);
+        cache.upsert(deployment("x", 5));
+        assert!(cache.upsert(deployment("x", 4)).is_empty());
+        assert!(cache.upsert(deployment("x", 5)).is_empty());
+        assert!(cache.remove(&deployment("x", 4)).is_empty());
+        assert!(cache.get(&at("x")).is_some());
+        assert_eq!(cache.remove(&deployment("x", 6)), [key("c")]);
+        assert!(cache.get(&at("x")).is_none());
+    }
+
+    #[test]
+    fn what_a_complete_list_lacks_does_not_exist() {
+        let mut cache = Cache::default();
+        cache.refer(&key("c"), vec![at("x"), at("y")]);
+        cache.upsert(deployment("x", 1));
+        let dirty = cache.synced(Kind::Deployment, &HashSet::from([at("z")]));
+        assert!(dirty.contains(&key("c")));
+        assert!(cache.get(&at("x")).is_none());
+        assert!(cache.unknown(&key("c")).is_empty());
+    }
+
+    #[test]
+    fn what_nobody_refers_to_any_more_is_dropped() {
+        let mut cache = Cache::default();
+        cache.refer(&key("c"), vec![at("x"), at("y")]);
+        cache.refer(&key("d"), vec![at("y")]);
+        cache.upsert(deployment("x", 1));
+        cache.upsert(deployment("y", 1));
+        cache.refer(&key("c"), Vec::new());
+        assert!(cache.get(&at("x")).is_none());
+        assert!(cache.get(&at("y")).is_some());
+    }
+
+    #[test]
+    fn positions_of_managed_fields_survive_pruning() {
+        let mut object = json!({"metadata": {"managedFields": [
+            {"manager": "flux", "fieldsV1": {"f:spec": {"f:x": {}}}},
+            {"manager": "sidetrack", "time": "t", "fieldsV1": {"f:spec": {"f:replicas": {}}, "f:metadata": {"f:a": {}}}},
+        ]}});
+        prune(Kind::Deployment, &mut object);
+        assert_eq!(
+            object.pointer("/metadata/managedFields"),
+            Some(&json!([null, {"manager": "sidetrack", "time": "t", "fieldsV1": {"f:spec": {}, "f:metadata": {}}}]))
+        );
+    }
+}

@@ -1,0 +1,29 @@
+//! Kubernetes Events: one task sends them, in order, so that no decision waits for them.
+
+use super::watch::chain;
+use crate::api::Canary;
+use crate::rollout::plan::{Level, Message};
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::{Client, Resource};
+use tokio::sync::mpsc;
+
+/// Reason of every Event (Flagger's; scripts select on it).
+const REASON: &str = "Synced";
+
+/// Sends Events until the channel closes.
+pub async fn publish(client: Client, mut inbox: mpsc::Receiver<(Box<Canary>, Message)>) {
+    let reporter = Reporter { controller: "sidetrack".into(), instance: std::env::var("POD_NAME").ok() };
+    let recorder = Recorder::new(client, reporter);
+    while let Some((canary, message)) = inbox.recv().await {
+        let event = Event {
+            type_: if message.level == Level::Normal { EventType::Normal } else { EventType::Warning },
+            reason: REASON.into(),
+            note: Some(message.text),
+            action: REASON.into(),
+            secondary: None,
+        };
+        if let Err(error) = recorder.publish(&event, &canary.object_ref(&())).await {
+            tracing::warn!("an Event could not be sent: {}", chain(&error));
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Watches: one a kind, started when the first Canary needs it, feeding the [`Cache`].
+
+use super::cache::{Cache, CanaryKey};
+use crate::api::keys;
+use crate::object::{Kind, ObjectRef};
+use crate::rollout::subject::Snapshot;
+use futures::StreamExt;
+use kube::api::{Api, ApiResource, DynamicObject};
+use kube::core::PartialObjectMeta;
+use kube::runtime::watcher::{self, Event};
+use kube::runtime::{WatchStreamExt, watcher as watch};
+use kube::{Client, ResourceExt};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::mpsc;
+
+/// Objects in a page of a list; small pages keep the peak of memory low (the page buffers are the peak).
+const PAGE: u32 = 50;
+
+/// What a watch tells the loop.
+#[derive(Debug)]
+pub enum Change {
+    /// These Canaries are to be looked at.
+    Dirty(Vec<CanaryKey>),
+    /// A kind has been listed completely.
+    Synced(Kind),
+    /// A watch ended, which none does by itself.
+    Ended(Kind),
+}
+
+/// The cache as tasks share it; it is locked for moments only, never across an await.
+pub type Shared = Arc<Mutex<Cache>>;
+
+/// Locks the cache; a panic elsewhere does not make it unusable, since every entry is whole.
+pub fn lock(cache: &Shared) -> std::sync::MutexGuard<'_, Cache> {
+    cache.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn resource(kind: Kind) -> ApiResource {
+    let (group, version, name, plural) = kind.names();
+    ApiResource {
+        group: group.into(),
+        version: version.into(),
+        api_version: kind.api_version(),
+        kind: name.into(),
+        plural: plural.into(),
+    }
+}
+
+/// Whether the cluster serves a kind.
+///
+/// # Errors
+///
+/// When the API server cannot be asked.
+pub async fn served(client: &Client, kind: Kind) -> Result<bool, kube::Error> {
+    let listed = if kind.names().0.is_empty() {
+        client.list_core_api_resources(kind.names().1).await
+    } else {
+        client.list_api_group_resources(&kind.api_version()).await
+    };
+    match listed {
+        Ok(list) => Ok(list.resources.iter().any(|r| r.name == kind.names().3)),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Follows a kind for ever.
+pub async fn follow(
+    client: Client,
+    kind: Kind,
+    namespace: Option<String>,
+    cache: Shared,
+    changes: mpsc::Sender<Change>,
+) {
+    let resource = resource(kind);
+    let api: Api<DynamicObject> = match &namespace {
+        Some(namespace) => Api::namespaced_with(client, namespace, &resource),
+        None => Api::all_with(client, &resource),
+    };
+    let config = watcher::Config::default().page_size(PAGE);
+    let mut stream = watch(api, config).default_backoff().boxed();
+    let mut seen = HashSet::new();
+    while let Some(event) = stream.next().await {
+        let json = |object: DynamicObject| {
+            let mut value = serde_json::to_value(object).unwrap_or_default();
+            // A list does not repeat kind and version on its items.
+            if let Some(map) = value.as_object_mut() {
+                map.insert("apiVersion".into(), kind.api_version().into());
+                map.insert("kind".into(), kind.as_str().into());
+            }
+            value
+        };
+        let change = match event {
+            Ok(Event::Init) => {
+                seen.clear();
+                continue;
+            }
+            Ok(Event::InitApply(object)) => {
+                let object = json(object);
+                seen.extend(ObjectRef::of(&object));
+                Change::Dirty(lock(&cache).upsert(object))
+            }
+            Ok(Event::Apply(object)) => Change::Dirty(lock(&cache).upsert(json(object))),
+            Ok(Event::Delete(object)) => Change::Dirty(lock(&cache).remove(&json(object))),
+            Ok(Event::InitDone) => {
+                let dirty = lock(&cache).synced(kind, &seen);
+                seen.clear();
+                if !dirty.is_empty() && changes.send(Change::Dirty(dirty)).await.is_err() {
+                    return;
+                }
+                Change::Synced(kind)
+            }
+            Err(error) => {
+                tracing::warn!(kind = kind.as_str(), "watch interrupted: {}", chain(&error));
+                continue;
+            }
+        };
+        if matches!(&change, Change::Dirty(keys) if keys.is_empty()) {
+            continue;
+        }
+        if changes.send(change).await.is_err() {
+            return;
+        }
+    }
+    let _ = changes.send(Change::Ended(kind)).await;
+}
+
+/// Follows the metadata of stored templates; their contents are read when they are needed.
+pub async fn follow_snapshots(
+    client: Client,
+    namespace: Option<String>,
+    cache: Shared,
+    changes: mpsc::Sender<Change>,
+) {
+    type Stored = PartialObjectMeta<k8s_openapi::api::apps::v1::ControllerRevision>;
+    let api: Api<Stored> = match &namespace {
+        Some(namespace) => Api::namespaced(client, namespace),
+        None => Api::all(client),
+    };
+    let config = watcher::Config::default().page_size(PAGE).labels(keys::CANARY);
+    let mut stream = watch(api, config).default_backoff().boxed();
+    while let Some(event) = stream.next().await {
+        let address = |object: &Stored| {
+            let label = object.labels().get(keys::CANARY).cloned().unwrap_or_default();
+            (object.namespace().unwrap_or_default(), label, object.name_any())
+        };
+        match event {
+            Ok(Event::InitApply(object) | Event::Apply(object)) => {
+                let (namespace, label, name) = address(&object);
+                let created = object.metadata.creation_timestamp.as_ref().map(|t| t.0.to_string());
+                let snapshot =
+                    Snapshot { uid: object.uid().unwrap_or_default(), created: created.unwrap_or_default() };
+                lock(&cache).snapshot(&namespace, &label, &name, snapshot);
+            }
+            Ok(Event::Delete(object)) => {
+                let (namespace, label, name) = address(&object);
+                lock(&cache).no_snapshot(&namespace, &label, &name);
+            }
+            Ok(Event::Init) => {}
+            Ok(Event::InitDone) => {
+                if changes.send(Change::Synced(Kind::ControllerRevision)).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(kind = "ControllerRevision", "watch interrupted: {}", chain(&error));
+            }
+        }
+    }
+    let _ = changes.send(Change::Ended(Kind::ControllerRevision)).await;
+}
+
+/// An error with its causes, for a log line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}

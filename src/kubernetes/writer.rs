@@ -1,0 +1,207 @@
+//! Executes [`Write`]s and single reads: one request each, no retry, a time limit.
+
+use crate::api::keys::FIELD_MANAGER;
+use crate::object::{Kind, ObjectRef, Write};
+use kube::Client;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// Time allowed for one request.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a request failed.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The API server refused it, or could not be reached.
+    #[error("{verb} {object} failed")]
+    Request {
+        /// `create`, `patch`, …
+        verb: &'static str,
+        /// What was written to.
+        object: String,
+        /// The cause.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// No answer came in time.
+    #[error("{verb} {object} got no answer within {} s", TIMEOUT.as_secs())]
+    Timeout {
+        /// `create`, `patch`, …
+        verb: &'static str,
+        /// What was written to.
+        object: String,
+    },
+    /// The write does not say what it writes to, or cannot be put into a request.
+    #[error("malformed write: {0}")]
+    Malformed(String),
+}
+
+impl WriteError {
+    /// Returns the HTTP status code of the answer, if there was one.
+    #[must_use]
+    pub fn code(&self) -> Option<u16> {
+        match self {
+            Self::Request { source, .. } => match source.as_ref() {
+                kube::Error::Api(status) => Some(status.code),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+/// Sends writes to the API server under our own field manager.
+#[derive(Clone)]
+pub struct Writer {
+    client: Client,
+}
+
+impl std::fmt::Debug for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Writer").finish_non_exhaustive()
+    }
+}
+
+/// Returns the path of a collection.
+fn collection(kind: Kind, namespace: &str) -> String {
+    let (group, version, _, plural) = kind.names();
+    let root = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
+    format!("{root}/namespaces/{namespace}/{plural}")
+}
+
+/// Returns the path of an object.
+fn path(at: &ObjectRef) -> String {
+    format!("{}/{}", collection(at.kind, &at.namespace), at.name)
+}
+
+impl Writer {
+    /// Makes a writer.
+    #[must_use]
+    pub const fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// Executes a write and returns the object as the API server stored it; for a scale and a delete, nothing.
+    ///
+    /// # Errors
+    ///
+    /// As the API server answers; a failed `test` of a patch is a 422.
+    pub async fn write(&self, write: &Write) -> Result<Option<Value>, WriteError> {
+        let malformed = || WriteError::Malformed(format!("{write:?}"));
+        let at = write.target().ok_or_else(malformed)?;
+        let json = |value: &Value| serde_json::to_vec(value).map_err(|e| WriteError::Malformed(e.to_string()));
+        let manager = format!("fieldManager={FIELD_MANAGER}");
+        let (verb, method, uri, content, body) = match write {
+            Write::Create { object } => (
+                "create",
+                http::Method::POST,
+                format!("{}?{manager}", collection(at.kind, &at.namespace)),
+                "application/json",
+                json(object)?,
+            ),
+            Write::Patch { patch, .. } => (
+                "patch",
+                http::Method::PATCH,
+                format!("{}?{manager}", path(&at)),
+                "application/json-patch+json",
+                serde_json::to_vec(patch).map_err(|e| WriteError::Malformed(e.to_string()))?,
+            ),
+            Write::Replace { object } => (
+                "update",
+                http::Method::PUT,
+                format!("{}?{manager}", path(&at)),
+                "application/json",
+                json(object)?,
+            ),
+            Write::ReplaceStatus { object } => (
+                "update",
+                http::Method::PUT,
+                format!("{}/status?{manager}", path(&at)),
+                "application/json",
+                json(object)?,
+            ),
+            Write::Scale { uid, resource_version, replicas, .. } => (
+                "scale",
+                http::Method::PUT,
+                format!("{}/scale?{manager}", path(&at)),
+                "application/json",
+                json(&json!({
+                    "apiVersion": "autoscaling/v1", "kind": "Scale",
+                    "metadata": {
+                        "name": at.name, "namespace": at.namespace,
+                        "uid": uid, "resourceVersion": resource_version,
+                    },
+                    "spec": {"replicas": replicas},
+                }))?,
+            ),
+            Write::Delete { uid, .. } => (
+                "delete",
+                http::Method::DELETE,
+                path(&at),
+                "application/json",
+                json(&json!({
+                    "apiVersion": "v1", "kind": "DeleteOptions",
+                    "propagationPolicy": "Background", "preconditions": {"uid": uid},
+                }))?,
+            ),
+        };
+        let answer = self.send(verb, &at, method, uri, content, body).await?;
+        Ok(match write {
+            Write::Scale { .. } | Write::Delete { .. } => None,
+            _ => Some(answer),
+        })
+    }
+
+    /// Reads one object; `None` when it, or its kind, does not exist.
+    ///
+    /// # Errors
+    ///
+    /// As the API server answers.
+    pub async fn read(&self, at: &ObjectRef) -> Result<Option<Value>, WriteError> {
+        let answer =
+            self.send("get", at, http::Method::GET, path(at), "application/json", Vec::new()).await;
+        match answer {
+            Ok(object) => Ok(Some(object)),
+            Err(error) if error.code() == Some(404) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn send(
+        &self,
+        verb: &'static str,
+        at: &ObjectRef,
+        method: http::Method,
+        uri: String,
+        content: &str,
+        body: Vec<u8>,
+    ) -> Result<Value, WriteError> {
+        let request = http::Request::builder()
+            .method(method)
+            .uri(uri)
+            .header(http::header::CONTENT_TYPE, content)
+            .body(body)
+            .map_err(|e| WriteError::Malformed(e.to_string()))?;
+        let object = || at.to_string();
+        match tokio::time::timeout(TIMEOUT, self.client.request::<Value>(request)).await {
+            Err(_) => Err(WriteError::Timeout { verb, object: object() }),
+            Ok(Err(source)) => {
+                Err(WriteError::Request { verb, object: object(), source: Box::new(source) })
+            }
+            Ok(Ok(answer)) => Ok(answer),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_follow_group_and_version() {
+        let at = |kind| path(&ObjectRef::new(kind, "a", "b"));
+        assert_eq!(at(Kind::Service), "/api/v1/namespaces/a/services/b");
+        assert_eq!(at(Kind::Deployment), "/apis/apps/v1/namespaces/a/deployments/b");
+        assert_eq!(at(Kind::HttpRoute), "/apis/gateway.networking.k8s.io/v1/namespaces/a/httproutes/b");
+    }
+}

@@ -1,0 +1,336 @@
+//! The decision: from what is observed to the next steps.
+//!
+//! [`advance`] is total and level-triggered: it looks at the state as it is, finds the first thing that is not as
+//! it should be, and returns the steps that mend it. It is called again after every change, so a plan is short.
+
+use crate::api::status::{Phase, Run, Stage};
+use crate::rollout::observed::{Backend, Memory, Observed};
+use crate::rollout::plan::{Answer, Check, Message, Plan, Step};
+use crate::rollout::policy::HookKind;
+use crate::rollout::revision::Revision;
+use crate::rollout::status::{Draft, if_new};
+use crate::rollout::workload::{NotReady, Workload};
+use crate::rollout::{analysis, initialise, leave, promotion, release, rest, rollback};
+use jiff::{SignedDuration, Timestamp};
+
+/// Decides what to do about one Canary now.
+#[must_use]
+pub fn advance(observed: &Observed, memory: &mut Memory, now: Timestamp) -> Plan {
+    memory.note(observed, now);
+    let mut case = Case { o: observed, m: memory, now };
+    case.decide()
+}
+
+/// One decision in the making.
+pub(super) struct Case<'a> {
+    pub(super) o: &'a Observed,
+    pub(super) m: &'a mut Memory,
+    pub(super) now: Timestamp,
+}
+
+/// The outcome of asking.
+pub(super) enum Asked {
+    /// The answer is on its way; the plan asks for it if that has not been done yet.
+    Pending(Plan),
+    /// It is here.
+    Here(Answer),
+}
+
+/// What the hooks of one kind said.
+pub(super) enum Round {
+    /// All passed.
+    Passed(Vec<Message>),
+    /// This one did not.
+    Refused {
+        /// Its name.
+        name: String,
+        /// What it said.
+        answer: Answer,
+    },
+}
+
+impl Case<'_> {
+    fn decide(&mut self) -> Plan {
+        let o = self.o;
+        if o.deleting {
+            return leave::advance(self);
+        }
+        if !o.refusals.is_empty() {
+            return Draft::from(o)
+                .refuse(&o.refusals.join(" "), self.now)
+                .map(Plan::from)
+                .unwrap_or_default();
+        }
+        if !o.guarded {
+            return Step::GuardCanary.into();
+        }
+        if o.policy.suspend {
+            return self.lasting(Message::normal("skipping canary run as object is suspended"));
+        }
+        if o.status.phase == Phase::None {
+            return Draft::from(o)
+                .zeroed()
+                .finish(Phase::Initializing, "The primary is being made.", self.now)
+                .into();
+        }
+        let Some(target) = &o.target else { return self.without_target() };
+        if target.terminating {
+            return self.terminating(target);
+        }
+        if target.canary.is_none() {
+            return initialise::adopt(self, target);
+        }
+        match (&o.status.run, o.status.phase) {
+            (Some(run), _) => self.run(target, run),
+            (None, Phase::Initializing) => initialise::advance(self, target),
+            (None, _) => rest::advance(self, target),
+        }
+    }
+
+    fn run(&mut self, target: &Workload, run: &Run) -> Plan {
+        if let Some(plan) = self.routes(target) {
+            return plan;
+        }
+        match run.stage {
+            Stage::Gated => release::gated(self, target, run),
+            Stage::Releasing => release::releasing(self, target, run),
+            Stage::Analysing => analysis::advance(self, target, run),
+            Stage::Clearing => promotion::clearing(self, target, run),
+            Stage::Promoting => promotion::promoting(self, target, run),
+            Stage::Returning => promotion::returning(self, target, run),
+            Stage::Finalising => promotion::finalising(self, target, run),
+            Stage::Restoring => promotion::restoring(self, target, run),
+            Stage::RollingBack => rollback::rolling_back(self, target, run),
+            Stage::Cancelling => rollback::cancelling(self, target, run),
+            Stage::Closing => rollback::closing(self, run),
+        }
+    }
+
+    /// Keeps routing objects and Services in being while a run goes on.
+    fn routes(&mut self, _target: &Workload) -> Option<Plan> {
+        if self.o.routes.stale {
+            return Some(Step::EnsureRoutes.into());
+        }
+        if self.o.services.stale || self.o.services.apex_stale {
+            return Some(Step::EnsureServices { apex: Backend::Primary }.into());
+        }
+        let error = self.o.routes.error.clone()?;
+        Some(self.lasting(Message::warning(error)))
+    }
+
+    /// The target is gone: no backend may be left without pods, and the run is over.
+    fn without_target(&mut self) -> Plan {
+        let o = self.o;
+        let n = &o.names;
+        let said = self.lasting(Message::warning(format!(
+            "deployment {}.{} get query error: deployments.apps {:?} not found",
+            n.target, n.namespace, n.target
+        )));
+        if o.routes.weight.is_some_and(|w| w != 0) {
+            return said.then(Step::SetWeight(0));
+        }
+        if let Some(run) = &o.status.run {
+            let draft = Draft::from(o).zeroed().rejected(&run.revision).run(None);
+            return said.then(draft.finish(Phase::Failed, "", self.now));
+        }
+        said
+    }
+
+    /// Interlock §5.12: the Deployment controller ignores scale and template of a terminating Deployment.
+    fn terminating(&mut self, target: &Workload) -> Plan {
+        if self.o.routes.weight.is_some_and(|w| w != 0) {
+            return Step::SetWeight(0).into();
+        }
+        if target.finalizer {
+            return match self.drained(target) {
+                Ok(()) => Step::UnguardTarget.into(),
+                Err(plan) => plan,
+            };
+        }
+        Plan::default()
+    }
+
+    /// Says something that lasts: once, and again only when it changes.
+    pub(super) fn lasting(&mut self, message: Message) -> Plan {
+        if self.m.said.as_ref() == Some(&message) {
+            return Plan::default();
+        }
+        self.m.said = Some(message.clone());
+        Plan::default().say(message)
+    }
+
+    /// Says something that lasts: when it changes, and once an interval, as Flagger does at each tick.
+    pub(super) fn repeating(&mut self, message: Message) -> Plan {
+        let due = self.m.said_at.and_then(|at| at.saturating_add(self.o.policy.interval).ok());
+        let at = self.now.saturating_add(self.o.policy.interval).unwrap_or(self.now);
+        if due.is_some_and(|due| self.now < due) {
+            return Plan::default().wake(due.unwrap_or(at));
+        }
+        self.m.said_at = Some(self.now);
+        Plan::default().say(message).wake(at)
+    }
+
+    /// `canary.namespace`, as most messages have it.
+    pub(super) fn canary(&self) -> String {
+        format!("{}.{}", self.o.names.canary, self.o.names.namespace)
+    }
+
+    /// `target.namespace`.
+    pub(super) fn target(&self) -> String {
+        format!("{}.{}", self.o.names.target, self.o.names.namespace)
+    }
+
+    /// `target-primary.namespace`.
+    pub(super) fn primary(&self) -> String {
+        format!("{}.{}", self.o.names.primary, self.o.names.namespace)
+    }
+
+    /// Asks, unless the answer of this tick is here.
+    pub(super) fn ask(&mut self, check: Check) -> Asked {
+        if let Some(answer) = self.m.answers.get(&check) {
+            return Asked::Here(answer.clone());
+        }
+        if self.m.asked.contains(&check) {
+            return Asked::Pending(Plan::default());
+        }
+        self.m.asked.push(check.clone());
+        Asked::Pending(Step::Ask(check).into())
+    }
+
+    /// Asks the hooks of one kind in order and returns what to say when all have passed; the first that fails ends the
+    /// round and is returned with its answer. `Err` is the plan that asks.
+    pub(super) fn hooks(&mut self, kind: HookKind, phase: Phase) -> Result<Round, Plan> {
+        let hooks: Vec<_> = self.o.policy.hooks_of(kind).map(|(i, h)| (i, h.name.clone())).collect();
+        let mut said = Vec::new();
+        for (index, name) in hooks {
+            match self.ask(Check::Hook { index, phase: phase.as_str() }) {
+                Asked::Pending(plan) => return Err(plan),
+                Asked::Here(answer) if answer.passed => said.extend(answer.messages),
+                Asked::Here(answer) => return Ok(Round::Refused { name, answer }),
+            }
+        }
+        Ok(Round::Passed(said))
+    }
+
+    /// Begins a tick if one is due (`last` is when the last one ended); `Err` says when to look again.
+    pub(super) fn tick(&mut self, last: Option<Timestamp>) -> Result<(), Plan> {
+        let due = last.and_then(|at| at.saturating_add(self.o.policy.interval).ok());
+        if let Some(due) = due.filter(|due| self.now < *due) {
+            return Err(Plan::default().wake(due));
+        }
+        if self.m.tick.is_none() {
+            self.m.begin_tick(self.now);
+        }
+        Ok(())
+    }
+
+    /// Ends a tick.
+    pub(super) const fn end_tick(&mut self) {
+        self.m.tick = None;
+    }
+
+    /// Judges the canary: the pods of the run's snapshot, all of them, and ready (interlock §5.4).
+    pub(super) fn canary_ready(&self, target: &Workload, revision: &str) -> Result<(), NotReady> {
+        if target.revision.as_str() != revision && target.keys.hold.is_none() {
+            return Err(NotReady {
+                message: format!("the template is {}, not the analysed one", target.revision),
+                deadline: false,
+            });
+        }
+        target.ready(&self.o.names.target, self.o.policy.canary_ready, self.o.policy.deadline, self.now)
+    }
+
+    /// Judges the primary.
+    pub(super) fn primary_ready(&self) -> Result<(), NotReady> {
+        let Some(primary) = &self.o.primary else {
+            return Err(NotReady { message: "deployment not found".into(), deadline: false });
+        };
+        primary.ready(&self.o.names.primary, self.o.policy.primary_ready, self.o.policy.deadline, self.now)
+    }
+
+    /// Whether pods of the primary can take traffic at all.
+    pub(super) fn primary_serves(&self) -> bool {
+        self.o.primary.as_ref().is_some_and(|p| p.rollout.available > 0)
+    }
+
+    /// `Ok` when the live route has had the canary at zero, seen by the data plane where it says so, for the
+    /// drain delay; else the plan that gets there. Without canary pods there is nothing to drain.
+    pub(super) fn drained(&self, target: &Workload) -> Result<(), Plan> {
+        self.drained_since(self.o.routes.weight == Some(0), self.m.zero_since, target.rollout.replicas > 0, 0)
+    }
+
+    /// The same for the primary's side: the canary at 100.
+    pub(super) fn primary_drained(&self) -> Result<(), Plan> {
+        self.drained_since(self.o.routes.weight == Some(100), self.m.full_since, true, 100)
+    }
+
+    fn drained_since(
+        &self,
+        there: bool,
+        since: Option<Timestamp>,
+        pods: bool,
+        weight: i32,
+    ) -> Result<(), Plan> {
+        if !there {
+            return Err(if self.o.routes.weight.is_some() {
+                Step::SetWeight(weight).into()
+            } else {
+                Plan::default()
+            });
+        }
+        match since {
+            None => Err(Plan::default()), // the data plane has not seen the route yet; its status is watched
+            Some(_) if !pods => Ok(()),
+            Some(since) => {
+                let end = since.saturating_add(self.o.settings.drain).unwrap_or(since);
+                if self.now >= end { Ok(()) } else { Err(Plan::default().wake(end)) }
+            }
+        }
+    }
+
+    /// Writes status with a sentence that says what is waited for, when it says something new.
+    pub(super) fn waits(&self, phase: Phase, waits_for: &str) -> Plan {
+        if_new(self.o, Draft::from(self.o).finish(phase, waits_for, self.now))
+    }
+
+    /// The stage after this one, in status.
+    pub(super) fn enter(&self, run: &Run, stage: Stage) -> Run {
+        Run { stage, since: self.now, ..run.clone() }
+    }
+
+    /// The template of a revision must be at hand before it is written anywhere.
+    pub(super) fn loaded(&self, revision: &Revision) -> Result<(), Plan> {
+        if self.m.loaded.contains(revision) {
+            Ok(())
+        } else {
+            Err(Step::LoadSnapshot(revision.clone()).into())
+        }
+    }
+
+    /// Whether the primary's live template is the promoted snapshot: what a revert must be measured against.
+    pub(super) fn primary_runs(&self, revision: &Revision) -> bool {
+        self.o.primary_revision.as_ref() == Some(revision)
+    }
+
+    /// What a new hold on the target means for a run on `revision`.
+    pub(super) fn newer(&self, target: &Workload, revision: &str) -> Option<Newer> {
+        let hold = target.keys.hold.as_ref().filter(|_| target.held())?;
+        if target.keys.promoted.as_ref() == Some(hold) && self.primary_runs(hold) {
+            return Some(Newer::Reverted);
+        }
+        (hold.as_str() != revision).then(|| Newer::Superseded(hold.clone()))
+    }
+
+    /// Time from now.
+    pub(super) fn after(&self, delay: SignedDuration) -> Timestamp {
+        self.now.saturating_add(delay).unwrap_or(self.now)
+    }
+}
+
+/// A hold that arrived.
+pub(super) enum Newer {
+    /// It is the promoted revision: the run is cancelled.
+    Reverted,
+    /// It is another revision: the run starts over with it.
+    Superseded(Revision),
+}

@@ -1,0 +1,212 @@
+//! The analysis: one tick an interval, each judging the weight that is set before the next one is.
+
+use crate::api::status::{Phase, Run, Stage};
+use crate::rollout::advance::{Asked, Case, Newer, Round};
+use crate::rollout::plan::{Check, Message, Plan, Step};
+use crate::rollout::policy::HookKind;
+use crate::rollout::status::Draft;
+use crate::rollout::workload::Workload;
+use crate::rollout::{promotion, release, rollback};
+
+/// Decides within [`Stage::Analysing`].
+pub(super) fn advance(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
+    let o = case.o;
+    match case.newer(target, &run.revision) {
+        Some(Newer::Reverted) => return rollback::cancel(case, target, run),
+        Some(Newer::Superseded(hold)) => return release::supersede(case, target, &hold),
+        None => {}
+    }
+    if o.status.failed_checks >= o.policy.threshold {
+        return rollback::threshold(case, run);
+    }
+    if o.policy.skip_analysis {
+        return promotion::begin(case, target, run);
+    }
+    if let Some(plan) = backends(case, target, run) {
+        return plan;
+    }
+    if let Some(plan) = foreign_weight(case, run) {
+        return plan;
+    }
+    if let Err(plan) = case.tick(run.last_step) {
+        return plan;
+    }
+    if let Err(error) = case.canary_ready(target, &run.revision) {
+        if error.deadline {
+            return rollback::begin(case, run, None);
+        }
+        let text = format!("canary deployment {} not ready: {}", case.target(), error.message);
+        return halted(case, run, vec![Message::warning(text)], true);
+    }
+    if let Err(error) = case.primary_ready() {
+        let text = format!("{} not ready: {}", case.primary(), error.message);
+        return halted(case, run, vec![Message::warning(text)], false);
+    }
+    tick(case, target, run)
+}
+
+/// A backend without any ready pod is left at once, if the other one has some (interlock §5.8).
+fn backends(case: &mut Case<'_>, target: &Workload, run: &Run) -> Option<Plan> {
+    let o = case.o;
+    let weight = o.routes.weight?;
+    let canary = target.rollout.available > 0;
+    let primary = case.primary_serves();
+    if weight > 0 && !canary && primary {
+        let text = format!(
+            "Halt {} advancement no ready pods of {} at weight {weight}, routing all traffic to primary",
+            case.canary(),
+            case.target()
+        );
+        let mut next = case.enter(run, Stage::Releasing);
+        next.weight = 0;
+        next.last_step = None;
+        case.end_tick();
+        let status = Draft::from(o).weight(0).failed_check().run(Some(next)).finish(
+            Phase::Progressing,
+            "The canary has no ready pods; the run starts over when it has.",
+            case.now,
+        );
+        return Some(Plan::default().then(Step::SetWeight(0)).say(Message::warning(text)).then(status));
+    }
+    if weight < 100 && run.weight > 0 && canary && !primary && o.primary.is_some() {
+        let text =
+            format!("{} has no ready pods, routing all traffic to the canary until it has", case.primary());
+        return Some(Plan::default().then(Step::SetWeight(100)).say(Message::warning(text)));
+    }
+    None
+}
+
+/// Weights that somebody else wrote are put right and reported.
+fn foreign_weight(case: &mut Case<'_>, run: &Run) -> Option<Plan> {
+    let weight = case.o.routes.weight?;
+    if weight == run.weight {
+        case.m.confirmed_weight = Some(weight);
+        return None;
+    }
+    if weight == 100 && !case.primary_serves() {
+        return None;
+    }
+    let mut plan = Plan::default();
+    if case.m.confirmed_weight == Some(run.weight) {
+        let text = format!(
+            "Routes of {} were changed to canary weight {weight}, restoring weight {}",
+            case.canary(),
+            run.weight
+        );
+        plan = plan.say(Message::warning(text));
+    }
+    Some(plan.then(Step::SetWeight(run.weight)))
+}
+
+/// One tick, asked question by question; what is to be said is said when its outcome is known.
+fn tick(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
+    let o = case.o;
+    let phase = if o.status.phase == Phase::WaitingPromotion { o.status.phase } else { Phase::Progressing };
+    let mut said = Vec::new();
+    let rollbacks: Vec<_> = o.policy.hooks_of(HookKind::Rollback).map(|(i, _)| i).collect();
+    for index in rollbacks {
+        match case.ask(Check::Hook { index, phase: phase.as_str() }) {
+            Asked::Pending(plan) => return plan,
+            Asked::Here(answer) => {
+                said.extend(answer.messages);
+                if answer.passed {
+                    let text = format!("Rolling back {} manual webhook invoked", case.canary());
+                    said.push(Message::warning(text));
+                    return rollback::begin(case, run, Some(said));
+                }
+            }
+        }
+    }
+    let first = run.weight == 0;
+    if first {
+        said.push(Message::normal(format!("Starting canary analysis for {}", case.target())));
+    }
+    match case.hooks(if first { HookKind::PreRollout } else { HookKind::Rollout }, phase) {
+        Err(plan) => return plan,
+        Ok(Round::Refused { answer, .. }) => {
+            said.extend(answer.messages);
+            return halted(case, run, said, true);
+        }
+        Ok(Round::Passed(passed)) if first => said.extend(passed),
+        Ok(Round::Passed(_)) => {
+            for index in 0..o.policy.metrics {
+                match case.ask(Check::Metric { index }) {
+                    Asked::Pending(plan) => return plan,
+                    Asked::Here(answer) => {
+                        said.extend(answer.messages);
+                        if !answer.passed {
+                            return halted(case, run, said, true);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    step(case, target, run, said)
+}
+
+/// The tick passed: the next weight, or the end of the analysis.
+fn step(case: &mut Case<'_>, target: &Workload, run: &Run, mut said: Vec<Message>) -> Plan {
+    let o = case.o;
+    if let Some(weight) = o.policy.steps.next(run.weight) {
+        case.end_tick();
+        case.m.confirmed_weight = None;
+        let mut next = run.clone();
+        next.weight = weight;
+        next.last_step = Some(case.now);
+        said.push(Message::normal(format!("Advance {} canary weight {weight}", case.canary())));
+        let status = Draft::from(o).weight(weight).run(Some(next)).finish(
+            Phase::Progressing,
+            "The canary is being analysed.",
+            case.now,
+        );
+        // Intent, effect, and only then the words.
+        let plan = Plan::default().then(status).then(Step::SetWeight(weight));
+        return said.into_iter().fold(plan, Plan::say).wake(case.after(o.policy.interval));
+    }
+    if run.weight == 0 {
+        // Neither stepWeight nor stepWeights: Flagger does nothing for ever; so do we, and status says so.
+        return case.waits(Phase::Progressing, "spec.analysis has no steps: set stepWeight or stepWeights.");
+    }
+    match case.hooks(HookKind::ConfirmPromotion, Phase::Progressing) {
+        Err(plan) => plan,
+        Ok(Round::Refused { name, answer }) => {
+            case.end_tick();
+            let mut next = run.clone();
+            next.last_step = Some(case.now);
+            if o.status.phase != Phase::WaitingPromotion {
+                said.extend(answer.messages);
+            }
+            let text = format!("Confirm-promotion check {name} has not passed: {}", answer.error);
+            let status = Draft::from(o).run(Some(next)).finish(Phase::WaitingPromotion, &text, case.now);
+            said.into_iter()
+                .fold(Plan::default(), Plan::say)
+                .then(status)
+                .wake(case.after(o.policy.interval))
+        }
+        Ok(Round::Passed(passed)) => {
+            said.extend(passed);
+            case.end_tick();
+            let plan = promotion::begin(case, target, run);
+            Plan { steps: said.into_iter().map(Step::Say).chain(plan.steps).collect(), wake: plan.wake }
+        }
+    }
+}
+
+/// The tick did not pass.
+fn halted(case: &mut Case<'_>, run: &Run, said: Vec<Message>, counts: bool) -> Plan {
+    let o = case.o;
+    case.end_tick();
+    let mut next = run.clone();
+    next.last_step = Some(case.now);
+    let mut draft = Draft::from(o).run(Some(next));
+    if counts {
+        draft = draft.failed_check();
+    }
+    let why = said.last().map_or_else(String::new, |m| m.text.clone());
+    let phase = if o.status.phase == Phase::WaitingPromotion { o.status.phase } else { Phase::Progressing };
+    said.into_iter()
+        .fold(Plan::default(), Plan::say)
+        .then(draft.finish(phase, &why, case.now))
+        .wake(case.after(o.policy.interval))
+}

@@ -1,0 +1,138 @@
+//! Adoption, and the way to the first `Initialized`.
+
+use crate::api::status::Phase;
+use crate::rollout::advance::{Asked, Case};
+use crate::rollout::observed::Backend;
+use crate::rollout::plan::{Check, Message, Plan, Step};
+use crate::rollout::status::Draft;
+use crate::rollout::workload::Workload;
+
+/// Adopts a Deployment that is unpaused, observed and has pods of one ReplicaSet only (interlock §5.1). The
+/// snapshot is stored before the labels are set, so that a template which the labels protect can always be found.
+pub(super) fn adopt(case: &mut Case<'_>, target: &Workload) -> Plan {
+    let o = case.o;
+    let wait = if target.paused {
+        Some("is paused by its owner: resume it to have it adopted")
+    } else if !target.uniform() {
+        Some("has pods of more than one revision: it is adopted when its rollout is complete")
+    } else {
+        None
+    };
+    if let Some(wait) = wait {
+        let text = format!("deployment {} {wait}", case.target());
+        let phase = if o.status.phase == Phase::None { Phase::Initializing } else { o.status.phase };
+        return case.waits(phase, &text);
+    }
+    let known = |name: String| o.snapshots.contains(&name);
+    let running = o.primary_revision.clone().unwrap_or_else(|| target.revision.clone());
+    let mut plan = Plan::default();
+    if !known(o.names.snapshot(&target.revision)) {
+        plan = plan.then(Step::StoreSnapshot(target.revision.clone()));
+    }
+    if running != target.revision && !known(o.names.snapshot(&running)) {
+        plan = plan.then(Step::StorePrimarySnapshot(running.clone()));
+    }
+    let replicas =
+        o.primary.as_ref().filter(|_| target.replicas == 0).map_or(target.replicas, |p| p.replicas);
+    plan.then(Step::Adopt {
+        hold: (running != target.revision).then(|| target.revision.clone()),
+        promoted: running,
+        replicas: o.policy.autoscaler.is_none().then_some(replicas),
+    })
+}
+
+/// Makes the primary and the routes, and hands the traffic over before the target's pods go.
+pub(super) fn advance(case: &mut Case<'_>, target: &Workload) -> Plan {
+    let o = case.o;
+    if o.services.stale {
+        return Step::EnsureServices { apex: Backend::Target }.into();
+    }
+    let Some(promoted) = &target.keys.promoted else {
+        // The keys were lost; adoption is not repeated on a labelled object, the primary says what it runs.
+        return match &o.primary_revision {
+            Some(running) => Step::MarkPromoted(running.clone()).into(),
+            None => Step::MarkPromoted(target.revision.clone()).into(),
+        };
+    };
+    if o.primary.is_none() {
+        if let Err(plan) = case.loaded(promoted) {
+            return plan;
+        }
+        let wanted = target.keys.requested_replicas.unwrap_or(target.replicas);
+        return Step::CreatePrimary { revision: promoted.clone(), replicas: wanted.max(1) }.into();
+    }
+    if let Some(error) = &o.autoscaler_missing {
+        let message = Message::warning(error.clone());
+        return case.repeating(message);
+    }
+    if o.autoscaler_stale {
+        return Step::SyncAutoscaler.into();
+    }
+    if o.primary.as_ref().is_some_and(|p| !p.finalizer) {
+        return Step::GuardPrimary.into();
+    }
+    match case.ask(Check::Providers) {
+        Asked::Pending(plan) if !plan.steps.is_empty() => return plan,
+        Asked::Pending(_) => return Plan::default(),
+        Asked::Here(answer) => {
+            if let Some(message) = answer.messages.into_iter().next()
+                && case.m.said.as_ref() != Some(&message)
+                && case.m.tick.is_none()
+            {
+                case.m.tick = Some(case.now);
+                return Plan::default().say(message);
+            }
+        }
+    }
+    if let Err(error) = case.primary_ready() {
+        let text = format!("{} not ready: {}", case.primary(), error.message);
+        // A start that is merely under way is not news; one that takes longer than an interval is.
+        let since = o.status.last_transition_time.unwrap_or(case.now);
+        let due = since.saturating_add(o.policy.interval).unwrap_or(case.now);
+        if case.now < due {
+            return Plan::default().wake(due);
+        }
+        return case.repeating(Message::warning(text));
+    }
+    hand_over(case, target)
+}
+
+fn hand_over(case: &mut Case<'_>, target: &Workload) -> Plan {
+    let o = case.o;
+    if o.routes.stale {
+        return Step::EnsureRoutes.into();
+    }
+    if let Some(error) = &o.routes.error {
+        let message = Message::warning(error.clone());
+        return case.repeating(message);
+    }
+    if o.services.apex_stale || o.services.apex != Some(Backend::Primary) {
+        return Step::EnsureServices { apex: Backend::Primary }.into();
+    }
+    if target.replicas != 0 {
+        if let Err(plan) = case.drained(target) {
+            return plan;
+        }
+        // Clients of the apex Service leave the target's pods as well.
+        let since = case.m.apex_since.map_or(case.now, |(_, since)| since);
+        let end = since.saturating_add(o.settings.drain).unwrap_or(since);
+        if case.now < end {
+            return Plan::default().wake(end);
+        }
+        return Plan::default()
+            .say(Message::log(format!("Scaling down Deployment {}", case.target())))
+            .then(Step::ScaleTarget(0));
+    }
+    if !target.owned.is_empty() {
+        return Step::Disown.into();
+    }
+    case.end_tick();
+    let promoted = target.keys.promoted.clone().unwrap_or_else(|| target.revision.clone());
+    Plan::default()
+        .then(Draft::from(o).zeroed().promoted(&promoted).requested(target.keys.requested_replicas).finish(
+            Phase::Initialized,
+            "",
+            case.now,
+        ))
+        .say(Message::normal(format!("Initialization done! {}", case.canary())))
+}

@@ -1,0 +1,109 @@
+//! Leaving: the Canary is deleted, and its application must stand on its own before it goes (interlock §5.13).
+
+use crate::api::status::{Phase, Stage};
+use crate::rollout::advance::Case;
+use crate::rollout::observed::Backend;
+use crate::rollout::plan::{Message, Plan, Step};
+use crate::rollout::rollback;
+use crate::rollout::status::Draft;
+
+/// Ends the run, gives the target back the promoted revision and its pods, hands the traffic over, and goes.
+pub(super) fn advance(case: &mut Case<'_>) -> Plan {
+    let o = case.o;
+    if !o.guarded {
+        return Plan::default();
+    }
+    let Some(target) = o.target.as_ref().filter(|t| !t.terminating) else {
+        return Plan::default().then(Step::DeleteGenerated).then(Step::ReleaseCanary);
+    };
+    if target.canary.is_none() {
+        return Plan::default().then(Step::DeleteGenerated).then(Step::ReleaseCanary);
+    }
+    if o.status.phase != Phase::Terminating {
+        let run = o.status.run.as_ref().map(|run| case.enter(run, Stage::RollingBack));
+        return Plan::default().say(Message::normal(format!("Terminating canary {}", case.canary()))).then(
+            Draft::from(o).run(run).finish(
+                Phase::Terminating,
+                "The target takes its traffic back before the Canary goes.",
+                case.now,
+            ),
+        );
+    }
+    let Some(promoted) = target.keys.promoted.clone().filter(|_| o.primary.is_some()) else {
+        // Nothing was promoted or no primary serves: the target is what there is.
+        return Plan::default().then(Step::Unenrol).then(Step::DeleteGenerated).then(Step::ReleaseCanary);
+    };
+    if let Some(run) = &o.status.run {
+        let rolled_back =
+            o.routes.weight.is_none_or(|w| w == 0) && (target.replicas == 0 || target.revision == promoted);
+        if !rolled_back {
+            let plan = rollback::rolling_back(case, target, run);
+            if !ends_run(&plan) {
+                return plan;
+            }
+        }
+    }
+    if let Err(plan) = case.drained(target)
+        && o.routes.weight.is_some()
+        && target.revision != promoted
+    {
+        return plan;
+    }
+    if target.revision != promoted || target.held() || target.paused {
+        if target.replicas != 0 && target.revision != promoted {
+            return Step::ScaleTarget(0).into();
+        }
+        if let Err(plan) = case.loaded(&promoted) {
+            return plan;
+        }
+        let mut plan = Plan::default();
+        if target.revision != promoted {
+            plan = plan.say(Message::warning(format!(
+                "{} goes back to the promoted revision {promoted}; {} differs and rolls out natively when it is applied again",
+                case.target(),
+                target.revision
+            )));
+        }
+        return plan.then(Step::RestoreTarget(promoted));
+    }
+    let primary = o.primary.as_ref().map_or(1, |p| p.replicas);
+    let wanted = target.keys.requested_replicas.filter(|_| o.policy.autoscaler.is_none()).unwrap_or(primary);
+    if target.replicas < wanted {
+        return Step::ScaleTarget(wanted).into();
+    }
+    if !target.owned.is_empty() {
+        return Step::Disown.into();
+    }
+    if let Err(error) = target.ready(&o.names.target, 100, o.policy.deadline, case.now) {
+        let text = format!("Checking if canary is ready {}: {}", case.target(), error.message);
+        return case.repeating(Message::log(text));
+    }
+    // The target runs what the primary runs: weight on it is safe.
+    if o.routes.weight.is_some_and(|w| w != 100) {
+        return Step::SetWeight(100).into();
+    }
+    if o.services.apex == Some(Backend::Primary) {
+        return Step::PointAtTarget.into();
+    }
+    if o.routes.weight.is_some()
+        && let Err(plan) = case.primary_drained()
+    {
+        return plan;
+    }
+    if let Some((Backend::Target, since)) = case.m.apex_since {
+        let end = since.saturating_add(o.settings.drain).unwrap_or(since);
+        if case.now < end {
+            return Plan::default().wake(end);
+        }
+    }
+    Plan::default()
+        .then(Step::Unenrol)
+        .then(Step::DeleteGenerated)
+        .say(Message::normal(format!("Terminated canary {}", case.canary())))
+        .then(Step::ReleaseCanary)
+}
+
+/// Whether a rollback has nothing left to do but its verdict.
+fn ends_run(plan: &Plan) -> bool {
+    plan.steps.iter().all(|s| matches!(s, Step::Status(_)))
+}

@@ -1,0 +1,377 @@
+//! The objects that Sidetrack makes beside Services and routes: the primary, its autoscaler, and snapshots.
+//!
+//! They have the names, labels and contents of Flagger's (docs.flagger.app, "How it works"), so that either can take
+//! over from the other.
+
+use crate::api::keys;
+use crate::object::{Kind, ObjectRef};
+use crate::rollout::naming::{Names, label_value};
+use crate::rollout::revision::Revision;
+use serde_json::{Map, Value, json};
+
+/// Annotation that Flagger puts on the primary's template; ours does not need it.
+const FLAGGER_ID: &str = "flagger-id";
+/// Labels that select pods, in the order in which they are looked for (Flagger's `-selector-labels`).
+pub const SELECTOR_LABELS: [&str; 3] = ["app", "name", "app.kubernetes.io/name"];
+/// Rollout settings that a promotion copies beside the template.
+const SETTINGS: [&str; 4] =
+    ["strategy", "minReadySeconds", "progressDeadlineSeconds", "revisionHistoryLimit"];
+
+/// The label by which the target's pods are selected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// Its key.
+    pub key: String,
+    /// Its value on the target's pods; the primary's have `<value>-primary`.
+    pub value: String,
+}
+
+impl Label {
+    /// Finds the label among a Deployment's `spec.selector.matchLabels`.
+    #[must_use]
+    pub fn of(target: &Value) -> Option<Self> {
+        let labels = target.pointer("/spec/selector/matchLabels")?;
+        SELECTOR_LABELS.iter().find_map(|key| {
+            let value = labels.get(*key)?.as_str()?;
+            Some(Self { key: (*key).to_owned(), value: value.to_owned() })
+        })
+    }
+}
+
+/// A Canary as owner of the objects that it makes.
+#[must_use]
+pub fn owner_reference(canary: &str, uid: &str) -> Value {
+    json!({
+        "apiVersion": Kind::Canary.api_version(),
+        "kind": Kind::Canary.as_str(),
+        "name": canary,
+        "uid": uid,
+        "controller": true,
+        "blockOwnerDeletion": true,
+    })
+}
+
+/// Labels of ours on a Deployment.
+#[must_use]
+pub fn labels(names: &Names, role: &str) -> [(&'static str, String); 3] {
+    [
+        (keys::CANARY, label_value(&names.canary)),
+        (keys::LAYOUT, keys::LAYOUT_PRIMARY_COPY.to_owned()),
+        (keys::ROLE, role.to_owned()),
+    ]
+}
+
+fn text_map(value: Option<&Value>) -> Map<String, Value> {
+    value.and_then(Value::as_object).cloned().unwrap_or_default()
+}
+
+/// Turns the target's template into the primary's: the selector label, and what refers to it, gets `-primary`.
+#[must_use]
+pub fn primary_template(template: &Value, label: &Label, names: &Names) -> Value {
+    let mut template = template.clone();
+    if let Some(metadata) = template.get_mut("metadata").and_then(Value::as_object_mut) {
+        let mut labels = text_map(metadata.get("labels"));
+        labels.insert(label.key.clone(), format!("{}-primary", label.value).into());
+        metadata.insert("labels".into(), Value::Object(labels));
+        let mut annotations = text_map(metadata.get("annotations"));
+        annotations.retain(|key, _| !key.contains("toolkit.fluxcd.io"));
+        if annotations.is_empty() {
+            metadata.remove("annotations");
+        } else {
+            metadata.insert("annotations".into(), Value::Object(annotations));
+        }
+    }
+    respell(&mut template, &names.target, &names.primary);
+    template
+}
+
+/// The reverse of [`primary_template`], for a primary that somebody else has made.
+#[must_use]
+pub fn target_template(primary: &Value, label: &Label, names: &Names) -> Value {
+    let mut template = primary.pointer("/spec/template").cloned().unwrap_or_default();
+    if let Some(metadata) = template.get_mut("metadata").and_then(Value::as_object_mut) {
+        let mut labels = text_map(metadata.get("labels"));
+        labels.insert(label.key.clone(), label.value.clone().into());
+        metadata.insert("labels".into(), Value::Object(labels));
+        let mut annotations = text_map(metadata.get("annotations"));
+        annotations.remove(FLAGGER_ID);
+        if annotations.is_empty() {
+            metadata.remove("annotations");
+        } else {
+            metadata.insert("annotations".into(), Value::Object(annotations));
+        }
+    }
+    respell(&mut template, &names.primary, &names.target);
+    template
+}
+
+/// Rewrites the label selectors of pod anti-affinity and topology spread that select `from` to select `to`
+/// (Flagger does so for anti-affinity and spread constraints, not for affinity).
+fn respell(template: &mut Value, from: &str, to: &str) {
+    let Some(spec) = template.get_mut("spec") else { return };
+    let mut selectors: Vec<&mut Value> = Vec::new();
+    let (mut anti, mut spread) = (None, None);
+    if let Some(spec) = spec.as_object_mut() {
+        for (key, value) in spec.iter_mut() {
+            match key.as_str() {
+                "affinity" => anti = value.pointer_mut("/podAntiAffinity"),
+                "topologySpreadConstraints" => spread = value.as_array_mut(),
+                _ => {}
+            }
+        }
+    }
+    if let Some(anti) = anti.and_then(Value::as_object_mut) {
+        for (key, terms) in anti.iter_mut() {
+            for term in terms.as_array_mut().into_iter().flatten() {
+                let pointer = if key.starts_with("preferred") {
+                    "/podAffinityTerm/labelSelector"
+                } else {
+                    "/labelSelector"
+                };
+                selectors.extend(term.pointer_mut(pointer));
+            }
+        }
+    }
+    for constraint in spread.into_iter().flatten() {
+        selectors.extend(constraint.get_mut("labelSelector"));
+    }
+    for selector in selectors {
+        if let Some(labels) = selector.get_mut("matchLabels").and_then(Value::as_object_mut) {
+            for (key, value) in labels.iter_mut() {
+                if SELECTOR_LABELS.contains(&key.as_str()) && value == from {
+                    *value = to.into();
+                }
+            }
+        }
+        for expression in selector.get_mut("matchExpressions").and_then(Value::as_array_mut).into_iter().flatten()
+        {
+            if !expression.get("key").and_then(Value::as_str).is_some_and(|k| SELECTOR_LABELS.contains(&k)) {
+                continue;
+            }
+            for value in expression.get_mut("values").and_then(Value::as_array_mut).into_iter().flatten() {
+                if value == from {
+                    *value = to.into();
+                }
+            }
+        }
+    }
+}
+
+/// Builds the primary from the target and a stored template.
+#[must_use]
+pub fn primary(
+    target: &Value,
+    template: &Value,
+    revision: &Revision,
+    names: &Names,
+    uid: &str,
+    label: &Label,
+    replicas: i32,
+) -> Value {
+    let mut annotations = text_map(target.pointer("/metadata/annotations"));
+    annotations.retain(|key, _| {
+        !key.contains("toolkit.fluxcd.io")
+            && !keys::ANNOTATIONS.contains(&key.as_str())
+            && !key.starts_with("kubectl.kubernetes.io/")
+            && !key.starts_with("deployment.kubernetes.io/")
+    });
+    let own_template = primary_template(template, label, names);
+    annotations.insert(keys::PROMOTED.into(), revision.as_str().into());
+    annotations.insert(keys::TEMPLATE.into(), Revision::of(&own_template).as_str().into());
+    let primary_label = format!("{}-primary", label.value);
+    let mut metadata_labels = Map::from_iter([(label.key.clone(), Value::from(primary_label.clone()))]);
+    metadata_labels
+        .extend(labels(names, keys::ROLE_GENERATED).map(|(key, value)| (key.to_owned(), value.into())));
+    let mut spec = Map::from_iter([
+        ("replicas".to_owned(), json!(replicas)),
+        ("selector".to_owned(), json!({"matchLabels": {label.key.clone(): primary_label}})),
+        ("template".to_owned(), own_template),
+    ]);
+    for key in SETTINGS {
+        if let Some(value) = target.pointer("/spec").and_then(|s| s.get(key)) {
+            spec.insert(key.to_owned(), value.clone());
+        }
+    }
+    json!({
+        "apiVersion": Kind::Deployment.api_version(),
+        "kind": Kind::Deployment.as_str(),
+        "metadata": {
+            "name": names.primary,
+            "namespace": names.namespace,
+            "labels": metadata_labels,
+            "annotations": annotations,
+            "finalizers": [keys::TRAFFIC_FINALIZER],
+            "ownerReferences": [owner_reference(&names.canary, uid)],
+        },
+        "spec": spec,
+    })
+}
+
+/// Returns the fields of `spec` that a promotion writes: the template, and the target's rollout settings.
+#[must_use]
+pub fn promoted_spec(target: &Value, template: &Value, label: &Label, names: &Names) -> Map<String, Value> {
+    let mut spec = Map::from_iter([("template".to_owned(), primary_template(template, label, names))]);
+    for key in SETTINGS {
+        if let Some(value) = target.pointer("/spec").and_then(|s| s.get(key)) {
+            spec.insert(key.to_owned(), value.clone());
+        }
+    }
+    spec
+}
+
+/// Builds the snapshot of a template: a ControllerRevision, owned by the Canary.
+#[must_use]
+pub fn snapshot(template: &Value, revision: &Revision, names: &Names, uid: &str, number: i64) -> Value {
+    json!({
+        "apiVersion": Kind::ControllerRevision.api_version(),
+        "kind": Kind::ControllerRevision.as_str(),
+        "metadata": {
+            "name": names.snapshot(revision),
+            "namespace": names.namespace,
+            "labels": {keys::CANARY: label_value(&names.canary)},
+            "ownerReferences": [owner_reference(&names.canary, uid)],
+        },
+        "revision": number,
+        "data": {"spec": {"template": template}},
+    })
+}
+
+/// Reads a snapshot, if it is the revision that it is named after: what passed is what is promoted.
+#[must_use]
+pub fn template_of(snapshot: &Value, revision: &Revision) -> Option<Value> {
+    snapshot.pointer("/data/spec/template").filter(|t| Revision::of(t) == *revision).cloned()
+}
+
+/// Builds the primary's HorizontalPodAutoscaler from the target's, with the Canary's own limits where it has some.
+#[must_use]
+pub fn autoscaler(
+    source: &Value,
+    names: &Names,
+    uid: &str,
+    min: Option<i32>,
+    max: Option<i32>,
+) -> Option<Value> {
+    let name = source.pointer("/metadata/name")?.as_str()?;
+    let mut spec = source.get("spec")?.as_object()?.clone();
+    spec.insert(
+        "scaleTargetRef".into(),
+        json!({"apiVersion": Kind::Deployment.api_version(), "kind": Kind::Deployment.as_str(), "name": names.primary}),
+    );
+    for (key, value) in [("minReplicas", min), ("maxReplicas", max)] {
+        if let Some(value) = value {
+            spec.insert(key.into(), value.into());
+        }
+    }
+    let mut labels = text_map(source.pointer("/metadata/labels"));
+    labels.retain(|key, _| !key.contains("toolkit.fluxcd.io"));
+    let mut metadata = json!({
+        "name": format!("{name}-primary"),
+        "namespace": names.namespace,
+        "ownerReferences": [owner_reference(&names.canary, uid)],
+    });
+    if !labels.is_empty()
+        && let Some(metadata) = metadata.as_object_mut()
+    {
+        metadata.insert("labels".into(), labels.into());
+    }
+    Some(json!({
+        "apiVersion": Kind::HorizontalPodAutoscaler.api_version(),
+        "kind": Kind::HorizontalPodAutoscaler.as_str(),
+        "metadata": metadata,
+        "spec": spec,
+    }))
+}
+
+/// Returns the address of a Deployment.
+#[must_use]
+pub fn deployment(names: &Names, name: &str) -> ObjectRef {
+    ObjectRef::new(Kind::Deployment, &names.namespace, name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target() -> Value {
+        json!({
+            "metadata": {"name": "podinfo", "namespace": "test", "annotations": {
+                "a": "b", keys::HOLD: "x", "kustomize.toolkit.fluxcd.io/name": "x", "deployment.kubernetes.io/revision": "1"}},
+            "spec": {
+                "replicas": 2, "minReadySeconds": 1, "paused": true,
+                "selector": {"matchLabels": {"app": "podinfo"}},
+                "template": {
+                    "metadata": {"labels": {"app": "podinfo", "x": "y"}, "annotations": {"p": "q"}},
+                    "spec": {
+                        "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+                            {"labelSelector": {"matchExpressions": [{"key": "app", "operator": "In", "values": ["podinfo", "z"]}]}}]}},
+                        "topologySpreadConstraints": [{"labelSelector": {"matchLabels": {"app": "podinfo"}}}],
+                    },
+                },
+            },
+        })
+    }
+
+    fn names() -> Names {
+        Names::new("test", "podinfo", "podinfo", None)
+    }
+
+    #[test]
+    fn primary_is_a_copy_with_its_own_selector_label() {
+        let target = target();
+        let label = Label::of(&target).unwrap();
+        let template = target.pointer("/spec/template").unwrap();
+        let revision = Revision::of(template);
+        let made = primary(&target, template, &revision, &names(), "uid", &label, 2);
+        assert_eq!(made.pointer("/spec/selector/matchLabels"), Some(&json!({"app": "podinfo-primary"})));
+        assert_eq!(
+            made.pointer("/spec/template/metadata/labels"),
+            Some(&json!({"app": "podinfo-primary", "x": "y"}))
+        );
+        assert_eq!(made.pointer("/spec/minReadySeconds"), Some(&json!(1)));
+        assert_eq!(made.pointer("/spec/paused"), None);
+        let annotations = made.pointer("/metadata/annotations").unwrap();
+        let written = Revision::of(made.pointer("/spec/template").unwrap());
+        assert_eq!(
+            annotations,
+            &json!({"a": "b", keys::PROMOTED: revision.as_str(), keys::TEMPLATE: written.as_str()})
+        );
+        let affinity = "/spec/template/spec/affinity/podAntiAffinity/requiredDuringSchedulingIgnoredDuringExecution/0/labelSelector/matchExpressions/0/values";
+        assert_eq!(made.pointer(affinity), Some(&json!(["podinfo-primary", "z"])));
+        let spread = "/spec/template/spec/topologySpreadConstraints/0/labelSelector/matchLabels/app";
+        assert_eq!(made.pointer(spread), Some(&json!("podinfo-primary")));
+    }
+
+    #[test]
+    fn a_primary_turned_back_is_the_targets_template() {
+        let target = target();
+        let label = Label::of(&target).unwrap();
+        let template = target.pointer("/spec/template").unwrap();
+        let made = primary(&target, template, &Revision::of(template), &names(), "uid", &label, 2);
+        assert_eq!(&target_template(&made, &label, &names()), template);
+    }
+
+    #[test]
+    fn a_snapshot_gives_back_only_what_it_is_named_after() {
+        let target = target();
+        let template = target.pointer("/spec/template").unwrap();
+        let revision = Revision::of(template);
+        let mut stored = snapshot(template, &revision, &names(), "uid", 1);
+        assert_eq!(template_of(&stored, &revision).as_ref(), Some(template));
+        *stored.pointer_mut("/data/spec/template/metadata/labels/x").unwrap() = json!("forged");
+        assert_eq!(template_of(&stored, &revision), None);
+    }
+
+    #[test]
+    fn autoscaler_points_at_the_primary() {
+        let source = json!({"metadata": {"name": "podinfo", "labels": {"kustomize.toolkit.fluxcd.io/name": "x"}},
+            "spec": {"minReplicas": 2, "maxReplicas": 4, "scaleTargetRef": {"name": "podinfo"}}});
+        let made = autoscaler(&source, &names(), "uid", None, Some(6)).unwrap();
+        assert_eq!(made.pointer("/metadata/name"), Some(&json!("podinfo-primary")));
+        assert_eq!(made.pointer("/metadata/labels"), None);
+        assert_eq!(made.pointer("/spec/scaleTargetRef/name"), Some(&json!("podinfo-primary")));
+        assert_eq!(
+            (made.pointer("/spec/minReplicas"), made.pointer("/spec/maxReplicas")),
+            (Some(&json!(2)), Some(&json!(6)))
+        );
+    }
+}

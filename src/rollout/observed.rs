@@ -1,0 +1,140 @@
+//! What the core knows when it decides.
+
+use crate::api::status::CanaryStatus;
+use crate::rollout::naming::Names;
+use crate::rollout::plan::{Answer, Check, Message};
+use crate::rollout::policy::Policy;
+use crate::rollout::revision::Revision;
+use crate::rollout::workload::Workload;
+use jiff::{SignedDuration, Timestamp};
+use std::collections::BTreeMap;
+
+/// One Canary and everything that belongs to it, at one instant.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observed {
+    /// Its names.
+    pub names: Names,
+    /// `metadata.generation` of the Canary.
+    pub generation: i64,
+    /// The Canary is being deleted.
+    pub deleting: bool,
+    /// Our finalizer is on the Canary.
+    pub guarded: bool,
+    /// Its status as stored.
+    pub status: CanaryStatus,
+    /// What its spec asks for.
+    pub policy: Policy,
+    /// Why the spec cannot be served, a sentence each; not empty means that nothing is touched.
+    pub refusals: Vec<String>,
+    /// What is doubtful in the spec.
+    pub warnings: Vec<String>,
+    /// The Deployment that users apply.
+    pub target: Option<Workload>,
+    /// The generated Deployment.
+    pub primary: Option<Workload>,
+    /// The revision that the primary was written from, as it says itself or as its template shows.
+    pub primary_revision: Option<Revision>,
+    /// Whether the primary's template is the one that was last verified against its snapshot.
+    pub primary_drifted: bool,
+    /// The Services.
+    pub services: Services,
+    /// The routes.
+    pub routes: Routes,
+    /// The autoscaler of the primary needs to be created or updated.
+    pub autoscaler_stale: bool,
+    /// The error, in Flagger's words, of an autoscaler that is named but absent.
+    pub autoscaler_missing: Option<String>,
+    /// Names of the stored templates.
+    pub snapshots: Vec<String>,
+    /// `spec.revisionHistoryLimit` of the target: stored templates to keep.
+    pub history: usize,
+    /// Settings of this process.
+    pub settings: Settings,
+}
+
+/// The three Services.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Services {
+    /// `<apex>-canary` or `<apex>-primary` is missing or differs.
+    pub stale: bool,
+    /// The apex Service is missing or differs (its selector aside).
+    pub apex_stale: bool,
+    /// Whom the apex Service selects.
+    pub apex: Option<Backend>,
+}
+
+/// One side of the traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// The primary's pods.
+    Primary,
+    /// The target's pods.
+    Target,
+}
+
+/// The routes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Routes {
+    /// The canary's weight that the live route states; `None` when there is no route.
+    pub weight: Option<i32>,
+    /// Why the live route cannot be read.
+    pub error: Option<String>,
+    /// Why the data plane has not taken up the live route yet, where it says so.
+    pub unsettled: Option<String>,
+    /// A routing object is missing or differs (weights aside).
+    pub stale: bool,
+}
+
+/// Settings of the process that the core reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Time between a route that leaves a backend and the backend's end.
+    pub drain: SignedDuration,
+}
+
+/// What a process remembers of one Canary between two decisions; lost in a crash, and nothing depends on it but
+/// how often a question is asked and how long a drain is waited for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Memory {
+    /// When the tick that is being worked on began.
+    pub tick: Option<Timestamp>,
+    /// Answers of this tick.
+    pub answers: BTreeMap<Check, Answer>,
+    /// Questions of this tick that are on their way.
+    pub asked: Vec<Check>,
+    /// Since when the live route has been seen with the canary's weight at zero.
+    pub zero_since: Option<Timestamp>,
+    /// Since when the live route has been seen with the primary's weight at zero.
+    pub full_since: Option<Timestamp>,
+    /// Since when the apex Service has been seen at its backend.
+    pub apex_since: Option<(Backend, Timestamp)>,
+    /// The weight last seen as this run had set it.
+    pub confirmed_weight: Option<i32>,
+    /// Said already, so that a state that lasts is not said again and again.
+    pub said: Option<Message>,
+    /// When a state that lasts was last said.
+    pub said_at: Option<Timestamp>,
+    /// Revisions whose stored template is at hand.
+    pub loaded: Vec<Revision>,
+}
+
+impl Memory {
+    /// Notes what the observation shows, before deciding.
+    pub fn note(&mut self, observed: &Observed, now: Timestamp) {
+        let at = |is: bool, since: Option<Timestamp>| if is { Some(since.unwrap_or(now)) } else { None };
+        let settled = observed.routes.unsettled.is_none();
+        self.zero_since = at(settled && observed.routes.weight == Some(0), self.zero_since);
+        self.full_since = at(settled && observed.routes.weight == Some(100), self.full_since);
+        self.apex_since = observed
+            .services
+            .apex
+            .map(|b| (b, self.apex_since.filter(|(old, _)| *old == b).map_or(now, |(_, t)| t)));
+    }
+
+    /// Begins a tick: what was asked before is forgotten.
+    pub fn begin_tick(&mut self, now: Timestamp) {
+        self.tick = Some(now);
+        self.answers.clear();
+        self.asked.clear();
+    }
+}

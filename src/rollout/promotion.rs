@@ -1,0 +1,252 @@
+//! From a passed analysis to a primary that runs the revision, and back to the primary with the traffic.
+
+use crate::api::status::{Phase, Run, Stage};
+use crate::rollout::advance::Case;
+use crate::rollout::plan::{Message, Plan, Step};
+use crate::rollout::policy::HookKind;
+use crate::rollout::revision::Revision;
+use crate::rollout::rollback;
+use crate::rollout::status::Draft;
+use crate::rollout::workload::Workload;
+
+/// The analysis passed, or is skipped: the primary is written, from the snapshot, to exactly what was analysed.
+pub(super) fn begin(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
+    let o = case.o;
+    let revision = Revision::from_key(&run.revision);
+    if let Err(error) = case.canary_ready(target, &run.revision) {
+        let text = format!("canary deployment {} not ready: {}", case.target(), error.message);
+        return case.repeating(Message::warning(text));
+    }
+    if let Err(plan) = case.loaded(&revision) {
+        return plan;
+    }
+    let mut next = run.clone();
+    next.skip |= o.policy.skip_analysis;
+    if target.recreate && o.routes.weight != Some(100) {
+        // Recreate takes every pod of the primary away at once: its traffic leaves first (interlock I4).
+        next = case.enter(&next, Stage::Clearing);
+        return Draft::from(o)
+            .weight(100)
+            .run(Some(next))
+            .finish(Phase::Progressing, "Traffic leaves the primary, whose strategy is Recreate.", case.now)
+            .into();
+    }
+    next = case.enter(&next, Stage::Promoting);
+    next.weight = o.routes.weight.unwrap_or(run.weight);
+    Plan::default()
+        .say(Message::normal(format!("Copying {} template spec to {}", case.target(), case.primary())))
+        .then(Draft::from(o).run(Some(next)).finish(
+            Phase::Promoting,
+            "The primary rolls to the analysed revision.",
+            case.now,
+        ))
+        .then(Step::WritePrimary { revision, replicas: replicas(case, target) })
+}
+
+/// Pods for the primary: the applier's wish, when it changed.
+fn replicas(case: &Case<'_>, target: &Workload) -> Option<i32> {
+    let wanted = target.keys.requested_replicas.filter(|_| case.o.policy.autoscaler.is_none())?;
+    (case.o.status.requested_replicas != Some(wanted)).then_some(wanted)
+}
+
+/// All traffic on the canary, seen and drained; then the primary.
+pub(super) fn clearing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
+    if target.rollout.available == 0 {
+        return rollback::begin(case, run, None);
+    }
+    match case.primary_drained() {
+        Err(plan) => plan,
+        Ok(()) => begin(case, target, run),
+    }
+}
+
+/// Waits for the primary, within a deadline of its own.
+pub(super) fn promoting(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
+    let o = case.o;
+    let revision = Revision::from_key(&run.revision);
+    if !case.primary_runs(&revision) {
+        if let Err(plan) = case.loaded(&revision) {
+            return plan;
+        }
+        return Step::WritePrimary { revision, replicas: replicas(case, target) }.into();
+    }
+    if o.policy.autoscaler.is_some() && o.autoscaler_stale {
+        return Step::SyncAutoscaler.into();
+    }
+    if let Some(plan) = keep_serving(case, target) {
+        return plan;
+    }
+    match case.primary_ready() {
+        Ok(()) => {
+            let mut plan = Plan::default();
+            if target.keys.promoted.as_ref() != Some(&revision) {
+                plan = plan.then(Step::MarkPromoted(revision));
+            }
+            let next = case.enter(run, Stage::Returning);
+            returning_from(case, plan, target, &next)
+        }
+        Err(error) => {
+            let text = format!("{} not ready: {}", case.primary(), error.message);
+            let deadline = run.since.saturating_add(o.policy.deadline).unwrap_or(case.now);
+            if error.deadline || case.now >= deadline {
+                let mut next = case.enter(run, Stage::Restoring);
+                next.reason = Some(text.clone());
+                return Plan::default()
+                    .say(Message::warning(format!(
+                        "Promotion of {} failed, primary not ready: {text}",
+                        case.target()
+                    )))
+                    .then(Draft::from(o).run(Some(next)).finish(
+                        Phase::Promoting,
+                        "The primary did not become ready; the revision before is written back.",
+                        case.now,
+                    ));
+            }
+            let due = run.since.saturating_add(o.policy.interval).unwrap_or(case.now);
+            if case.now < due {
+                return Plan::default().wake(due.min(deadline));
+            }
+            case.repeating(Message::warning(text)).wake(deadline)
+        }
+    }
+}
+
+/// A side without ready pods carries no traffic while the other has some (interlock I3).
+fn keep_serving(case: &Case<'_>, target: &Workload) -> Option<Plan> {
+    let weight = case.o.routes.weight?;
+    let canary = target.rollout.available > 0;
+    let primary = case.primary_serves();
+    if weight > 0 && !canary && primary {
+        return Some(Step::SetWeight(0).into());
+    }
+    if weight < 100 && canary && !primary && target.revision.as_str() == case.o.status.run.as_ref()?.revision
+    {
+        return Some(Step::SetWeight(100).into());
+    }
+    None
+}
+
+/// Traffic returns to the primary, in steps of `stepWeightPromotion` or at once.
+pub(super) fn returning(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
+    if let Err(error) = case.primary_ready() {
+        if let Some(plan) = keep_serving(case, target) {
+            return plan;
+        }
+        let text = format!("{} not ready: {}", case.primary(), error.message);
+        return case.repeating(Message::warning(text));
+    }
+    if let Some(due) = run.last_step.and_then(|at| at.saturating_add(case.o.policy.interval).ok())
+        && case.now < due
+    {
+        return Plan::default().wake(due);
+    }
+    returning_from(case, Plan::default(), target, run)
+}
+
+fn returning_from(case: &mut Case<'_>, plan: Plan, _target: &Workload, run: &Run) -> Plan {
+    let o = case.o;
+    let live = o.routes.weight.unwrap_or(0);
+    let weight = if run.skip { 0 } else { o.policy.steps.back(live) };
+    let mut next = run.clone();
+    next.weight = weight;
+    next.last_step = Some(case.now);
+    let message = if run.skip {
+        None
+    } else if o.policy.steps.promotion > 0 {
+        Some(format!("Advance {} primary weight {}", case.canary(), 100 - weight))
+    } else {
+        Some("Routing all traffic to primary".to_owned())
+    };
+    let (phase, waits_for) = if weight == 0 {
+        next = case.enter(&next, Stage::Finalising);
+        (Phase::Finalising, "The canary is drained and scaled down.")
+    } else {
+        (Phase::Promoting, "Traffic returns to the primary.")
+    };
+    let status = Draft::from(o).weight(weight).run(Some(next)).finish(phase, waits_for, case.now);
+    let plan = plan.then(status).then(Step::SetWeight(weight));
+    message
+        .into_iter()
+        .fold(plan, |plan, text| plan.say(Message::normal(text)))
+        .wake(case.after(o.policy.interval))
+}
+
+/// The canary is drained and scaled down; then, and only then, the run has succeeded.
+pub(super) fn finalising(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
+    let o = case.o;
+    if !case.primary_serves()
+        && target.rollout.available > 0
+        && o.primary.as_ref().is_some_and(|p| p.replicas > 0)
+    {
+        let text = format!("{} lost its ready pods, waiting", case.primary());
+        return case.repeating(Message::warning(text));
+    }
+    if let Err(plan) = case.drained(target) {
+        return plan;
+    }
+    if target.replicas != 0 {
+        return Step::ScaleTarget(0).into();
+    }
+    if target.finalizer {
+        return Step::UnguardTarget.into();
+    }
+    let revision = Revision::from_key(&run.revision);
+    let target_name = case.target();
+    let done = if run.skip {
+        format!("Promotion completed! Canary analysis was skipped for {target_name}")
+    } else {
+        format!("Promotion completed! Scaling down {target_name}")
+    };
+    let pending = target.keys.hold.as_ref().filter(|h| h.as_str() != run.revision);
+    let waits_for = pending.map_or_else(String::new, |h| {
+        format!("The primary runs revision {revision}; revision {h} is held and comes next.")
+    });
+    let draft = Draft::from(o).zeroed().promoted(&revision).requested(target.keys.requested_replicas);
+    if o.policy.hooks_of(HookKind::PostRollout).next().is_some() {
+        let mut next = case.enter(run, Stage::Closing);
+        next.reason = Some(done);
+        case.m.begin_tick(case.now);
+        return draft.run(Some(next)).finish(Phase::Succeeded, &waits_for, case.now).into();
+    }
+    Plan::default()
+        .then(draft.run(None).finish(Phase::Succeeded, &waits_for, case.now))
+        .say(Message::normal(done))
+}
+
+/// A failed promotion (interlock §5.7): the revision before is written back, traffic stays where ready pods are,
+/// and when the primary is ready the run is rolled back like any other.
+pub(super) fn restoring(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
+    let o = case.o;
+    let Some(previous) = run.previous.as_deref().map(Revision::from_key) else {
+        return rollback::begin(case, run, None);
+    };
+    if !case.primary_runs(&previous) {
+        if let Some(plan) = keep_serving(case, target) {
+            return plan;
+        }
+        if let Err(plan) = case.loaded(&previous) {
+            return plan;
+        }
+        return Step::WritePrimary { revision: previous, replicas: None }.into();
+    }
+    if let Some(plan) = keep_serving(case, target) {
+        return plan;
+    }
+    match case.primary_ready() {
+        Ok(()) => {
+            let mut plan = Plan::default();
+            if target.keys.promoted.as_ref() != Some(&previous) {
+                plan = plan.then(Step::MarkPromoted(previous));
+            }
+            let next = rollback::begin(case, run, Some(Vec::new()));
+            Plan { steps: plan.steps.into_iter().chain(next.steps).collect(), wake: next.wake }
+        }
+        Err(error) => {
+            let text = format!("{} not ready: {}", case.primary(), error.message);
+            let said = case.repeating(Message::warning(text.clone()));
+            let waits = case.waits(Phase::Promoting, &format!("The revision before is written back: {text}"));
+            let wake = said.wake.unwrap_or_else(|| case.after(o.policy.interval));
+            Plan { steps: said.steps.into_iter().chain(waits.steps).collect(), wake: None }.wake(wake)
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! From a held revision to canary pods that are ready: gates, then release, at weight zero throughout.
+
+use crate::api::status::{Phase, Run, Stage};
+use crate::rollout::advance::{Case, Newer, Round};
+use crate::rollout::plan::{Message, Plan, Step};
+use crate::rollout::policy::HookKind;
+use crate::rollout::rest;
+use crate::rollout::rollback;
+use crate::rollout::status::Draft;
+use crate::rollout::workload::Workload;
+
+/// Waits for the confirm-rollout hooks, asked once an interval. The gate is asked about the revision that is held
+/// now: a newer one takes the place of the older, a revert ends the wait.
+pub(super) fn gated(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
+    let o = case.o;
+    match case.newer(target, &run.revision) {
+        Some(Newer::Reverted) => return rollback::cancel(case, target, run),
+        Some(Newer::Superseded(hold)) => {
+            case.m.tick = None;
+            let next = rest::begin(case, target, &hold, Stage::Gated);
+            return Draft::from(o)
+                .run(Some(next))
+                .finish(o.status.phase, "A confirm-rollout check must pass.", case.now)
+                .into();
+        }
+        None => {}
+    }
+    if let Err(plan) = case.drained(target) {
+        return plan;
+    }
+    if let Err(plan) = case.tick(run.last_step) {
+        return plan;
+    }
+    match case.hooks(HookKind::ConfirmRollout, o.status.phase) {
+        Err(plan) => plan,
+        Ok(Round::Passed(said)) => {
+            case.end_tick();
+            let said = said.into_iter().fold(Plan::default(), Plan::say);
+            let mut next = case.enter(run, Stage::Releasing);
+            next.last_step = None;
+            rest::released(case, said, next)
+        }
+        Ok(Round::Refused { name, answer }) => {
+            case.end_tick();
+            let said = if o.status.phase == Phase::Waiting { Vec::new() } else { answer.messages };
+            let mut next = run.clone();
+            next.last_step = Some(case.now);
+            let text = format!("Confirm-rollout check {name} has not passed: {}", answer.error);
+            let status = Draft::from(o).zeroed().analysed(&run.revision).run(Some(next)).finish(
+                Phase::Waiting,
+                &text,
+                case.now,
+            );
+            said.into_iter()
+                .fold(Plan::default(), Plan::say)
+                .then(status)
+                .wake(case.after(o.policy.interval))
+        }
+    }
+}
+
+/// Routes at 100/0, snapshot stored, hold released, pods scaled up, all of them ready: each seen before the next.
+pub(super) fn releasing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
+    let o = case.o;
+    match case.newer(target, &run.revision) {
+        Some(Newer::Reverted) => return rollback::cancel(case, target, run),
+        Some(Newer::Superseded(hold)) => return supersede(case, target, &hold),
+        None => {}
+    }
+    if o.status.failed_checks >= o.policy.threshold {
+        return rollback::threshold(case, run);
+    }
+    if let Err(plan) = case.drained(target) {
+        return plan;
+    }
+    if target.held() {
+        if target.keys.hold.as_ref() != Some(&target.revision) {
+            return Step::CorrectHold(target.revision.clone()).into();
+        }
+        let mut plan = Plan::default();
+        if !o.snapshots.contains(&o.names.snapshot(&target.revision)) {
+            plan = plan.then(Step::StoreSnapshot(target.revision.clone()));
+        }
+        return plan.then(Step::Release(target.revision.clone()));
+    }
+    if target.revision.as_str() != run.revision {
+        let text = format!(
+            "InterlockBypassed: revision {} of {} was not held on its way in; it is held now and analysed as any other",
+            target.revision,
+            case.target()
+        );
+        return Plan::default()
+            .say(Message::warning(text))
+            .then(Step::Hold { revision: target.revision.clone(), failed: false });
+    }
+    if target.replicas == 0 {
+        return Step::ScaleTarget(canary_replicas(case)).into();
+    }
+    if !target.owned.is_empty() {
+        return Step::Disown.into();
+    }
+    match case.canary_ready(target, &run.revision) {
+        Ok(()) => {
+            case.m.said_at = None;
+            let stage = if run.skip { Stage::Promoting } else { Stage::Analysing };
+            if run.skip {
+                return crate::rollout::promotion::begin(case, target, run);
+            }
+            // Analysis begins at once: the stage and the first step are written together.
+            crate::rollout::analysis::advance(case, target, &case.enter(run, stage))
+        }
+        Err(error) if error.deadline => rollback::begin(case, run, None),
+        Err(error) => {
+            let text = format!("canary deployment {} not ready: {}", case.target(), error.message);
+            // A start that is merely under way is not news; one that takes longer than an interval is.
+            let due = run.since.saturating_add(o.policy.interval).unwrap_or(case.now);
+            if case.now < due {
+                return Plan::default().wake(due);
+            }
+            case.repeating(Message::warning(text))
+        }
+    }
+}
+
+/// A newer revision takes the place of the one that is analysed; its gates come first.
+pub(super) fn supersede(
+    case: &mut Case<'_>,
+    target: &Workload,
+    hold: &crate::rollout::revision::Revision,
+) -> Plan {
+    let o = case.o;
+    let glassed = target.keys.glassed.as_ref() == Some(hold);
+    let gated = !glassed && o.policy.hooks_of(HookKind::ConfirmRollout).next().is_some();
+    let stage = if gated { Stage::Gated } else { Stage::Releasing };
+    let next = rest::begin(case, target, hold, stage);
+    case.m.begin_tick(case.now);
+    case.end_tick();
+    case.m.said_at = None;
+    let mut plan = Plan::default()
+        .say(Message::normal(format!("New revision detected! Restarting analysis for {}", case.target())));
+    // Weight first: nothing of the newer revision may meet the weight of the older.
+    if o.routes.weight.is_some_and(|w| w != 0) && case.primary_serves() {
+        plan = plan.then(Step::SetWeight(0));
+    }
+    plan.then(Draft::from(o).zeroed().analysed(hold.as_str()).run(Some(next)).finish(
+        Phase::Progressing,
+        "A newer revision takes the place of the one that was analysed.",
+        case.now,
+    ))
+}
+
+/// How many canary pods a run starts with: what the primary has, or the autoscaler's minimum
+/// (Flagger: deployment scaling from zero).
+fn canary_replicas(case: &Case<'_>) -> i32 {
+    let o = case.o;
+    match &o.policy.autoscaler {
+        Some(autoscaler) => autoscaler.min.unwrap_or(1).max(1),
+        None => o.primary.as_ref().map_or(1, |p| p.replicas).max(1),
+    }
+}

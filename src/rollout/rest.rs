@@ -1,0 +1,260 @@
+//! Between releases: everything is kept as it should be, and a hold starts a run.
+
+use crate::api::status::{Phase, Run, Stage};
+use crate::rollout::advance::Case;
+use crate::rollout::observed::Backend;
+use crate::rollout::plan::{Message, Plan, Step};
+use crate::rollout::policy::HookKind;
+use crate::rollout::revision::Revision;
+use crate::rollout::status::Draft;
+use crate::rollout::workload::Workload;
+
+/// Decides for a Canary that has no run.
+pub(super) fn advance(case: &mut Case<'_>, target: &Workload) -> Plan {
+    if let Some(plan) = traffic(case) {
+        return plan;
+    }
+    if let Some(plan) = primary(case, target) {
+        return plan;
+    }
+    if let Some(plan) = bypass(case, target) {
+        return plan;
+    }
+    if let Some(hold) = target.keys.hold.as_ref().filter(|_| target.held()) {
+        return held(case, target, hold);
+    }
+    quiet(case, target)
+}
+
+/// Traffic belongs to the primary, whatever somebody else wrote into the routes.
+fn traffic(case: &mut Case<'_>) -> Option<Plan> {
+    let o = case.o;
+    if let Some(weight) = o.routes.weight.filter(|w| *w != 0) {
+        if case.primary_serves() {
+            let text = format!(
+                "Routes of {} were changed to canary weight {weight} outside of a run, routing all traffic to primary",
+                case.canary()
+            );
+            return Some(Plan::default().say(Message::warning(text)).then(Step::SetWeight(0)));
+        }
+    } else if o.routes.stale {
+        return Some(Step::EnsureRoutes.into());
+    }
+    if o.services.stale || o.services.apex_stale || o.services.apex != Some(Backend::Primary) {
+        return Some(Step::EnsureServices { apex: Backend::Primary }.into());
+    }
+    None
+}
+
+/// The primary exists, runs what it should and has the pods it should have.
+fn primary(case: &mut Case<'_>, target: &Workload) -> Option<Plan> {
+    let o = case.o;
+    let promoted = target.keys.promoted.as_ref()?;
+    let Some(primary) = &o.primary else {
+        if let Err(plan) = case.loaded(promoted) {
+            return Some(plan);
+        }
+        let replicas = target.keys.requested_replicas.or(o.status.requested_replicas).unwrap_or(1).max(1);
+        let text = format!("{} is gone, it is made again from revision {promoted}", case.primary());
+        return Some(
+            Plan::default()
+                .say(Message::warning(text))
+                .then(Step::CreatePrimary { revision: promoted.clone(), replicas }),
+        );
+    };
+    if let Some(running) = o.primary_revision.as_ref().filter(|r| *r != promoted) {
+        // Re-derived from the primary (interlock §3), e.g. after break-glass on it.
+        return Some(Step::MarkPromoted(running.clone()).into());
+    }
+    if o.primary_drifted {
+        let text = format!(
+            "InterlockBypassed: the template of {} was changed by hand; the next promotion replaces it",
+            case.primary()
+        );
+        let plan = case.lasting(Message::warning(text));
+        if !plan.steps.is_empty() {
+            return Some(plan);
+        }
+    }
+    if target.restarted_at.is_some()
+        && target.restarted_at > primary.restarted_at
+        && target.keys.hold.is_none()
+        && let Some(at) = &target.restarted_at
+    {
+        return Some(Step::RestartPrimary(at.clone()).into());
+    }
+    if o.autoscaler_stale && o.policy.autoscaler.is_some() {
+        return Some(Step::SyncAutoscaler.into());
+    }
+    if o.policy.autoscaler.is_none() {
+        return replicas(case, target, primary);
+    }
+    None
+}
+
+/// What the applier asks for is given to the primary once; below that it is repaired.
+fn replicas(case: &mut Case<'_>, target: &Workload, primary: &Workload) -> Option<Plan> {
+    let o = case.o;
+    let wanted = target.keys.requested_replicas?;
+    let stopped = wanted == 0;
+    if o.status.requested_replicas != Some(wanted) {
+        let status = Draft::from(o).requested(Some(wanted)).finish(o.status.phase, "", case.now);
+        let mut plan = Plan::default();
+        if primary.replicas != wanted {
+            plan = plan.then(Step::ScalePrimary(wanted));
+        }
+        return Some(plan.then(status));
+    }
+    if primary.replicas < wanted && !stopped {
+        let text = format!(
+            "{} was scaled to {} by hand, {wanted} are asked for: repaired",
+            case.primary(),
+            primary.replicas
+        );
+        return Some(Plan::default().say(Message::warning(text)).then(Step::ScalePrimary(wanted)));
+    }
+    None
+}
+
+/// Interlock §5.10: an unheld template that nobody released.
+fn bypass(case: &mut Case<'_>, target: &Workload) -> Option<Plan> {
+    let held = target.held();
+    let known = target.keys.promoted.as_ref() == Some(&target.revision)
+        || target.keys.glassed.as_ref() == Some(&target.revision);
+    if held || known {
+        return None;
+    }
+    let text = format!(
+        "InterlockBypassed: revision {} of {} was not held on its way in; it is held now and analysed as any other",
+        target.revision,
+        case.target()
+    );
+    Some(
+        Plan::default()
+            .say(Message::warning(text))
+            .then(Step::Hold { revision: target.revision.clone(), failed: false }),
+    )
+}
+
+fn held(case: &mut Case<'_>, target: &Workload, hold: &Revision) -> Plan {
+    let o = case.o;
+    if *hold != target.revision {
+        return Step::CorrectHold(target.revision.clone()).into();
+    }
+    if target.keys.failed.as_ref() == Some(hold) {
+        return idle_pods(case, target);
+    }
+    if target.keys.paused_before {
+        let text = format!("Revision {hold} is held until its owner resumes {}.", case.target());
+        return case.waits(o.status.phase, &text);
+    }
+    if target.keys.promoted.as_ref() == Some(hold) && case.primary_runs(hold) {
+        let run = begin(case, target, hold, Stage::Cancelling);
+        return Draft::from(o)
+            .run(Some(run))
+            .finish(o.status.phase, "The template went back to the promoted revision.", case.now)
+            .into();
+    }
+    if let Err(error) = case.primary_ready() {
+        let text = format!("{} not ready: {}", case.primary(), error.message);
+        return case.repeating(Message::warning(text));
+    }
+    if o.primary.as_ref().is_some_and(|p| p.replicas == 0) && target.keys.requested_replicas == Some(0) {
+        return case
+            .waits(o.status.phase, "The application is scaled to 0: a release waits until it has pods.");
+    }
+    start(case, target, hold)
+}
+
+/// Begins the run of a held revision.
+pub(super) fn start(case: &mut Case<'_>, target: &Workload, hold: &Revision) -> Plan {
+    let o = case.o;
+    let glassed = target.keys.glassed.as_ref() == Some(hold);
+    let gated = !glassed && o.policy.hooks_of(HookKind::ConfirmRollout).next().is_some();
+    case.m.said_at = None;
+    case.m.tick = None;
+    if gated {
+        let run = begin(case, target, hold, Stage::Gated);
+        return Draft::from(o)
+            .run(Some(run))
+            .finish(o.status.phase, "A confirm-rollout check must pass.", case.now)
+            .into();
+    }
+    let run = begin(case, target, hold, Stage::Releasing);
+    released(case, Plan::default(), run)
+}
+
+/// Says that the run starts, and writes it.
+pub(super) fn released(case: &Case<'_>, plan: Plan, run: Run) -> Plan {
+    let revision = run.revision.clone();
+    plan.say(Message::normal(format!("New revision detected! Scaling up {}", case.target()))).then(
+        Draft::from(case.o).zeroed().analysed(&revision).run(Some(run)).finish(
+            Phase::Progressing,
+            "The canary is being started.",
+            case.now,
+        ),
+    )
+}
+
+/// A run on `hold`.
+pub(super) fn begin(case: &Case<'_>, target: &Workload, hold: &Revision, stage: Stage) -> Run {
+    Run {
+        revision: hold.as_str().to_owned(),
+        stage,
+        since: case.now,
+        last_step: None,
+        weight: 0,
+        previous: target.keys.promoted.as_ref().map(|r| r.as_str().to_owned()),
+        skip: case.o.policy.skip_analysis || target.keys.glassed.as_ref() == Some(hold),
+        reason: None,
+    }
+}
+
+fn quiet(case: &mut Case<'_>, target: &Workload) -> Plan {
+    let o = case.o;
+    if let Some(plan) = Some(idle_pods(case, target)).filter(|p| *p != Plan::default()) {
+        return plan;
+    }
+    if target.finalizer {
+        return match case.drained(target) {
+            Ok(()) => Step::UnguardTarget.into(),
+            Err(plan) => plan,
+        };
+    }
+    let stale: Vec<String> = stale_snapshots(case, target);
+    if !stale.is_empty() {
+        return Step::PruneSnapshots(stale).into();
+    }
+    if o.status.observed_generation != Some(o.generation) || o.status.warnings != o.warnings {
+        return case.waits(o.status.phase, "");
+    }
+    Plan::default()
+}
+
+/// Outside a run the target has no pods; what somebody asked for by /scale becomes `requested-replicas`, once.
+fn idle_pods(case: &mut Case<'_>, target: &Workload) -> Plan {
+    if target.replicas > 0 {
+        let mut plan = Plan::default();
+        if case.o.policy.autoscaler.is_none()
+            && target.keys.hold.is_none()
+            && target.keys.requested_replicas != Some(target.replicas)
+        {
+            plan = plan.then(Step::RecordReplicas(target.replicas));
+        }
+        return plan.then(Step::ScaleTarget(0));
+    }
+    if !target.owned.is_empty() { Step::Disown.into() } else { Plan::default() }
+}
+
+fn stale_snapshots(case: &Case<'_>, target: &Workload) -> Vec<String> {
+    let o = case.o;
+    let keep: Vec<String> =
+        [target.keys.promoted.as_ref(), target.keys.hold.as_ref(), Some(&target.revision)]
+            .into_iter()
+            .flatten()
+            .map(|r| o.names.snapshot(r))
+            .collect();
+    let others: Vec<&String> = o.snapshots.iter().filter(|s| !keep.contains(s)).collect();
+    let excess = (others.len() + keep.len()).saturating_sub(o.history.max(keep.len()));
+    others.into_iter().take(excess).cloned().collect()
+}

@@ -1,0 +1,140 @@
+//! The ways out of a run without a promotion: rollback and revert; and its last act, the post-rollout hooks.
+
+use crate::api::status::{Phase, Run, Stage};
+use crate::rollout::advance::{Asked, Case};
+use crate::rollout::plan::{Check, Message, Plan, Step};
+use crate::rollout::policy::HookKind;
+use crate::rollout::revision::Revision;
+use crate::rollout::status::Draft;
+use crate::rollout::workload::Workload;
+
+/// Rolls back because of failed checks.
+pub(super) fn threshold(case: &mut Case<'_>, run: &Run) -> Plan {
+    let text = format!(
+        "Rolling back {} failed checks threshold reached {}",
+        case.canary(),
+        case.o.status.failed_checks
+    );
+    begin(case, run, Some(vec![Message::warning(text)]))
+}
+
+/// Rolls back: says why, states it, and takes the traffic away.
+pub(super) fn begin(case: &mut Case<'_>, run: &Run, said: Option<Vec<Message>>) -> Plan {
+    case.end_tick();
+    case.m.said_at = None;
+    let next = case.enter(run, Stage::RollingBack);
+    let phase = if case.o.status.phase == Phase::None { Phase::Progressing } else { case.o.status.phase };
+    let status = Draft::from(case.o).run(Some(next)).finish(
+        phase,
+        "The revision was rejected; traffic returns to the primary.",
+        case.now,
+    );
+    said.unwrap_or_default().into_iter().fold(Plan::default(), Plan::say).then(status)
+}
+
+/// Routes 100/0, seen and drained; then the hold; then the scale-down; then the verdict.
+pub(super) fn rolling_back(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
+    let o = case.o;
+    if !case.primary_serves() && o.routes.weight.is_some_and(|w| w > 0) && target.rollout.available > 0 {
+        let text = format!("{} has no ready pods: traffic stays on the canary until it has", case.primary());
+        return case.repeating(Message::warning(text));
+    }
+    if let Err(plan) = case.drained(target) {
+        return plan;
+    }
+    let revision = Revision::from_key(&run.revision);
+    let replaced = target.revision != revision;
+    if !replaced && !(target.held() && target.keys.failed.as_ref() == Some(&revision)) {
+        return Plan::default()
+            .say(Message::warning(format!("Canary failed! Scaling down {}", case.canary())))
+            .then(Step::Hold { revision, failed: true });
+    }
+    if target.replicas != 0 {
+        return Step::ScaleTarget(0).into();
+    }
+    if !target.owned.is_empty() {
+        return Step::Disown.into();
+    }
+    if target.finalizer {
+        return Step::UnguardTarget.into();
+    }
+    let draft = Draft::from(o).zeroed().rejected(&run.revision);
+    if o.policy.hooks_of(HookKind::PostRollout).next().is_some() {
+        case.m.begin_tick(case.now);
+        let mut next = case.enter(run, Stage::Closing);
+        next.reason = None;
+        return draft.run(Some(next)).finish(Phase::Failed, "", case.now).into();
+    }
+    draft.run(None).finish(Phase::Failed, "", case.now).into()
+}
+
+/// The template went back to the promoted one while a run was going on.
+pub(super) fn cancel(case: &mut Case<'_>, _target: &Workload, run: &Run) -> Plan {
+    case.end_tick();
+    case.m.said_at = None;
+    let next = case.enter(run, Stage::Cancelling);
+    Plan::default()
+        .say(Message::normal(format!(
+            "Revision reverted to the promoted one! Cancelling analysis for {}",
+            case.target()
+        )))
+        .then(Draft::from(case.o).run(Some(next)).finish(
+            case.o.status.phase,
+            "The template went back to the promoted revision; traffic returns to the primary.",
+            case.now,
+        ))
+}
+
+/// Routes 100/0, seen and drained; pods away; then the hold, which is on what the primary runs, is cleared.
+pub(super) fn cancelling(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
+    let o = case.o;
+    if let Some(hold) = target.keys.hold.as_ref().filter(|_| target.held())
+        && target.keys.promoted.as_ref() != Some(hold)
+    {
+        // Something newer arrived meanwhile: it is the next run.
+        let hold = hold.clone();
+        return crate::rollout::release::supersede(case, target, &hold);
+    }
+    if let Err(error) = case.primary_ready() {
+        let text = format!("{} not ready: {}", case.primary(), error.message);
+        return case.repeating(Message::warning(text));
+    }
+    if let Err(plan) = case.drained(target) {
+        return plan;
+    }
+    if target.replicas != 0 {
+        return Step::ScaleTarget(0).into();
+    }
+    if let Some(hold) = target.keys.hold.clone() {
+        if hold != target.revision {
+            return Step::CorrectHold(target.revision.clone()).into();
+        }
+        return Step::ClearHold(hold).into();
+    }
+    if !target.owned.is_empty() {
+        return Step::Disown.into();
+    }
+    if target.finalizer {
+        return Step::UnguardTarget.into();
+    }
+    let promoted = target.keys.promoted.clone().unwrap_or_else(|| Revision::from_key(&run.revision));
+    Draft::from(o).zeroed().promoted(&promoted).run(None).finish(Phase::Succeeded, "", case.now).into()
+}
+
+/// The outcome is written; the post-rollout hooks hear of it. Their answers change nothing.
+pub(super) fn closing(case: &mut Case<'_>, run: &Run) -> Plan {
+    let o = case.o;
+    let phase = o.status.phase;
+    let hooks: Vec<_> = o.policy.hooks_of(HookKind::PostRollout).map(|(i, _)| i).collect();
+    let mut said = Vec::new();
+    for index in hooks {
+        match case.ask(Check::Hook { index, phase: phase.as_str() }) {
+            Asked::Pending(plan) => return plan,
+            Asked::Here(answer) => said.extend(answer.messages),
+        }
+    }
+    case.end_tick();
+    said.extend(run.reason.clone().map(Message::normal));
+    let status = Draft::from(o).run(None).finish(phase, "", case.now);
+    said.into_iter().fold(Plan::default(), Plan::say).then(status)
+}

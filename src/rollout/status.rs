@@ -1,0 +1,217 @@
+//! How status follows a decision: Flagger's phase and `Promoted` condition, and kstatus' conditions beside them.
+
+use crate::api::status::{CanaryStatus, Condition, Phase, Run, Stage};
+use crate::rollout::observed::Observed;
+use crate::rollout::plan::{Plan, Step};
+use crate::rollout::revision::Revision;
+use jiff::Timestamp;
+
+/// Kind of target that the messages name.
+const TARGET_KIND: &str = "Deployment";
+
+/// A status being drafted from the stored one.
+#[derive(Clone, Debug)]
+pub struct Draft(CanaryStatus);
+
+impl Draft {
+    /// Starts from what is stored.
+    #[must_use]
+    pub fn from(observed: &Observed) -> Self {
+        let mut status = observed.status.clone();
+        status.observed_generation = Some(observed.generation);
+        status.warnings.clone_from(&observed.warnings);
+        Self(status)
+    }
+
+    /// Sets weight and counters to zero.
+    #[must_use]
+    pub const fn zeroed(mut self) -> Self {
+        self.0.canary_weight = 0;
+        self.0.failed_checks = 0;
+        self.0.iterations = 0;
+        self
+    }
+
+    /// Sets the canary's weight in percent.
+    #[must_use]
+    pub const fn weight(mut self, weight: i32) -> Self {
+        self.0.canary_weight = weight;
+        self
+    }
+
+    /// Counts one failed check.
+    #[must_use]
+    pub const fn failed_check(mut self) -> Self {
+        self.0.failed_checks += 1;
+        self
+    }
+
+    /// Notes the revision that is taken up.
+    #[must_use]
+    pub fn analysed(mut self, revision: &str) -> Self {
+        self.0.last_applied_spec = Some(short(revision));
+        self.0.revisions.analysed = Some(revision.to_owned());
+        self
+    }
+
+    /// Notes the revision that the primary runs.
+    #[must_use]
+    pub fn promoted(mut self, revision: &Revision) -> Self {
+        self.0.last_applied_spec = Some(revision.short().to_owned());
+        self.0.last_promoted_spec = Some(revision.short().to_owned());
+        self.0.revisions.primary = Some(revision.as_str().to_owned());
+        self.0.revisions.failed = None;
+        self
+    }
+
+    /// Notes the revision that was rejected.
+    #[must_use]
+    pub fn rejected(mut self, revision: &str) -> Self {
+        self.0.revisions.failed = Some(revision.to_owned());
+        self
+    }
+
+    /// Notes the number of pods last given to the primary.
+    #[must_use]
+    pub const fn requested(mut self, replicas: Option<i32>) -> Self {
+        self.0.requested_replicas = replicas;
+        self
+    }
+
+    /// Sets the run.
+    #[must_use]
+    pub fn run(mut self, run: Option<Run>) -> Self {
+        self.0.run = run;
+        self
+    }
+
+    /// Completes the draft: phase, conditions, and the sentence that says what it waits for.
+    #[must_use]
+    pub fn finish(mut self, phase: Phase, waits_for: &str, now: Timestamp) -> Step {
+        let now = whole_seconds(now);
+        self.0.phase = phase;
+        self.0.last_transition_time = Some(now);
+        self.0.tracked_configs.get_or_insert_default();
+        let (status, message) = promoted_condition(phase);
+        let mut conditions =
+            vec![next(&self.0.conditions, ("Promoted", status, &reason(phase)), message.as_str(), now)];
+        conditions.extend(kstatus(&self.0, phase, waits_for, now));
+        self.0.conditions = conditions;
+        Step::Status(Box::new(self.0))
+    }
+
+    /// Completes a draft that states why the spec is refused: Stalled, everything else as it was.
+    #[must_use]
+    pub fn refuse(mut self, why: &str, now: Timestamp) -> Option<Step> {
+        let now = whole_seconds(now);
+        let mut conditions: Vec<Condition> =
+            self.0.conditions.iter().filter(|c| c.type_ == "Promoted").cloned().collect();
+        conditions.push(next(&self.0.conditions, ("Ready", "False", "Refused"), why, now));
+        conditions.push(next(&self.0.conditions, ("Stalled", "True", "Refused"), why, now));
+        let same = self.0.conditions == conditions;
+        self.0.conditions = conditions;
+        (!same).then(|| Step::Status(Box::new(self.0)))
+    }
+}
+
+/// Times that people read have whole seconds, as everywhere in Kubernetes; those of the run keep their fractions, so that
+/// two steps are never less than an interval apart.
+fn whole_seconds(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
+}
+
+fn short(revision: &str) -> String {
+    Revision::from_key(revision).short().to_owned()
+}
+
+fn reason(phase: Phase) -> String {
+    if phase == Phase::None { Phase::Initializing.as_str().to_owned() } else { phase.as_str().to_owned() }
+}
+
+/// Returns status and message of Flagger's condition `Promoted` (Flagger v1beta1 API, canary status).
+fn promoted_condition(phase: Phase) -> (&'static str, String) {
+    let text = |s: &str| s.to_owned();
+    match phase {
+        Phase::Initialized => ("True", format!("{TARGET_KIND} initialization completed.")),
+        Phase::Waiting | Phase::WaitingPromotion => ("Unknown", text("Waiting for approval.")),
+        Phase::Progressing => ("Unknown", text("New revision detected, progressing canary analysis.")),
+        Phase::Promoting => ("Unknown", text("Canary analysis completed, starting primary rolling update.")),
+        Phase::Finalising => ("Unknown", text("Canary analysis completed, routing all traffic to primary.")),
+        Phase::Succeeded => ("True", text("Canary analysis completed successfully, promotion finished.")),
+        Phase::Failed => ("False", format!("Canary analysis failed, {TARGET_KIND} scaled to zero.")),
+        Phase::None | Phase::Initializing | Phase::Terminating | Phase::Terminated => {
+            ("Unknown", format!("New {TARGET_KIND} detected, starting initialization."))
+        }
+    }
+}
+
+fn kstatus(status: &CanaryStatus, phase: Phase, waits_for: &str, now: Timestamp) -> Vec<Condition> {
+    let old = &status.conditions;
+    let named = |revision: &Option<String>| revision.as_deref().map_or_else(|| "?".to_owned(), short);
+    match (phase, status.run.as_ref().map(|r| r.stage)) {
+        (Phase::Initialized | Phase::Succeeded, None | Some(Stage::Closing)) => {
+            let message = if waits_for.is_empty() {
+                format!("The primary runs revision {}.", named(&status.revisions.primary))
+            } else {
+                waits_for.to_owned()
+            };
+            vec![next(old, ("Ready", "True", phase.as_str()), &message, now)]
+        }
+        (Phase::Failed, None | Some(Stage::Closing)) => {
+            let message = format!(
+                "Revision {} was rejected, the primary runs {}. Push another revision, or remove annotation {} from the target to try it again.",
+                named(&status.revisions.failed),
+                named(&status.revisions.primary),
+                crate::api::keys::FAILED,
+            );
+            vec![
+                next(old, ("Ready", "False", "Failed"), &message, now),
+                next(old, ("Stalled", "True", "Failed"), &message, now),
+            ]
+        }
+        _ => vec![
+            next(old, ("Ready", "Unknown", "Progressing"), waits_for, now),
+            next(old, ("Reconciling", "True", "Progressing"), waits_for, now),
+        ],
+    }
+}
+
+/// Keeps a condition that did not change, and the transition time of one whose status did not.
+fn next(
+    old: &[Condition],
+    (type_, status, reason): (&str, &str, &str),
+    message: &str,
+    now: Timestamp,
+) -> Condition {
+    let before = old.iter().find(|c| c.type_ == type_);
+    if let Some(same) = before.filter(|c| c.status == status && c.reason == reason && c.message == message) {
+        return same.clone();
+    }
+    Condition {
+        type_: type_.to_owned(),
+        status: status.to_owned(),
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+        last_update_time: Some(now),
+        last_transition_time: before
+            .filter(|c| c.status == status)
+            .and_then(|c| c.last_transition_time)
+            .or(Some(now)),
+    }
+}
+
+/// Writes status only if it says something new (times aside).
+#[must_use]
+pub fn if_new(observed: &Observed, step: Step) -> Plan {
+    match step {
+        Step::Status(status) if *status == observed.status => Plan::default(),
+        Step::Status(mut status) => {
+            let written = status.last_transition_time;
+            status.last_transition_time = observed.status.last_transition_time;
+            let same = *status == observed.status;
+            status.last_transition_time = written;
+            if same { Plan::default() } else { Step::Status(status).into() }
+        }
+        other => other.into(),
+    }
+}

@@ -1,0 +1,282 @@
+//! One Canary with the objects that belong to it, as raw JSON: what the core sees of them, and what a step writes.
+//!
+//! This is the only place that knows which object plays which role. It is pure: the controller fills it from its cache,
+//! the simulated cluster of the tests from its own.
+
+mod checks;
+mod observe;
+mod writes;
+
+pub use checks::{Judged, Question};
+pub use writes::Impossible;
+
+use crate::api::validate::{Review, review};
+use crate::api::{Canary, CanarySpec};
+use crate::metrics::judge::{self, MetricSpec};
+use crate::object::{Kind, ObjectRef};
+use crate::rollout::naming::Names;
+use crate::rollout::objects::Label;
+use crate::rollout::policy::{Autoscaler, Hook, HookKind, Policy};
+use crate::rollout::revision::Revision;
+use crate::rollout::weights::Steps;
+use crate::router::services::{ApexSelects, Selector, Services, discovered_ports};
+use crate::router::{Owner, Provider, Router, ServiceSpec};
+use jiff::SignedDuration;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Settings of the process, from its flags.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Provider of a Canary that names none (`--mesh-provider`).
+    pub mesh_provider: String,
+    /// Prometheus of a Canary that names none (`--metrics-server`).
+    pub metrics_server: String,
+    /// The shortest analysis interval (`--min-interval`).
+    pub min_interval: Duration,
+    /// Time between a route that leaves a backend and the backend's end (`--drain-delay`).
+    pub drain_delay: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            mesh_provider: "istio".into(),
+            metrics_server: "http://prometheus:9090".into(),
+            min_interval: Duration::from_secs(10),
+            drain_delay: Duration::from_secs(5),
+        }
+    }
+}
+
+/// A stored template, as its metadata shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Its `metadata.uid`.
+    pub uid: String,
+    /// Its `metadata.creationTimestamp`.
+    pub created: String,
+}
+
+/// A Canary and what belongs to it.
+#[derive(Debug)]
+pub struct Subject<'a> {
+    /// The Canary as stored.
+    pub object: Value,
+    /// The same, typed.
+    pub canary: Canary,
+    /// The names.
+    pub names: Names,
+    /// What the spec asks for that is not served, and what is doubtful.
+    pub review: Review,
+    /// The objects that exist.
+    pub objects: BTreeMap<ObjectRef, Value>,
+    /// The stored templates by name.
+    pub snapshots: BTreeMap<String, Snapshot>,
+    /// Templates at hand.
+    pub templates: &'a BTreeMap<Revision, Value>,
+    /// Settings.
+    pub config: &'a Config,
+}
+
+impl<'a> Subject<'a> {
+    /// Reads a Canary.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read at all, with serde's words; the API server's schema lets no such object in.
+    pub fn new(
+        object: Value,
+        objects: BTreeMap<ObjectRef, Value>,
+        snapshots: BTreeMap<String, Snapshot>,
+        templates: &'a BTreeMap<Revision, Value>,
+        config: &'a Config,
+    ) -> Result<Self, serde_json::Error> {
+        let canary: Canary = serde_json::from_value(object.clone())?;
+        let names = names_of(&canary);
+        let mut review = review(&canary.spec, &config.mesh_provider, config.min_interval);
+        if let Some(layout) =
+            object.pointer("/metadata/annotations").and_then(|a| a.get(crate::api::keys::LAYOUT))
+            && layout != crate::api::keys::LAYOUT_PRIMARY_COPY
+        {
+            review.refusals.push(format!(
+                "annotation {} is {layout}: this version serves {:?} only; remove the annotation.",
+                crate::api::keys::LAYOUT,
+                crate::api::keys::LAYOUT_PRIMARY_COPY
+            ));
+        }
+        Ok(Self { object, canary, names, review, objects, snapshots, templates, config })
+    }
+
+    /// Names the objects that a Canary's decisions depend on, the Canary itself aside.
+    #[must_use]
+    pub fn references(canary: &Canary, config: &Config) -> Vec<ObjectRef> {
+        let names = names_of(canary);
+        let at = |kind, name: &str| ObjectRef::new(kind, &names.namespace, name);
+        let mut all = vec![at(Kind::Deployment, &names.target), at(Kind::Deployment, &names.primary)];
+        for name in [&names.apex, &names.apex_primary, &names.apex_canary] {
+            all.push(at(Kind::Service, name));
+        }
+        if let Some(scaler) =
+            canary.spec.autoscaler_ref.as_ref().filter(|r| r.kind == Kind::HorizontalPodAutoscaler.as_str())
+        {
+            all.push(at(Kind::HorizontalPodAutoscaler, &scaler.name));
+            all.push(at(Kind::HorizontalPodAutoscaler, &format!("{}-primary", scaler.name)));
+        }
+        if let Some(router) = router_of(canary, &names, config, String::new()) {
+            all.extend(router.objects());
+        }
+        for metric in &canary.spec.analysis.metrics {
+            if let Some(template) = &metric.template_ref {
+                let namespace =
+                    template.namespace.as_deref().filter(|n| !n.is_empty()).unwrap_or(&names.namespace);
+                all.push(ObjectRef::new(Kind::MetricTemplate, namespace, &template.name));
+            }
+        }
+        all
+    }
+
+    /// The spec.
+    #[must_use]
+    pub const fn spec(&self) -> &CanarySpec {
+        &self.canary.spec
+    }
+
+    /// `metadata.uid` of the Canary.
+    #[must_use]
+    pub fn uid(&self) -> &str {
+        self.canary.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    /// The metric checks, in the order in which they are made.
+    #[must_use]
+    pub fn metrics(&self) -> Vec<MetricSpec> {
+        let metrics = self.object.pointer("/spec/analysis/metrics").cloned().unwrap_or_default();
+        serde_json::from_value(metrics).unwrap_or_default()
+    }
+
+    /// The hooks, in order.
+    #[must_use]
+    pub fn hooks(&self) -> Vec<crate::hooks::Hook> {
+        let hooks = self.object.pointer("/spec/analysis/webhooks").cloned().unwrap_or_default();
+        serde_json::from_value(hooks).unwrap_or_default()
+    }
+
+    fn get(&self, kind: Kind, name: &str) -> Option<&Value> {
+        self.objects.get(&ObjectRef::new(kind, &self.names.namespace, name))
+    }
+
+    fn target(&self) -> Option<&Value> {
+        self.get(Kind::Deployment, &self.names.target)
+    }
+
+    /// The target's live template.
+    #[must_use]
+    pub fn target_template(&self) -> Option<&Value> {
+        self.target()?.pointer("/spec/template")
+    }
+
+    fn primary(&self) -> Option<&Value> {
+        self.get(Kind::Deployment, &self.names.primary)
+    }
+
+    fn label(&self) -> Option<Label> {
+        Label::of(self.target()?)
+    }
+
+    fn owner(&self) -> Owner {
+        Owner { name: self.names.canary.clone(), uid: self.uid().to_owned() }
+    }
+
+    fn router(&self) -> Option<Router> {
+        let label = self.label().map(|l| l.key).unwrap_or_default();
+        let mut router = router_of(&self.canary, &self.names, self.config, label)?;
+        router.owner = self.owner();
+        Some(router)
+    }
+
+    fn services(&self, apex_selects: ApexSelects) -> Option<Services> {
+        let label = self.label()?;
+        let service = service_of(&self.canary);
+        let template = self.target()?.pointer("/spec/template")?;
+        Some(Services {
+            names: self.names.clone(),
+            owner: self.owner(),
+            discovered: discovered_ports(template, &service),
+            service,
+            selector: Selector { key: label.key, value: label.value },
+            apex_selects,
+        })
+    }
+
+    fn policy(&self) -> Policy {
+        let spec = self.spec();
+        let analysis = &spec.analysis;
+        let span = |d: Duration| SignedDuration::try_from(d).unwrap_or(SignedDuration::MAX);
+        let kind = |hook: &crate::hooks::Hook| {
+            use crate::hooks::HookType as T;
+            match hook.type_ {
+                T::ConfirmRollout => HookKind::ConfirmRollout,
+                T::PreRollout => HookKind::PreRollout,
+                T::Rollout => HookKind::Rollout,
+                T::ConfirmPromotion => HookKind::ConfirmPromotion,
+                T::PostRollout => HookKind::PostRollout,
+                T::Rollback => HookKind::Rollback,
+                T::Event | T::ConfirmTrafficIncrease => HookKind::Other,
+            }
+        };
+        Policy {
+            interval: span(analysis.interval(self.config.min_interval)),
+            threshold: analysis.threshold(),
+            steps: Steps {
+                step: analysis.step_weight(),
+                list: analysis.step_weights.clone(),
+                max: analysis.max_weight(),
+                promotion: analysis.step_weight_promotion(),
+            },
+            canary_ready: analysis.canary_ready_threshold(),
+            primary_ready: analysis.primary_ready_threshold(),
+            deadline: span(spec.progress_deadline()),
+            skip_analysis: spec.skip_analysis,
+            suspend: spec.suspend,
+            autoscaler: spec.autoscaler_ref.as_ref().map(|r| Autoscaler {
+                name: r.name.clone(),
+                min: self
+                    .get(Kind::HorizontalPodAutoscaler, &r.name)
+                    .and_then(|h| h.pointer("/spec/minReplicas")?.as_i64())
+                    .and_then(|n| i32::try_from(n).ok()),
+            }),
+            hooks: self.hooks().iter().map(|h| Hook { name: h.name.clone(), kind: kind(h) }).collect(),
+            metrics: judge::checks(&self.metrics()).len(),
+        }
+    }
+}
+
+fn names_of(canary: &Canary) -> Names {
+    Names::new(
+        canary.metadata.namespace.clone().unwrap_or_default(),
+        canary.metadata.name.clone().unwrap_or_default(),
+        canary.spec.target_ref.name.clone(),
+        Some(canary.spec.apex_name()),
+    )
+}
+
+fn service_of(canary: &Canary) -> ServiceSpec {
+    // Both types describe the same JSON; the router's keeps what only passes through as it is.
+    serde_json::to_value(&canary.spec.service)
+        .and_then(serde_json::from_value)
+        .unwrap_or_default()
+}
+
+fn router_of(canary: &Canary, names: &Names, config: &Config, selector_label: String) -> Option<Router> {
+    let provider = Provider::parse(canary.spec.provider(&config.mesh_provider)).ok()?;
+    Some(Router {
+        provider,
+        names: names.clone(),
+        owner: Owner { name: names.canary.clone(), uid: String::new() },
+        service: service_of(canary),
+        analysis_match: Vec::new(),
+        selector_label,
+    })
+}

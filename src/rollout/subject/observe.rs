@@ -1,0 +1,141 @@
+//! From raw objects to what the core reads.
+
+use super::Subject;
+use crate::api::keys;
+use crate::object::Kind;
+use crate::rollout::objects;
+use crate::rollout::observed::{Backend, Observed, Routes, Services, Settings};
+use crate::rollout::revision::Revision;
+use crate::rollout::workload::Workload;
+use crate::router::services::ApexSelects;
+use crate::router::{RouteError, Settled};
+use jiff::SignedDuration;
+use serde_json::Value;
+
+/// Snapshots kept where the target does not say (`spec.revisionHistoryLimit`; Kubernetes' default).
+const HISTORY: usize = 10;
+
+impl Subject<'_> {
+    /// Returns what the core decides on.
+    #[must_use]
+    pub fn observe(&self) -> Observed {
+        let target = self.target().and_then(Workload::parse);
+        let primary = self.primary().and_then(Workload::parse);
+        let metadata = &self.canary.metadata;
+        let mut refusals = self.review.refusals.clone();
+        if self.target().is_some() && self.label().is_none() {
+            refusals.push(format!(
+                "deployment {}.{} spec.selector.matchLabels must contain one of {:?}",
+                self.names.target,
+                self.names.namespace,
+                objects::SELECTOR_LABELS
+            ));
+        }
+        let mut snapshots: Vec<(&String, &str)> =
+            self.snapshots.iter().map(|(name, s)| (name, s.created.as_str())).collect();
+        snapshots.sort_by(|a, b| a.1.cmp(b.1).then(a.0.cmp(b.0)));
+        Observed {
+            names: self.names.clone(),
+            generation: metadata.generation.unwrap_or(0),
+            deleting: metadata.deletion_timestamp.is_some(),
+            guarded: metadata
+                .finalizers
+                .as_ref()
+                .is_some_and(|f| f.iter().any(|f| f == keys::CANARY_FINALIZER)),
+            status: self.canary.status.clone().unwrap_or_default(),
+            policy: self.policy(),
+            refusals,
+            warnings: self.review.warnings.clone(),
+            primary_revision: self.primary_revision(),
+            primary_drifted: self.primary_drifted(),
+            target,
+            primary,
+            services: self.observed_services(),
+            routes: self.observed_routes(),
+            autoscaler_stale: self.autoscaler_write().is_some(),
+            autoscaler_missing: self.autoscaler_missing(),
+            snapshots: snapshots.into_iter().map(|(name, _)| name.clone()).collect(),
+            history: self
+                .target()
+                .and_then(|t| t.pointer("/spec/revisionHistoryLimit")?.as_u64())
+                .and_then(|n| usize::try_from(n).ok())
+                .unwrap_or(HISTORY),
+            settings: Settings {
+                drain: SignedDuration::try_from(self.config.drain_delay).unwrap_or_default(),
+            },
+        }
+    }
+
+    /// The revision that the primary was written from: it says so itself; one that we have not made is turned back.
+    fn primary_revision(&self) -> Option<Revision> {
+        let primary = self.primary()?;
+        let said = primary.pointer("/metadata/annotations").and_then(|a| a.get(keys::PROMOTED));
+        if let Some(revision) = said.and_then(Value::as_str) {
+            return Some(Revision::from_key(revision));
+        }
+        Some(Revision::of(&objects::target_template(primary, &self.label()?, &self.names)))
+    }
+
+    /// Whether the primary's template is another than the one that was written.
+    fn primary_drifted(&self) -> bool {
+        let Some(primary) = self.primary() else { return false };
+        let written = primary.pointer("/metadata/annotations").and_then(|a| a.get(keys::TEMPLATE));
+        written.and_then(Value::as_str).is_some_and(|written| {
+            primary.pointer("/spec/template").is_some_and(|live| Revision::of(live).as_str() != written)
+        })
+    }
+
+    fn observed_services(&self) -> Services {
+        let [apex, primary, canary] = [&self.names.apex, &self.names.apex_primary, &self.names.apex_canary];
+        let selected = self.get(Kind::Service, apex).and_then(|s| s.pointer("/spec/selector"));
+        let backend = selected.zip(self.label()).map(|(selector, label)| {
+            let value = selector.get(&label.key).and_then(Value::as_str);
+            if value == Some(format!("{}-primary", label.value).as_str()) {
+                Backend::Primary
+            } else {
+                Backend::Target
+            }
+        });
+        let wanted = if backend == Some(Backend::Primary) { ApexSelects::Primary } else { ApexSelects::Target };
+        let writes = self.service_writes(wanted);
+        let touches = |name: &str| {
+            writes.iter().any(|w| w.target().is_some_and(|t| t.name == name))
+        };
+        Services {
+            stale: touches(primary) || touches(canary),
+            apex_stale: touches(apex) || backend.is_none(),
+            apex: backend,
+        }
+    }
+
+    fn observed_routes(&self) -> Routes {
+        let Some(router) = self.router() else { return Routes::default() };
+        let live = |at: &crate::object::ObjectRef| self.objects.get(at);
+        let weight = router.weights(&live);
+        let repairs = router.reconcile(&live);
+        let error = match (&weight, &repairs) {
+            (Err(error), _) | (_, Err(error)) => Some(RouteError::to_string(error)),
+            _ => None,
+        };
+        Routes {
+            weight: weight.ok().flatten().map(|w| w.canary),
+            unsettled: match router.settled(&live) {
+                Settled::Yes => None,
+                Settled::No(why) => Some(why),
+            },
+            stale: repairs.is_ok_and(|writes| !writes.is_empty()),
+            error,
+        }
+    }
+
+    fn autoscaler_missing(&self) -> Option<String> {
+        let scaler = self.spec().autoscaler_ref.as_ref()?;
+        if self.get(Kind::HorizontalPodAutoscaler, &scaler.name).is_some() {
+            return None;
+        }
+        Some(format!(
+            "HorizontalPodAutoscaler {}.{} get query error: horizontalpodautoscalers.autoscaling {:?} not found",
+            scaler.name, self.names.namespace, scaler.name
+        ))
+    }
+}

@@ -1,0 +1,347 @@
+//! From a step to the API writes that take it.
+
+use super::Subject;
+use crate::api::keys;
+use crate::object::{Kind, ObjectRef, Write};
+use crate::rollout::objects;
+use crate::rollout::patch::Edit;
+use crate::rollout::plan::Step;
+use crate::rollout::observed::Backend;
+use crate::rollout::revision::{RESTARTED_AT, Revision};
+use crate::rollout::workload::Workload;
+use crate::router::services::ApexSelects;
+use serde_json::{Value, json};
+
+/// Why a step cannot be taken on what is observed; the state is observed again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Impossible(pub String);
+
+fn missing(what: &str) -> Impossible {
+    Impossible(format!("{what} is not there any more"))
+}
+
+type Writes = Result<Vec<Write>, Impossible>;
+
+impl Subject<'_> {
+    /// Returns the writes of one step, in order. Steps that write nothing (words, questions, reads) return none.
+    ///
+    /// # Errors
+    ///
+    /// When an object that the step needs is gone.
+    pub fn writes(&self, step: &Step) -> Writes {
+        let none = Ok(Vec::new());
+        match step {
+            Step::Say(_) | Step::Ask(_) | Step::LoadSnapshot(_) => none,
+            Step::Status(status) => {
+                let mut object = json!({
+                    "apiVersion": Kind::Canary.api_version(), "kind": Kind::Canary.as_str(),
+                    "metadata": self.object.get("metadata"), "spec": self.object.get("spec"),
+                });
+                if let Some(object) = object.as_object_mut() {
+                    let status = serde_json::to_value(status).map_err(|e| Impossible(e.to_string()))?;
+                    object.insert("status".into(), status);
+                }
+                Ok(vec![Write::ReplaceStatus { object }])
+            }
+            Step::GuardCanary => Ok(one(self.canary_edit().with_finalizer(keys::CANARY_FINALIZER))),
+            Step::ReleaseCanary => Ok(one(self.canary_edit().without_finalizer(keys::CANARY_FINALIZER))),
+            Step::StoreSnapshot(revision) => {
+                let target = self.target().ok_or_else(|| missing("the target"))?;
+                let template = target.pointer("/spec/template").ok_or_else(|| missing("the template"))?;
+                self.store(template, revision)
+            }
+            Step::StorePrimarySnapshot(revision) => {
+                let (primary, label) = self.primary().zip(self.label()).ok_or_else(|| missing("the primary"))?;
+                self.store(&objects::target_template(primary, &label, &self.names), revision)
+            }
+            Step::PruneSnapshots(names) => Ok(names
+                .iter()
+                .filter_map(|name| {
+                    let uid = self.snapshots.get(name)?.uid.clone();
+                    let target = ObjectRef::new(Kind::ControllerRevision, &self.names.namespace, name);
+                    Some(Write::Delete { target, uid })
+                })
+                .collect()),
+            Step::CreatePrimary { revision, replicas } => {
+                let (target, label) = self.target().zip(self.label()).ok_or_else(|| missing("the target"))?;
+                let template = self.template(revision)?;
+                let object =
+                    objects::primary(target, template, revision, &self.names, self.uid(), &label, *replicas);
+                Ok(vec![Write::Create { object }])
+            }
+            Step::WritePrimary { revision, replicas } => self.write_primary(revision, *replicas),
+            Step::RestartPrimary(at) => Ok(one(self.primary_edit()?.same_generation().set(
+                "/spec/template/metadata/annotations",
+                self.restarted(at),
+            ))),
+            Step::GuardPrimary => {
+                let primary = self.primary().ok_or_else(|| missing("the primary"))?;
+                let revision = Workload::parse(primary).map(|p| p.keys.promoted);
+                let mut edit = self.primary_edit()?.with_finalizer(keys::TRAFFIC_FINALIZER);
+                for (key, value) in objects::labels(&self.names, keys::ROLE_GENERATED) {
+                    edit = edit.label(key, &value);
+                }
+                if revision.flatten().is_none()
+                    && let Some(label) = self.label()
+                {
+                    let template = objects::target_template(primary, &label, &self.names);
+                    let live = primary.pointer("/spec/template").map(Revision::of);
+                    edit = edit.annotation(keys::PROMOTED, Revision::of(&template).as_str());
+                    if let Some(live) = live {
+                        edit = edit.annotation(keys::TEMPLATE, live.as_str());
+                    }
+                }
+                Ok(one(edit))
+            }
+            Step::SyncAutoscaler => Ok(self.autoscaler_write().into_iter().collect()),
+            Step::EnsureServices { apex } => Ok(self.service_writes(match apex {
+                Backend::Primary => ApexSelects::Primary,
+                Backend::Target => ApexSelects::Target,
+            })),
+            Step::EnsureRoutes => {
+                let live = |at: &ObjectRef| self.objects.get(at);
+                let router = self.router().ok_or_else(|| missing("the router"))?;
+                router.reconcile(&live).map_err(|e| Impossible(e.to_string()))
+            }
+            Step::SetWeight(weight) => {
+                let live = |at: &ObjectRef| self.objects.get(at);
+                let router = self.router().ok_or_else(|| missing("the router"))?;
+                router.set_weights(&live, *weight).map_err(|e| Impossible(e.to_string()))
+            }
+            Step::PointAtTarget => Ok(self.point_at_target()),
+            Step::DeleteGenerated => Ok(self.delete_generated()),
+            Step::ScaleTarget(replicas) => scale(self.target(), self.at(&self.names.target), *replicas),
+            Step::ScalePrimary(replicas) => scale(self.primary(), self.at(&self.names.primary), *replicas),
+            Step::Adopt { .. }
+            | Step::Release(_)
+            | Step::Hold { .. }
+            | Step::ClearHold(_)
+            | Step::CorrectHold(_)
+            | Step::RecordReplicas(_)
+            | Step::MarkPromoted(_)
+            | Step::UnguardTarget
+            | Step::Disown
+            | Step::RestoreTarget(_)
+            | Step::Unenrol => self.target_write(step),
+        }
+    }
+
+    /// Steps that are one patch on the target, each guarded by its uid and generation.
+    fn target_write(&self, step: &Step) -> Writes {
+        let target = self.target().ok_or_else(|| missing("the target"))?;
+        let guarded = || Edit::new(self.at(&self.names.target), target).same_generation();
+        let hold = format!("/metadata/annotations/{}", crate::object::escape(keys::HOLD));
+        let edit = match step {
+            Step::Adopt { promoted, hold, replicas } => {
+                let mut edit = guarded().without_keys().without_finalizer(keys::TRAFFIC_FINALIZER);
+                for (key, value) in objects::labels(&self.names, keys::ROLE_TARGET) {
+                    edit = edit.label(key, &value);
+                }
+                edit = edit.annotation(keys::PROMOTED, promoted.as_str());
+                if let Some(replicas) = replicas {
+                    edit = edit.annotation(keys::REQUESTED_REPLICAS, &replicas.to_string());
+                }
+                if let Some(hold) = hold {
+                    edit = edit.annotation(keys::HOLD, hold.as_str()).set("/spec/paused", true.into());
+                }
+                edit
+            }
+            Step::Release(_) => guarded()
+                .unchanged(&hold)
+                .remove(&hold)
+                .remove("/spec/paused")
+                .with_finalizer(keys::TRAFFIC_FINALIZER),
+            Step::Hold { revision, failed } => {
+                let edit = guarded()
+                    .annotation(keys::HOLD, revision.as_str())
+                    .set("/spec/paused", true.into())
+                    .without_finalizer(keys::TRAFFIC_FINALIZER);
+                if *failed { edit.annotation(keys::FAILED, revision.as_str()) } else { edit }
+            }
+            Step::ClearHold(_) => guarded()
+                .unchanged(&hold)
+                .remove(&hold)
+                .without_annotation(keys::FAILED)
+                .remove("/spec/paused")
+                .without_finalizer(keys::TRAFFIC_FINALIZER),
+            Step::CorrectHold(revision) => guarded()
+                .annotation(keys::HOLD, revision.as_str())
+                .without_annotation(keys::FAILED)
+                .set("/spec/paused", true.into()),
+            Step::RecordReplicas(n) => guarded().annotation(keys::REQUESTED_REPLICAS, &n.to_string()),
+            Step::MarkPromoted(revision) => guarded().annotation(keys::PROMOTED, revision.as_str()),
+            Step::UnguardTarget => {
+                Edit::new(self.at(&self.names.target), target).without_finalizer(keys::TRAFFIC_FINALIZER)
+            }
+            Step::RestoreTarget(revision) => guarded()
+                .set("/spec/template", self.template(revision)?.clone())
+                .without_annotation(keys::HOLD)
+                .without_annotation(keys::FAILED)
+                .remove("/spec/paused"),
+            Step::Unenrol => {
+                let mut edit = guarded().without_keys().without_finalizer(keys::TRAFFIC_FINALIZER);
+                for key in keys::LABELS {
+                    edit = edit.remove(&format!("/metadata/labels/{}", crate::object::escape(key)));
+                }
+                if target.pointer(&hold).is_some() { edit.remove("/spec/paused") } else { edit }
+            }
+            _ => Self::disown(Edit::new(self.at(&self.names.target), target), target),
+        };
+        Ok(one(edit))
+    }
+
+    /// Takes `spec` out of our managedFields entries: owning `f:replicas` or `f:paused` would lock out every unforced
+    /// server-side apply (interlock §5.3).
+    fn disown<'e>(mut edit: Edit<'e>, target: &'e Value) -> Edit<'e> {
+        let Some(workload) = Workload::parse(target) else { return edit };
+        for owned in workload.owned.iter().rev() {
+            let entry = format!("/metadata/managedFields/{}", owned.index);
+            edit = edit.unchanged(&format!("{entry}/manager")).unchanged(&format!("{entry}/time"));
+            edit = edit.remove(&if owned.whole { entry } else { format!("{entry}/fieldsV1/f:spec") });
+        }
+        edit
+    }
+
+    fn at(&self, name: &str) -> ObjectRef {
+        objects::deployment(&self.names, name)
+    }
+
+    fn canary_edit(&self) -> Edit<'_> {
+        Edit::new(ObjectRef::new(Kind::Canary, &self.names.namespace, &self.names.canary), &self.object)
+    }
+
+    fn primary_edit(&self) -> Result<Edit<'_>, Impossible> {
+        let primary = self.primary().ok_or_else(|| missing("the primary"))?;
+        Ok(Edit::new(self.at(&self.names.primary), primary))
+    }
+
+    fn template(&self, revision: &Revision) -> Result<&Value, Impossible> {
+        let live = self.target().and_then(|t| t.pointer("/spec/template"));
+        self.templates
+            .get(revision)
+            .or_else(|| live.filter(|t| Revision::of(t) == *revision))
+            .ok_or_else(|| Impossible(format!("the template of revision {revision} is not at hand")))
+    }
+
+    fn store(&self, template: &Value, revision: &Revision) -> Writes {
+        let number = i64::try_from(self.snapshots.len()).unwrap_or(i64::MAX).saturating_add(1);
+        let object = objects::snapshot(template, revision, &self.names, self.uid(), number);
+        Ok(vec![Write::Create { object }])
+    }
+
+    fn write_primary(&self, revision: &Revision, replicas: Option<i32>) -> Writes {
+        let (target, label) = self.target().zip(self.label()).ok_or_else(|| missing("the target"))?;
+        let template = self.template(revision)?;
+        let mut edit = self
+            .primary_edit()?
+            .same_generation()
+            .remove("/spec/paused")
+            .annotation(keys::PROMOTED, revision.as_str())
+            .without_annotation(keys::GLASSED);
+        let spec = objects::promoted_spec(target, template, &label, &self.names);
+        if let Some(template) = spec.get("template") {
+            edit = edit.annotation(keys::TEMPLATE, Revision::of(template).as_str());
+        }
+        for (key, value) in spec {
+            edit = edit.set(&format!("/spec/{key}"), value);
+        }
+        if let Some(replicas) = replicas {
+            edit = edit.set("/spec/replicas", replicas.into());
+        }
+        Ok(one(edit))
+    }
+
+    fn restarted(&self, at: &str) -> Value {
+        let mut annotations = self
+            .primary()
+            .and_then(|p| p.pointer("/spec/template/metadata/annotations").cloned())
+            .unwrap_or_else(|| json!({}));
+        if let Some(map) = annotations.as_object_mut() {
+            map.insert(RESTARTED_AT.into(), at.into());
+        }
+        annotations
+    }
+
+    pub(super) fn service_writes(&self, apex: ApexSelects) -> Vec<Write> {
+        let Some(services) = self.services(apex) else { return Vec::new() };
+        let live = |at: &ObjectRef| self.objects.get(at);
+        let writes = services.reconcile(&live);
+        // While the apex selects the target it is not made: clients must not meet a Service that leads to the canary.
+        writes
+            .into_iter()
+            .filter(|w| apex == ApexSelects::Primary || w.target().is_none_or(|t| t.name != self.names.apex))
+            .collect()
+    }
+
+    pub(super) fn autoscaler_write(&self) -> Option<Write> {
+        let reference = self.spec().autoscaler_ref.as_ref()?;
+        let source = self.get(Kind::HorizontalPodAutoscaler, &reference.name)?;
+        let limits = reference.primary_scaler_replicas;
+        let desired = objects::autoscaler(
+            source,
+            &self.names,
+            self.uid(),
+            limits.and_then(|l| l.min_replicas),
+            limits.and_then(|l| l.max_replicas),
+        )?;
+        let name = format!("{}-primary", reference.name);
+        match self.get(Kind::HorizontalPodAutoscaler, &name) {
+            None => Some(Write::Create { object: desired }),
+            Some(live) => {
+                let at = ObjectRef::new(Kind::HorizontalPodAutoscaler, &self.names.namespace, name);
+                let spec = desired.pointer("/spec").cloned().unwrap_or_default();
+                Edit::new(at, live).set("/spec", spec).write()
+            }
+        }
+    }
+
+    /// The apex Service outlives the Canary: it selects the target again, and is no longer ours.
+    fn point_at_target(&self) -> Vec<Write> {
+        let Some((apex, label)) = self.get(Kind::Service, &self.names.apex).zip(self.label()) else {
+            return Vec::new();
+        };
+        let at = ObjectRef::new(Kind::Service, &self.names.namespace, &self.names.apex);
+        let owned = self.owner().owns(apex);
+        let selector = apex
+            .pointer("/metadata/annotations/kubectl.kubernetes.io~1last-applied-configuration")
+            .and_then(Value::as_str)
+            .and_then(|text| serde_json::from_str::<Value>(text).ok())
+            .and_then(|applied| applied.pointer("/spec/selector").cloned())
+            .filter(|_| !owned)
+            .unwrap_or_else(|| json!({label.key: label.value}));
+        let edit = Edit::new(at, apex)
+            .set("/spec/selector", selector)
+            .remove(&format!("/metadata/labels/{}", crate::object::escape(keys::CANARY)))
+            .without_annotation(keys::PORTS);
+        one(if owned { edit.remove("/metadata/ownerReferences") } else { edit })
+    }
+
+    /// Everything else that was made is owned by the Canary and goes with it; the primary is let go.
+    fn delete_generated(&self) -> Vec<Write> {
+        let live = |at: &ObjectRef| self.objects.get(at);
+        let mut writes = self.router().map(|r| r.restore(&live)).unwrap_or_default();
+        if let Some(primary) = self.primary() {
+            let at = self.at(&self.names.primary);
+            writes.extend(Edit::new(at.clone(), primary).without_finalizer(keys::TRAFFIC_FINALIZER).write());
+            if let Some(uid) = primary.pointer("/metadata/uid").and_then(Value::as_str) {
+                writes.push(Write::Delete { target: at, uid: uid.to_owned() });
+            }
+        }
+        writes
+    }
+}
+
+fn one(edit: Edit<'_>) -> Vec<Write> {
+    edit.write().into_iter().collect()
+}
+
+fn scale(live: Option<&Value>, target: ObjectRef, replicas: i32) -> Writes {
+    let workload = live.and_then(Workload::parse).ok_or_else(|| missing("the Deployment"))?;
+    Ok(vec![Write::Scale {
+        target,
+        uid: workload.uid,
+        resource_version: workload.resource_version,
+        replicas,
+    }])
+}

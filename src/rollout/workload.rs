@@ -1,0 +1,333 @@
+//! What the core sees of a Deployment: identity, our keys, and how far its rollout is.
+
+use crate::api::keys;
+use crate::rollout::revision::{RESTARTED_AT, Revision};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+
+/// A view of one Deployment, read from its raw JSON.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Workload {
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.resourceVersion`.
+    pub resource_version: String,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// A deletion has begun.
+    pub terminating: bool,
+    /// Our traffic finalizer is set.
+    pub finalizer: bool,
+    /// The `sidetrack.dev/canary` label.
+    pub canary: Option<String>,
+    /// Hash of the live template.
+    pub revision: Revision,
+    /// The template's `restartedAt` annotation.
+    pub restarted_at: Option<String>,
+    /// `spec.replicas`.
+    pub replicas: i32,
+    /// `spec.paused`.
+    pub paused: bool,
+    /// `spec.strategy.type` is Recreate.
+    pub recreate: bool,
+    /// Our annotations.
+    pub keys: Keys,
+    /// What the Deployment controller says.
+    pub rollout: Rollout,
+    /// JSON Pointers below which one of our managedFields entries owns fields of `spec`.
+    pub owned: Vec<Owned>,
+}
+
+/// Our annotations on a Deployment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Keys {
+    /// `hold`.
+    pub hold: Option<Revision>,
+    /// `failed`.
+    pub failed: Option<Revision>,
+    /// `promoted`.
+    pub promoted: Option<Revision>,
+    /// `glassed`.
+    pub glassed: Option<Revision>,
+    /// `paused-before` is present.
+    pub paused_before: bool,
+    /// `requested-replicas`, when it is a number.
+    pub requested_replicas: Option<i32>,
+    /// `applied-by`.
+    pub applied_by: Option<String>,
+}
+
+/// The parts of `status` that readiness depends on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rollout {
+    /// `observedGeneration`.
+    pub observed_generation: i64,
+    /// `replicas`.
+    pub replicas: i32,
+    /// `updatedReplicas`.
+    pub updated: i32,
+    /// `readyReplicas`.
+    pub ready: i32,
+    /// `availableReplicas`.
+    pub available: i32,
+    /// The Progressing condition says ProgressDeadlineExceeded.
+    pub deadline_exceeded: bool,
+    /// `lastUpdateTime` of an Available condition that is False for want of replicas.
+    pub unavailable_since: Option<Timestamp>,
+}
+
+/// A managedFields entry of ours that owns fields of `spec`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owned {
+    /// Position in `metadata.managedFields`.
+    pub index: usize,
+    /// The entry's `time`, which tells it from one that took its place.
+    pub time: Option<String>,
+    /// Nothing but `spec` is in it, so that the whole entry can go.
+    pub whole: bool,
+}
+
+/// Why a Deployment does not have its ready threshold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotReady {
+    /// Flagger's words.
+    pub message: String,
+    /// Waiting is of no use: the progress deadline has passed.
+    pub deadline: bool,
+}
+
+fn text(object: &Value, pointer: &str) -> Option<String> {
+    object.pointer(pointer).and_then(Value::as_str).map(str::to_owned)
+}
+
+fn number(object: &Value, pointer: &str) -> i32 {
+    object.pointer(pointer).and_then(Value::as_i64).and_then(|n| i32::try_from(n).ok()).unwrap_or(0)
+}
+
+impl Workload {
+    /// Reads a Deployment; `None` when it lacks a uid or a template, which no stored one does.
+    #[must_use]
+    pub fn parse(object: &Value) -> Option<Self> {
+        let annotation = |key: &str| {
+            object.pointer("/metadata/annotations").and_then(|a| a.get(key)).and_then(Value::as_str)
+        };
+        let revision = |key: &str| annotation(key).map(Revision::from_key);
+        let template = object.pointer("/spec/template")?;
+        Some(Self {
+            uid: text(object, "/metadata/uid")?,
+            resource_version: text(object, "/metadata/resourceVersion")?,
+            generation: object.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0),
+            terminating: object.pointer("/metadata/deletionTimestamp").is_some(),
+            finalizer: object
+                .pointer("/metadata/finalizers")
+                .and_then(Value::as_array)
+                .is_some_and(|f| f.iter().any(|f| f == keys::TRAFFIC_FINALIZER)),
+            canary: object
+                .pointer("/metadata/labels")
+                .and_then(|l| l.get(keys::CANARY))
+                .and_then(Value::as_str)
+                .map(str::to_owned),
+            revision: Revision::of(template),
+            restarted_at: template
+                .pointer("/metadata/annotations")
+                .and_then(|a| a.get(RESTARTED_AT))
+                .and_then(Value::as_str)
+                .map(str::to_owned),
+            replicas: object
+                .pointer("/spec/replicas")
+                .and_then(Value::as_i64)
+                .and_then(|n| i32::try_from(n).ok())
+                .unwrap_or(1),
+            paused: object.pointer("/spec/paused").and_then(Value::as_bool).unwrap_or(false),
+            recreate: object.pointer("/spec/strategy/type").is_some_and(|t| t == "Recreate"),
+            keys: Keys {
+                hold: revision(keys::HOLD),
+                failed: revision(keys::FAILED),
+                promoted: revision(keys::PROMOTED),
+                glassed: revision(keys::GLASSED),
+                paused_before: annotation(keys::PAUSED_BEFORE).is_some(),
+                requested_replicas: annotation(keys::REQUESTED_REPLICAS).and_then(|n| n.parse().ok()),
+                applied_by: annotation(keys::APPLIED_BY).map(str::to_owned),
+            },
+            rollout: Rollout::parse(object),
+            owned: owned(object),
+        })
+    }
+
+    /// Whether the template is held: it may not run until the hold is released.
+    #[must_use]
+    pub fn held(&self) -> bool {
+        self.keys.hold.is_some() && self.paused
+    }
+
+    /// Judges readiness in Flagger's order and words (docs.flagger.app, "Canary stages"): the pods counted are
+    /// those of the live template's ReplicaSet. `threshold` is in percent of the updated replicas.
+    ///
+    /// # Errors
+    ///
+    /// Says what it waits for, and whether the deadline has passed.
+    pub fn ready(
+        &self,
+        name: &str,
+        threshold: i32,
+        deadline: SignedDuration,
+        now: Timestamp,
+    ) -> Result<(), NotReady> {
+        let r = &self.rollout;
+        let waiting = |message: String| NotReady { message, deadline: false };
+        if r.observed_generation < self.generation {
+            return Err(waiting(
+                "waiting for rollout to finish: observed deployment generation less than desired generation"
+                    .into(),
+            ));
+        }
+        if r.deadline_exceeded {
+            return Err(NotReady {
+                message: format!("deployment {name:?} exceeded its progress deadline"),
+                deadline: true,
+            });
+        }
+        let late =
+            r.unavailable_since.is_some_and(|since| since.saturating_add(deadline).is_ok_and(|t| t < now));
+        let judged = |message: String| NotReady { message, deadline: late };
+        if r.updated < self.replicas {
+            return Err(judged(format!(
+                "waiting for rollout to finish: {} out of {} new replicas have been updated",
+                r.updated, self.replicas
+            )));
+        }
+        if r.replicas > r.updated {
+            return Err(judged(format!(
+                "waiting for rollout to finish: {} old replicas are pending termination",
+                r.replicas - r.updated
+            )));
+        }
+        if r.available < r.updated * threshold / 100 {
+            return Err(judged(format!(
+                "waiting for rollout to finish: {} of {} (readyThreshold {threshold}%) updated replicas are available",
+                r.available, r.updated
+            )));
+        }
+        Ok(())
+    }
+
+    /// Whether pods of one ReplicaSet only exist, those of the live template.
+    #[must_use]
+    pub const fn uniform(&self) -> bool {
+        self.rollout.observed_generation >= self.generation && self.rollout.replicas == self.rollout.updated
+    }
+}
+
+impl Rollout {
+    fn parse(object: &Value) -> Self {
+        let conditions = object.pointer("/status/conditions").and_then(Value::as_array);
+        let condition = |type_: &str, reason: &str| {
+            conditions?.iter().find(|c| {
+                c.get("type").is_some_and(|t| t == type_) && c.get("reason").is_some_and(|r| r == reason)
+            })
+        };
+        Self {
+            observed_generation: object
+                .pointer("/status/observedGeneration")
+                .and_then(Value::as_i64)
+                .unwrap_or(0),
+            replicas: number(object, "/status/replicas"),
+            updated: number(object, "/status/updatedReplicas"),
+            ready: number(object, "/status/readyReplicas"),
+            available: number(object, "/status/availableReplicas"),
+            deadline_exceeded: condition("Progressing", "ProgressDeadlineExceeded").is_some(),
+            unavailable_since: condition("Available", "MinimumReplicasUnavailable")
+                .filter(|c| c.get("status").is_some_and(|s| s == "False"))
+                .and_then(|c| c.get("lastUpdateTime")?.as_str()?.parse().ok()),
+        }
+    }
+}
+
+fn owned(object: &Value) -> Vec<Owned> {
+    let entries = object.pointer("/metadata/managedFields").and_then(Value::as_array);
+    entries
+        .into_iter()
+        .flatten()
+        .enumerate()
+        .filter(|(_, e)| e.get("manager").is_some_and(|m| m == keys::FIELD_MANAGER))
+        .filter(|(_, e)| e.pointer("/fieldsV1/f:spec").is_some())
+        .map(|(index, e)| Owned {
+            index,
+            time: text(e, "/time"),
+            whole: e.get("fieldsV1").and_then(Value::as_object).is_some_and(|f| f.len() == 1),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+    fn deployment(status: &Value) -> Workload {
+        Workload::parse(&json!({
+            "metadata": {"uid": "u", "resourceVersion": "1", "generation": 2},
+            "spec": {"replicas": 2, "template": {}},
+            "status": status,
+        }))
+        .unwrap()
+    }
+
+    fn verdict(status: &Value) -> Result<(), NotReady> {
+        deployment(status).ready("app", 100, SignedDuration::from_secs(60), NOW)
+    }
+
+    #[test]
+    fn readiness_is_judged_in_order() {
+        let cases = [
+            (json!({"observedGeneration": 1}), "observed deployment generation"),
+            (json!({"observedGeneration": 2, "updatedReplicas": 1}), "1 out of 2 new replicas"),
+            (
+                json!({"observedGeneration": 2, "updatedReplicas": 2, "replicas": 3}),
+                "1 old replicas are pending",
+            ),
+            (
+                json!({"observedGeneration": 2, "updatedReplicas": 2, "replicas": 2, "availableReplicas": 1}),
+                "1 of 2 (readyThreshold 100%)",
+            ),
+        ];
+        for (status, part) in cases {
+            let error = verdict(&status).unwrap_err();
+            assert!(error.message.contains(part), "{}", error.message);
+            assert!(!error.deadline);
+        }
+        let ready =
+            json!({"observedGeneration": 2, "updatedReplicas": 2, "replicas": 2, "availableReplicas": 2});
+        assert_eq!(verdict(&ready), Ok(()));
+    }
+
+    #[test]
+    fn a_passed_deadline_is_final() {
+        let exceeded = json!({"observedGeneration": 2,
+            "conditions": [{"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}]});
+        assert!(verdict(&exceeded).unwrap_err().deadline);
+        let unavailable = json!({"observedGeneration": 2, "updatedReplicas": 2, "replicas": 2,
+            "conditions": [{"type": "Available", "status": "False", "reason": "MinimumReplicasUnavailable",
+                "lastUpdateTime": "1969-12-31T23:58:00Z"}]});
+        assert!(verdict(&unavailable).unwrap_err().deadline);
+    }
+
+    #[test]
+    fn entries_of_ours_that_own_spec_are_found() {
+        let object = json!({"metadata": {"managedFields": [
+            {"manager": "kustomize-controller", "fieldsV1": {"f:spec": {}}},
+            {"manager": "sidetrack", "time": "t", "fieldsV1": {"f:spec": {}}},
+            {"manager": "sidetrack", "fieldsV1": {"f:metadata": {}}},
+            {"manager": "sidetrack", "fieldsV1": {"f:metadata": {}, "f:spec": {}}},
+        ]}});
+        assert_eq!(
+            owned(&object),
+            vec![
+                Owned { index: 1, time: Some("t".into()), whole: true },
+                Owned { index: 3, time: None, whole: false },
+            ]
+        );
+    }
+}

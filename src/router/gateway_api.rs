@@ -1,0 +1,214 @@
+//! Gateway API: an HTTPRoute.
+
+use super::gateway_rules::{conditions, filled, filled_parent, filters};
+use super::object::{self, same, set, settle, unset};
+use super::{Backends, Live, RouteError, Router, Settled, Weights};
+use crate::object::{Kind, ObjectRef, Write};
+use serde_json::{Value, json};
+
+/// Fields of a rule that the Canary decides. Others (name, retry, sessionPersistence, …) are left as they
+/// are.
+const RULE_FIELDS: [&str; 3] = ["matches", "filters", "timeouts"];
+
+pub(super) fn route(router: &Router) -> ObjectRef {
+    ObjectRef::new(Kind::HttpRoute, &router.names.namespace, &router.names.apex)
+}
+
+fn host(entry: &Value) -> Option<&str> {
+    entry.get("name").and_then(Value::as_str)
+}
+
+pub(super) fn backends(router: &Router, object: &Value) -> Backends {
+    super::weighted_rule(&router.names, object, &["spec", "rules"], "backendRefs", host)
+}
+
+/// Judges the route's status (Flagger, `gatewayapi:v1`): each parent that reports must have accepted the
+/// present
+/// generation; a parent that does not report passes, since not every implementation does.
+pub(super) fn settled(router: &Router, object: &Value) -> Settled {
+    let at = route(router);
+    let generation = object.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0);
+    let list =
+        |pointer: &str| object.pointer(pointer).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    for parent in list("/spec/parentRefs") {
+        let wanted = filled_parent(parent, &at.namespace);
+        let reports = list("/status/parents").iter().filter(|report| {
+            report
+                .get("parentRef")
+                .is_some_and(|p| same(Some(&filled_parent(p, &at.namespace)), Some(&wanted)))
+        });
+        for report in reports {
+            let accepted = report.get("conditions").and_then(Value::as_array).and_then(|all| {
+                all.iter().find(|c| c.get("type").and_then(Value::as_str) == Some("Accepted"))
+            });
+            let status = accepted.and_then(|c| c.get("status")?.as_str()).unwrap_or("Unknown");
+            let observed = accepted.and_then(|c| c.get("observedGeneration")?.as_i64()).unwrap_or(0);
+            if status != "True" || observed < generation {
+                let parent = host(parent).unwrap_or_default();
+                return Settled::No(format!(
+                    "HTTPRoute {}.{} parent {parent} is not ready (status: {status}, observed generation: {observed}, current generation: {generation})",
+                    at.name, at.namespace,
+                ));
+            }
+        }
+    }
+    Settled::Yes
+}
+
+pub(super) fn reconcile(router: &Router, live: &Live<'_>) -> Result<Vec<Write>, RouteError> {
+    if router.service.gateway_refs.is_empty() {
+        return Err(RouteError::NoGateways);
+    }
+    let at = route(router);
+    let metadata = router.route_metadata();
+    let write = match live(&at) {
+        None => {
+            let spec = spec(router, Weights::INITIAL)?;
+            Some(Write::Create { object: object::create(&at, &metadata, &router.owner, spec) })
+        }
+        Some(found) => {
+            let weights = backends(router, found).weights().unwrap_or(Weights::INITIAL);
+            let mut next = repaired(router, found, &spec(router, weights)?);
+            object::add_metadata(&mut next, &metadata);
+            object::update(&at, found, &next)
+        }
+    };
+    Ok(write.into_iter().collect())
+}
+
+/// Returns the live HTTPRoute with what the Canary decides put right. `wanted` carries the live weights.
+fn repaired(router: &Router, live: &Value, wanted: &Value) -> Value {
+    let mut next = live.clone();
+    let spec = object::child(&mut next, "spec");
+    let parents = |v: Option<&Value>| -> Value {
+        list(v).iter().map(|p| filled_parent(p, &router.names.namespace)).collect()
+    };
+    if parents(spec.get("parentRefs")) != parents(wanted.get("parentRefs")) {
+        settle(spec, "parentRefs", wanted.get("parentRefs"));
+    }
+    settle(spec, "hostnames", wanted.get("hostnames"));
+    let (old, new) = (list(spec.get("rules")), list(wanted.get("rules")));
+    let rules: Vec<Value> = if old.len() == new.len() {
+        old.into_iter().zip(new).map(|(old, new)| merged_rule(router, old, new)).collect()
+    } else {
+        new
+    };
+    settle(spec, "rules", Some(&Value::Array(rules)));
+    router.record_original(live, &mut next);
+    next
+}
+
+fn list(value: Option<&Value>) -> Vec<Value> {
+    value.and_then(Value::as_array).cloned().unwrap_or_default()
+}
+
+/// Lays a wanted rule over a live one; the API server's defaults are no difference. A rule that is not ours
+/// (of an
+/// adopted route) is replaced as a whole.
+fn merged_rule(router: &Router, live: Value, wanted: Value) -> Value {
+    let names = &router.names;
+    let ours = list(live.get("backendRefs"))
+        .iter()
+        .any(|e| host(e).is_some_and(|h| h == names.apex_primary || h == names.apex_canary));
+    if !ours {
+        return wanted;
+    }
+    let (live_filled, wanted_filled) = (filled(&live), filled(&wanted));
+    let mut rule = live;
+    for field in RULE_FIELDS {
+        if !same(live_filled.get(field), wanted_filled.get(field)) {
+            match wanted.get(field) {
+                Some(value) => set(&mut rule, field, value.clone()),
+                None => unset(&mut rule, field),
+            }
+        }
+    }
+    let found = list(rule.get("backendRefs"));
+    let filled_refs = list(live_filled.get("backendRefs"));
+    let wanted_refs = list(wanted.get("backendRefs"));
+    let alone = wanted_refs.len() == 1;
+    let entry = |wanted: Value| {
+        let live = found.iter().zip(&filled_refs).find(|(e, _)| host(e) == host(&wanted));
+        let Some((entry, entry_filled)) = live else { return wanted };
+        let mut entry = entry.clone();
+        for field in ["group", "kind", "namespace", "port", "weight"] {
+            if field == "weight" && alone {
+                continue;
+            }
+            if !same(entry_filled.get(field), wanted.get(field)) {
+                settle(&mut entry, field, wanted.get(field));
+            }
+        }
+        entry
+    };
+    let entries: Vec<Value> = wanted_refs.into_iter().map(entry).collect();
+    set(&mut rule, "backendRefs", Value::Array(entries));
+    rule
+}
+
+/// Builds the whole `spec`.
+fn spec(router: &Router, weights: Weights) -> Result<Value, RouteError> {
+    let service = &router.service;
+    let names = &router.names;
+    let matches = conditions(&service.r#match)?;
+    let matches = if matches.is_empty() {
+        vec![json!({ "path": { "type": "PathPrefix", "value": "/" } })]
+    } else {
+        matches
+    };
+    let backend = |name: &str, weight: i32| json!({ "group": "", "kind": "Service", "name": name, "port": service.port, "weight": weight });
+    let both =
+        json!([backend(&names.apex_primary, weights.primary), backend(&names.apex_canary, weights.canary),]);
+    let rules = if router.analysis_match.is_empty() {
+        json!([rule(router, &matches, both)])
+    } else {
+        let analysis = conditions(&router.analysis_match)?;
+        let primary = json!([backend(&names.apex_primary, 100)]);
+        json!([rule(router, &merged_conditions(&analysis, &matches), both), rule(router, &matches, primary),])
+    };
+    let parents: Vec<Value> = service.gateway_refs.iter().map(parent).collect();
+    let mut spec = json!({ "parentRefs": parents, "rules": rules });
+    settle(&mut spec, "hostnames", Some(&json!(service.hosts)));
+    Ok(spec)
+}
+
+/// Completes a `gatewayRef` as the Canary's own schema does.
+fn parent(reference: &Value) -> Value {
+    let mut parent = reference.clone();
+    for (field, default) in [("group", "gateway.networking.k8s.io"), ("kind", "Gateway")] {
+        if parent.get(field).is_none() {
+            set(&mut parent, field, default.into());
+        }
+    }
+    parent
+}
+
+fn rule(router: &Router, matches: &[Value], backends: Value) -> Value {
+    let service = &router.service;
+    let mut rule = json!({ "matches": matches, "backendRefs": backends });
+    settle(&mut rule, "filters", Some(&Value::Array(filters(service))));
+    let mut timeouts = json!({});
+    let given = |t: &Option<String>| t.clone().filter(|t| !t.is_empty()).map(Value::from);
+    settle(&mut timeouts, "request", given(&service.timeout).as_ref());
+    settle(&mut timeouts, "backendRequest", given(&service.backend_timeout).as_ref());
+    settle(&mut rule, "timeouts", Some(&timeouts));
+    rule
+}
+
+/// Joins the conditions of the analysis with those of the Service: each with each, the analysis' headers and
+/// query parameters first.
+fn merged_conditions(analysis: &[Value], service: &[Value]) -> Vec<Value> {
+    if analysis.is_empty() {
+        return service.to_vec();
+    }
+    let join = |a: &Value, s: &Value| {
+        let mut merged = s.clone();
+        for field in ["headers", "queryParams"] {
+            if let Some(value) = a.get(field) {
+                set(&mut merged, field, value.clone());
+            }
+        }
+        merged
+    };
+    analysis.iter().flat_map(|a| service.iter().map(move |s| join(a, s))).collect()
+}

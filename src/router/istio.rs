@@ -1,0 +1,255 @@
+//! Istio: a VirtualService that splits, and a DestinationRule for each side.
+
+use super::object::{self, same, set, settle, unset};
+use super::{Backends, Live, RouteError, Router, Weights};
+use crate::object::{Kind, ObjectRef, Write};
+use serde_json::{Map, Value, json};
+
+/// Fields of an HTTP or TCP rule that the Canary decides. Others (fault, name, …) are left as they are.
+const RULE_FIELDS: [&str; 7] = ["match", "rewrite", "timeout", "retries", "corsPolicy", "headers", "route"];
+
+pub(super) fn route(router: &Router) -> ObjectRef {
+    ObjectRef::new(Kind::VirtualService, &router.names.namespace, &router.names.apex)
+}
+
+pub(super) fn objects(router: &Router) -> Vec<ObjectRef> {
+    let [primary, canary] = destination_rules(router);
+    vec![route(router), primary, canary]
+}
+
+fn destination_rules(router: &Router) -> [ObjectRef; 2] {
+    [&router.names.apex_primary, &router.names.apex_canary]
+        .map(|host| ObjectRef::new(Kind::DestinationRule, &router.names.namespace, host))
+}
+
+/// Where the rules stand: `http`, or `tcp` for an application that speaks TCP.
+fn protocol(router: &Router) -> &'static str {
+    if router.service.is_tcp() { "tcp" } else { "http" }
+}
+
+fn host(entry: &Value) -> Option<&str> {
+    entry.pointer("/destination/host").and_then(Value::as_str)
+}
+
+pub(super) fn backends(router: &Router, object: &Value) -> Backends {
+    super::weighted_rule(&router.names, object, &["spec", protocol(router)], "route", host)
+}
+
+pub(super) fn reconcile(router: &Router, live: &Live<'_>) -> Result<Vec<Write>, RouteError> {
+    let at = route(router);
+    let service = &router.service;
+    if service.delegation && !(service.hosts.is_empty() && service.gateways.is_empty()) {
+        return Err(RouteError::Delegation { name: at.name, namespace: at.namespace });
+    }
+    let mut writes = Vec::new();
+    for rule in destination_rules(router).iter().rev() {
+        writes.extend(destination_rule(router, rule, live(rule)));
+    }
+    let metadata = router.route_metadata();
+    writes.extend(match live(&at) {
+        None => Some(Write::Create {
+            object: object::create(&at, &metadata, &router.owner, spec(router, Weights::INITIAL)),
+        }),
+        Some(found) => {
+            let mut next = repaired(router, found);
+            object::add_metadata(&mut next, &metadata);
+            object::update(&at, found, &next)
+        }
+    });
+    Ok(writes)
+}
+
+fn destination_rule(router: &Router, at: &ObjectRef, live: Option<&Value>) -> Option<Write> {
+    let policy = router.service.traffic_policy.as_ref();
+    let host: Value = at.name.clone().into();
+    let Some(found) = live else {
+        let mut spec = json!({ "host": host });
+        settle(&mut spec, "trafficPolicy", policy);
+        return Some(Write::Create {
+            object: object::create(at, &super::Metadata::default(), &router.owner, spec),
+        });
+    };
+    let mut next = found.clone();
+    let spec = object::child(&mut next, "spec");
+    settle(spec, "host", Some(&host));
+    settle(spec, "trafficPolicy", policy);
+    object::update(at, found, &next)
+}
+
+/// Returns the live VirtualService with what the Canary decides put right, its weights kept.
+fn repaired(router: &Router, live: &Value) -> Value {
+    let found = backends(router, live);
+    let wanted = spec(router, found.weights().unwrap_or(Weights::INITIAL));
+    let mut next = live.clone();
+    let spec = object::child(&mut next, "spec");
+    settle(spec, "hosts", wanted.get("hosts"));
+    settle(spec, "gateways", wanted.get("gateways"));
+    let kind = protocol(router);
+    // The other list is left when it is the user's; a former appProtocol's of ours would go on routing.
+    let other = if kind == "tcp" { "http" } else { "tcp" };
+    if spec.get(other).and_then(Value::as_array).is_some_and(|rules| rules.iter().any(|r| is_ours(router, r)))
+    {
+        unset(spec, other);
+    }
+    let rules = merged_rules(router, spec.get(kind), wanted.get(kind));
+    settle(spec, kind, Some(&rules));
+    router.record_original(live, &mut next);
+    next
+}
+
+fn is_ours(router: &Router, rule: &Value) -> bool {
+    let names = &router.names;
+    rule.get("route").and_then(Value::as_array).is_some_and(|entries| {
+        entries.iter().any(|e| host(e).is_some_and(|h| h == names.apex_primary || h == names.apex_canary))
+    })
+}
+
+/// Lays the wanted rules over the live ones. A rule that is not ours (of an adopted route) is replaced as a
+/// whole.
+fn merged_rules(router: &Router, live: Option<&Value>, wanted: Option<&Value>) -> Value {
+    let list = |v: Option<&Value>| v.and_then(Value::as_array).cloned().unwrap_or_default();
+    let (live, wanted) = (list(live), list(wanted));
+    if live.len() != wanted.len() {
+        return Value::Array(wanted);
+    }
+    let merge = |(live, wanted): (Value, Value)| {
+        if !is_ours(router, &live) {
+            return wanted;
+        }
+        let mut rule = live;
+        for field in RULE_FIELDS {
+            if field == "route" {
+                let routes = merged_routes(rule.get(field), wanted.get(field));
+                settle(&mut rule, field, Some(&routes));
+            } else {
+                settle(&mut rule, field, wanted.get(field));
+            }
+        }
+        // Sidetrack never mirrors; a mirror to the canary is what an interrupted run of Flagger left.
+        if rule.pointer("/mirror/host").and_then(Value::as_str) == Some(&router.names.apex_canary) {
+            unset(&mut rule, "mirror");
+            unset(&mut rule, "mirrorPercentage");
+        }
+        rule
+    };
+    live.into_iter().zip(wanted).map(merge).collect()
+}
+
+/// Lays the wanted destinations over the live ones of the same host, so that their other fields stay.
+fn merged_routes(live: Option<&Value>, wanted: Option<&Value>) -> Value {
+    let list = |v: Option<&Value>| v.and_then(Value::as_array).cloned().unwrap_or_default();
+    let (live, wanted) = (list(live), list(wanted));
+    let alone = wanted.len() == 1;
+    let entry = |wanted: Value| match live.iter().find(|e| host(e) == host(&wanted)) {
+        None => wanted,
+        Some(found) => {
+            let mut entry = found.clone();
+            settle(&mut entry, "destination", wanted.get("destination"));
+            // The weight of a rule's only destination means nothing; Flagger writes the primary's share there.
+            if !alone {
+                settle(&mut entry, "weight", wanted.get("weight"));
+            }
+            entry
+        }
+    };
+    wanted.into_iter().map(entry).collect()
+}
+
+/// Builds the whole `spec`.
+fn spec(router: &Router, weights: Weights) -> Value {
+    let service = &router.service;
+    let mut spec = json!({ "hosts": hosts(router) });
+    if !service.delegation {
+        let gateways = if service.gateways.is_empty() { json!(["mesh"]) } else { json!(service.gateways) };
+        set(&mut spec, "gateways", gateways);
+    }
+    let both = json!([
+        destination(router, &router.names.apex_primary, weights.primary),
+        destination(router, &router.names.apex_canary, weights.canary),
+    ]);
+    let rules = if service.is_tcp() {
+        let ports: Vec<Value> = service
+            .r#match
+            .iter()
+            .map(|m| m.get("port").filter(|p| p.as_i64() != Some(0)))
+            .map(|port| port.map_or_else(|| json!({}), |port| json!({ "port": port })))
+            .collect();
+        let mut rule = json!({ "route": both });
+        settle(&mut rule, "match", Some(&Value::Array(ports)));
+        json!([rule])
+    } else if router.analysis_match.is_empty() {
+        json!([http_rule(router, &service.r#match, both)])
+    } else {
+        let primary = json!([destination(router, &router.names.apex_primary, 100)]);
+        json!([
+            http_rule(router, &merged_match(&router.analysis_match, &service.r#match), both),
+            http_rule(router, &service.r#match, primary),
+        ])
+    };
+    set(&mut spec, protocol(router), rules);
+    spec
+}
+
+/// The hosts, with the apex Service among them; a delegate has none.
+fn hosts(router: &Router) -> Vec<String> {
+    if router.service.delegation {
+        return Vec::new();
+    }
+    let mut hosts = router.service.hosts.clone();
+    if !hosts.iter().any(|h| *h == router.names.apex || h == "*") {
+        hosts.push(router.names.apex.clone());
+    }
+    hosts
+}
+
+fn http_rule(router: &Router, conditions: &[Value], route: Value) -> Value {
+    let service = &router.service;
+    let mut rule = json!({ "route": route });
+    let rewrite = service.rewrite.as_ref().map(|r| {
+        let mut rewrite = json!({});
+        settle(&mut rewrite, "uri", r.uri.clone().map(Value::from).as_ref());
+        settle(&mut rewrite, "authority", r.authority.clone().map(Value::from).as_ref());
+        rewrite
+    });
+    for (field, value) in [
+        ("match", (!conditions.is_empty()).then(|| json!(conditions))),
+        ("rewrite", rewrite),
+        ("timeout", service.timeout.clone().map(Value::from)),
+        ("retries", service.retries.clone()),
+        ("corsPolicy", service.cors_policy.clone()),
+        ("headers", service.headers.clone()),
+    ] {
+        settle(&mut rule, field, value.as_ref());
+    }
+    rule
+}
+
+/// One destination. Its port is named only where Istio cannot know it: several ports, and a gateway in front.
+fn destination(router: &Router, host: &str, weight: i32) -> Value {
+    let service = &router.service;
+    let mut destination = Map::new();
+    destination.insert("host".into(), host.into());
+    let behind_gateway = service.gateways.first().is_some_and(|g| g != "mesh");
+    if service.port_discovery && (behind_gateway || service.delegation) {
+        destination.insert("port".into(), json!({ "number": service.port }));
+    }
+    json!({ "destination": destination, "weight": weight })
+}
+
+/// Joins the conditions of the analysis with those of the Service: each with each, the analysis' headers,
+/// query parameters and source labels first.
+fn merged_match(analysis: &[Value], service: &[Value]) -> Vec<Value> {
+    if service.is_empty() {
+        return analysis.to_vec();
+    }
+    let join = |a: &Value, s: &Value| {
+        let mut merged = s.clone();
+        for field in ["headers", "queryParams", "sourceLabels"] {
+            if let Some(value) = a.get(field).filter(|v| !same(Some(v), None)) {
+                set(&mut merged, field, value.clone());
+            }
+        }
+        merged
+    };
+    analysis.iter().flat_map(|a| service.iter().map(move |s| join(a, s))).collect()
+}
