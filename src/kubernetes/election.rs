@@ -67,9 +67,12 @@ impl Leadership {
     /// Waits until the claim is gained or lost, then returns whether this process leads; not for renewals.
     /// `known` is what the caller takes to be so.
     pub async fn turned(&mut self, known: bool) -> bool {
-        match self.claim.wait_for(|claim| claim.leads() != known).await {
-            Ok(claim) => claim.leads(),
-            Err(_) => pending().await,
+        let turned =
+            self.claim.wait_for(|claim| claim.leads() != known).await.map(|claim| claim.leads()).ok();
+        match turned {
+            Some(leads) => leads,
+            // Without a sender there is no election, so no turn.
+            None => pending().await,
         }
     }
 

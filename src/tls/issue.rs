@@ -135,7 +135,7 @@ impl Material {
 /// # Errors
 /// When it cannot be read.
 pub fn expiry(pem: &str) -> Result<Timestamp, IssueError> {
-    Ok(read(first(pem)?, "certificate", |c| validity(c))?.until)
+    Ok(read(first(pem)?, "certificate", validity)?.until)
 }
 
 fn empty() -> Material {

@@ -113,6 +113,7 @@ fn live(seed: u64, policy: &Policy) -> Result<BTreeMap<String, u32>, String> {
         // A crash before a write, between two writes, or after both: the process knows nothing of the publication.
         if dice.roll(4) == 0 {
             published = None;
+            wakes = now + seconds(1 + dice.roll(3600));
         } else {
             let state = secret.as_ref().map(|s| s.state(&names).unwrap());
             if let Some(held) = &secret
