@@ -1,0 +1,2 @@
+//! What people type.
+pub mod manifests;
