@@ -1,6 +1,7 @@
 //! Sidetrack: progressive delivery for Kubernetes.
 pub mod admission;
 pub mod api;
+pub mod cli;
 pub mod controller;
 pub mod hooks;
 pub mod kubernetes;

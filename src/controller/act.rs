@@ -5,6 +5,7 @@ use super::clock;
 use super::outbound::Sender;
 use super::watch::{Change, Shared, chain, lock};
 use crate::api::Canary;
+use crate::kubernetes::election::Leadership;
 use crate::kubernetes::writer::{WriteError, Writer};
 use crate::object::{Kind, ObjectRef, Write};
 use crate::rollout::naming::label_value;
@@ -67,8 +68,8 @@ pub struct Actor {
     pub config: Arc<Config>,
     /// Metrics.
     pub metrics: Arc<Metrics>,
-    /// Whether this process may write now: asked before every write.
-    pub may_write: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Whether this process may write now: asked before every step.
+    pub leadership: Leadership,
     states: Arc<Mutex<HashMap<CanaryKey, State>>>,
 }
 
@@ -89,9 +90,9 @@ impl Actor {
         changes: mpsc::Sender<Change>,
         config: Arc<Config>,
         metrics: Arc<Metrics>,
-        may_write: Arc<dyn Fn() -> bool + Send + Sync>,
+        leadership: Leadership,
     ) -> Self {
-        Self { writer, sender, events, cache, changes, config, metrics, may_write, states: Arc::default() }
+        Self { writer, sender, events, cache, changes, config, metrics, leadership, states: Arc::default() }
     }
 
     fn states(&self) -> MutexGuard<'_, HashMap<CanaryKey, State>> {
@@ -105,7 +106,7 @@ impl Actor {
     /// When a step fails; the Canary is to be looked at again after a pause.
     pub async fn look(&self, key: &CanaryKey) -> Result<Option<Timestamp>, ActError> {
         for _ in 0..MAX_DECISIONS {
-            if !(self.may_write)() {
+            if !self.leadership.may_write() {
                 return Ok(None);
             }
             self.read_unknown(key).await?;
@@ -131,7 +132,7 @@ impl Actor {
                 return Ok(wake);
             }
             for step in steps {
-                if !(self.may_write)() {
+                if !self.leadership.may_write() {
                     return Ok(None);
                 }
                 self.take(key, &subject, step).await?;

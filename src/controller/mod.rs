@@ -10,6 +10,7 @@ pub mod queue;
 pub mod watch;
 
 use crate::api::Canary;
+use crate::kubernetes::election::Leadership;
 use crate::object::Kind;
 use crate::rollout::subject::{Config, Subject};
 use crate::telemetry::metrics::Metrics;
@@ -42,10 +43,8 @@ pub struct Setup {
     pub config: Arc<Config>,
     /// Metrics.
     pub metrics: Arc<Metrics>,
-    /// Whether this process may write now.
-    pub may_write: Arc<dyn Fn() -> bool + Send + Sync>,
-    /// Changes whenever leadership is won or lost.
-    pub leadership: tokio::sync::watch::Receiver<bool>,
+    /// Whether this process is the one that writes.
+    pub leadership: Leadership,
 }
 
 impl std::fmt::Debug for Setup {
@@ -86,7 +85,7 @@ pub async fn run(setup: Setup) -> Result<(), ControllerError> {
             changes,
             setup.config.clone(),
             setup.metrics.clone(),
-            setup.may_write.clone(),
+            setup.leadership.clone(),
         ),
         watched: HashSet::new(),
         synced: HashSet::new(),
@@ -98,6 +97,7 @@ pub async fn run(setup: Setup) -> Result<(), ControllerError> {
     controller.tasks.spawn(events::publish(controller.setup.client.clone(), outbox));
     controller.watch(Kind::Canary);
     controller.watch(Kind::ControllerRevision);
+    let (mut leadership, mut leads) = (controller.setup.leadership.clone(), false);
     loop {
         controller.start_looks();
         let next = controller.queue.next().map_or_else(
@@ -113,8 +113,8 @@ pub async fn run(setup: Setup) -> Result<(), ControllerError> {
                 controller.ended(ended.map_err(ControllerError::Panicked)?);
             }
             () = tokio::time::sleep_until(next.into()) => {}
-            Ok(()) = controller.setup.leadership.changed() => {
-                let leads = *controller.setup.leadership.borrow_and_update();
+            now_leads = leadership.turned(leads) => {
+                leads = now_leads;
                 if leads {
                     controller.mark_all();
                 }
@@ -216,7 +216,7 @@ impl Controller {
         self.synced.contains(&Kind::Canary)
             && self.synced.contains(&Kind::ControllerRevision)
             && kinds.iter().all(|kind| self.synced.contains(kind))
-            && (self.setup.may_write)()
+            && self.setup.leadership.may_write()
     }
 
     fn ended(&mut self, (key, ended): (CanaryKey, Result<Option<jiff::Timestamp>, act::ActError>)) {
