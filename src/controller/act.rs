@@ -3,7 +3,8 @@
 use super::cache::CanaryKey;
 use super::clock;
 use super::outbound::Sender;
-use super::watch::{Change, Shared, chain, lock};
+use super::record;
+use super::watch::{Change, Shared, lock};
 use crate::api::Canary;
 use crate::kubernetes::election::Leadership;
 use crate::kubernetes::writer::{WriteError, Writer};
@@ -13,6 +14,7 @@ use crate::rollout::plan::{Check, Level, Message, Plan, Step};
 use crate::rollout::revision::Revision;
 use crate::rollout::subject::{Config, Impossible, Question, Subject};
 use crate::rollout::{Memory, advance, objects};
+use crate::telemetry::log::chain;
 use crate::telemetry::metrics::Metrics;
 use futures::future::join_all;
 use jiff::Timestamp;
@@ -47,6 +49,8 @@ pub enum ActError {
 /// What is remembered of a Canary between two looks.
 #[derive(Debug, Default)]
 struct State {
+    /// Name of the target, which the metrics are labelled with.
+    target: String,
     memory: Memory,
     templates: BTreeMap<Revision, Value>,
 }
@@ -126,7 +130,8 @@ impl Actor {
                 }
                 plan
             };
-            self.metrics.observe(&observed);
+            record::observed(&self.metrics, &observed);
+            self.note_target(key, &subject.names.target);
             let Plan { steps, wake } = plan;
             if steps.is_empty() {
                 return Ok(wake);
@@ -141,10 +146,19 @@ impl Actor {
         Err(ActError::Restless)
     }
 
+    fn note_target(&self, key: &CanaryKey, target: &str) {
+        if let Some(state) = self.states().get_mut(key)
+            && state.target != target
+        {
+            target.clone_into(&mut state.target);
+        }
+    }
+
     fn forget(&self, key: &CanaryKey) {
         lock(&self.cache).refer(key, Vec::new());
-        self.states().remove(key);
-        self.metrics.forget_canary(key);
+        if let Some(state) = self.states().remove(key) {
+            self.metrics.forget(&state.target, &key.0);
+        }
     }
 
     /// Reads what has been neither seen nor found missing.
@@ -200,6 +214,10 @@ impl Actor {
             self.write(&write).await?;
         }
         match &step {
+            Step::Status(status) => {
+                record::outcome(&self.metrics, subject, status);
+                Ok(())
+            }
             Step::StoreSnapshot(revision) | Step::StorePrimarySnapshot(revision) => {
                 self.load_stored(key, subject, &step, revision).await
             }
@@ -259,7 +277,12 @@ impl Actor {
         self.load(key, subject, revision).await
     }
 
-    async fn load(&self, key: &CanaryKey, subject: &Subject<'_>, revision: &Revision) -> Result<(), ActError> {
+    async fn load(
+        &self,
+        key: &CanaryKey,
+        subject: &Subject<'_>,
+        revision: &Revision,
+    ) -> Result<(), ActError> {
         let name = subject.names.snapshot(revision);
         let at = ObjectRef::new(Kind::ControllerRevision, &subject.names.namespace, &name);
         let stored = self.writer.read(&at).await?;
@@ -288,7 +311,7 @@ impl Actor {
             tracing::info!(canary, "{}", message.text);
         }
         if message.text.starts_with("InterlockBypassed") {
-            self.metrics.bypassed(&subject.names.target, &subject.names.namespace);
+            self.metrics.count_bypass(&subject.names.target, &subject.names.namespace);
         }
         if message.level != Level::Log
             && self.events.try_send((Box::new(subject.canary.clone()), message.clone())).is_err()
@@ -322,7 +345,7 @@ impl Actor {
                 Question::Send(request) => {
                     let judged = subject.judge(&check, &actor.sender.send(&request).await);
                     if let Some((metric, value)) = judged.exported {
-                        actor.metrics.analysed(&target, &key.0, &metric, value);
+                        actor.metrics.set_metric(&target, &key.0, &metric, value);
                     }
                     judged.answer
                 }

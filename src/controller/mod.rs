@@ -7,23 +7,25 @@ pub mod clock;
 pub mod events;
 pub mod outbound;
 pub mod queue;
+mod record;
 pub mod watch;
 
 use crate::api::Canary;
 use crate::kubernetes::election::Leadership;
 use crate::object::Kind;
 use crate::rollout::subject::{Config, Subject};
+use crate::telemetry::log::chain;
 use crate::telemetry::metrics::Metrics;
 use act::Actor;
 use cache::CanaryKey;
 use kube::Client;
 use queue::Queue;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use watch::{Change, Shared, chain, lock};
+use watch::{Change, Shared, lock};
 
 /// Canaries that are looked at at once.
 const CONCURRENCY: usize = 32;
@@ -100,10 +102,8 @@ pub async fn run(setup: Setup) -> Result<(), ControllerError> {
     let (mut leadership, mut leads) = (controller.setup.leadership.clone(), false);
     loop {
         controller.start_looks();
-        let next = controller.queue.next().map_or_else(
-            || Instant::now() + Duration::from_secs(3600),
-            |at| at,
-        );
+        let next =
+            controller.queue.next().map_or_else(|| Instant::now() + Duration::from_secs(3600), |at| at);
         tokio::select! {
             change = inbox.recv() => match change {
                 Some(change) => controller.take_in(change)?,
@@ -148,6 +148,11 @@ impl Controller {
 
     fn mark_all(&mut self) {
         let all = lock(&self.actor.cache).canaries();
+        let mut totals = BTreeMap::new();
+        for (namespace, _) in &all {
+            *totals.entry(namespace.clone()).or_default() += 1;
+        }
+        self.setup.metrics.set_totals(&totals);
         all.into_iter().for_each(|key| self.queue.mark(key));
     }
 
