@@ -264,12 +264,16 @@ mod tests {
     #[test]
     fn a_body_that_asks_nothing_is_refused() {
         let review = |request: Value| {
-            json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request}).to_string()
+            json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request})
+                .to_string()
         };
         for (body, category) in [
             (String::new(), "unparsable"),
             ("{}".to_owned(), "unsupported"),
-            (json!({"apiVersion": "admission.k8s.io/v1beta1", "kind": "AdmissionReview"}).to_string(), "unsupported"),
+            (
+                json!({"apiVersion": "admission.k8s.io/v1beta1", "kind": "AdmissionReview"}).to_string(),
+                "unsupported",
+            ),
             (review(Value::Null), "no-request"),
             (review(json!({"uid": "u"})), "unparsable"),
         ] {

@@ -1,8 +1,8 @@
 //! Kubernetes Events: one task sends them, in order, so that no decision waits for them.
 
-use super::watch::chain;
 use crate::api::Canary;
 use crate::rollout::plan::{Level, Message};
+use crate::telemetry::log::chain;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
 use tokio::sync::mpsc;

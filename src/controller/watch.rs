@@ -4,6 +4,7 @@ use super::cache::{Cache, CanaryKey};
 use crate::api::keys;
 use crate::object::{Kind, ObjectRef};
 use crate::rollout::subject::Snapshot;
+use crate::telemetry::log::chain;
 use futures::StreamExt;
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::core::PartialObjectMeta;
@@ -169,19 +170,4 @@ pub async fn follow_snapshots(
         }
     }
     let _ = changes.send(Change::Ended(Kind::ControllerRevision)).await;
-}
-
-/// An error with its causes, for a log line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }

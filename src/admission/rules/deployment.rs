@@ -203,7 +203,9 @@ impl<'a> Write<'a> {
         self.keys.set(keys::BREAK_GLASS, self.old.annotation(keys::BREAK_GLASS).map(Cow::Borrowed));
         self.outcome.note(Rule::BreakGlass);
         let generation = self.old.generation();
-        self.outcome.warn(format!("an outdated break-glass was dropped: it must begin with {generation}, the generation"));
+        self.outcome.warn(format!(
+            "an outdated break-glass was dropped: it must begin with {generation}, the generation"
+        ));
     }
 
     fn count_break_glass(&mut self) {
@@ -256,7 +258,8 @@ impl<'a> Write<'a> {
         self.keys.remove(keys::GLASSED);
         self.keys.set(keys::REVERTED, Cow::Owned(revision.as_str().to_owned()));
         self.outcome.note(Rule::Revert);
-        self.outcome.warn(format!("{} is back on promoted revision {revision}, which runs unheld", self.name()));
+        self.outcome
+            .warn(format!("{} is back on promoted revision {revision}, which runs unheld", self.name()));
         self.outcome.revision = Some(revision.clone());
     }
 

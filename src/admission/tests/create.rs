@@ -6,8 +6,11 @@ use crate::api::keys;
 use serde_json::json;
 
 fn forged() -> Write {
-    let all: serde_json::Map<_, _> =
-        keys::ANNOTATIONS.into_iter().chain([keys::PORTS]).map(|key| (key.to_owned(), json!(hash("v9")))).collect();
+    let all: serde_json::Map<_, _> = keys::ANNOTATIONS
+        .into_iter()
+        .chain([keys::PORTS])
+        .map(|key| (key.to_owned(), json!(hash("v9"))))
+        .collect();
     Write::in_place().stored(json!({
         "metadata": {"annotations": all, "finalizers": ["other", keys::TRAFFIC_FINALIZER]},
         "spec": {"paused": true},
@@ -41,7 +44,8 @@ fn create_keeps_a_pause_of_the_owners_r21() {
 
 #[test]
 fn create_without_our_label_passes() {
-    let answer = Write::in_place().stored(json!({"metadata": {"labels": {keys::CANARY: null}}})).create().run();
+    let answer =
+        Write::in_place().stored(json!({"metadata": {"labels": {keys::CANARY: null}}})).create().run();
     assert!(answer.passes_untouched());
 }
 
@@ -105,7 +109,10 @@ fn an_update_without_objects_is_400() {
 
 #[test]
 fn subresources_and_other_kinds_pass() {
-    let held = || crate::admission::review::parse(Write::in_place().template("v2").review().to_string().as_bytes()).unwrap();
+    let held = || {
+        crate::admission::review::parse(Write::in_place().template("v2").review().to_string().as_bytes())
+            .unwrap()
+    };
     for change in [
         |r: &mut crate::admission::review::Request| r.sub_resource = "status".to_owned(),
         |r: &mut crate::admission::review::Request| r.resource.resource = "statefulsets".to_owned(),

@@ -108,7 +108,8 @@ fn a_hold_from_nowhere_takes_its_pause_with_it_f9() {
 #[test]
 fn a_revert_with_a_stale_hold_is_not_paused() {
     let stale = json!({"metadata": {"annotations": {keys::HOLD: hash("v3")}}, "spec": {"paused": true}});
-    let released = Write::in_place().stored(json!({"spec": {"template": crate::admission::testing::template("v2")}}));
+    let released =
+        Write::in_place().stored(json!({"spec": {"template": crate::admission::testing::template("v2")}}));
     let answer = released.template("v1").asks(stale).run();
     assert!(!answer.paused());
     assert_eq!(answer.annotation(keys::HOLD), None);
