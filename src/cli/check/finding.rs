@@ -62,13 +62,13 @@ impl Finding {
         Self { level, what: what.into(), why: why.into(), action: action.into() }
     }
 
-    /// States that something could not be looked at.
+    /// States that something could not be looked at: no error, but nothing to rely on either.
     #[must_use]
     pub fn unknown(what: &str, refusal: &Refusal) -> Self {
         let action = match refusal.code {
             401 | 403 => "ask somebody who may look, or get the right to",
             _ => "look again",
         };
-        Self::new(Level::Info, format!("{what} not known"), refusal.message.clone(), action)
+        Self::new(Level::Warning, format!("{what} not known"), refusal.message.clone(), action)
     }
 }

@@ -206,7 +206,7 @@ fn each_missing_right_is_named() {
     one(Level::Error, "has no right at all", |facts| {
         facts.rights.iter_mut().for_each(|asked| asked.allowed = Ok(false));
     });
-    one(Level::Info, "rights of ServiceAccount sidetrack are not known", |facts| {
+    one(Level::Warning, "rights of ServiceAccount sidetrack are not known", |facts| {
         facts.rights[0].allowed = Err(Refusal { code: 403, message: "no".to_owned() });
     });
 }
@@ -303,7 +303,7 @@ fn each_doubt_about_a_canary_is_said() {
     one(Level::Warning, "asked for 0 replicas and its primary has 2", |facts| {
         target(facts)["metadata"]["annotations"] = json!({keys::REQUESTED_REPLICAS: "0"});
     });
-    one(Level::Info, "what Canaries there are is not known", |facts| {
+    one(Level::Warning, "what Canaries there are is not known", |facts| {
         facts.canaries = Err(Refusal { code: 403, message: "no".to_owned() });
     });
 }

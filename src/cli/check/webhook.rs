@@ -149,6 +149,9 @@ fn probe(Probe { webhook, answer }: &Probe, user: &Answer<String>) -> Finding {
             "every change of an enrolled object fails likewise",
             "see whether its pods are ready, whether the API server may reach their port 9443, and that caBundle is theirs",
         ),
-        Err(refusal) => Finding::unknown(&format!("webhook {webhook}: whether it answers is"), refusal),
+        Err(refusal) => Finding {
+            level: Info,
+            ..Finding::unknown(&format!("webhook {webhook}: whether it answers is"), refusal)
+        },
     }
 }
