@@ -1,5 +1,6 @@
 //! What people type.
 
+pub mod manifests;
 pub mod run;
 
 use clap::{Parser, Subcommand};
@@ -18,6 +19,8 @@ pub struct Cli {
 enum Command {
     /// Run the controller and the admission webhook.
     Run(Box<run::RunArgs>),
+    /// Print the manifests of an installation.
+    Manifests(manifests::Manifests),
 }
 
 impl Cli {
@@ -37,6 +40,7 @@ impl Cli {
             Command::Run(args) => {
                 tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run::run(*args))
             }
+            Command::Manifests(manifests) => manifests.run(&mut std::io::stdout()),
         }
     }
 }
