@@ -80,7 +80,7 @@ mod tests {
     fn flags_of_flagger_are_understood_as_they_are_written() {
         let args = ["sidetrack", "run", "-mesh-provider=gatewayapi:v1", "-metrics-server", "http://p:9090"];
         let cli = Cli::try_parse_from(args.map(OsString::from).map(two_dashes)).unwrap();
-        let Command::Run(run) = cli.command;
+        let Command::Run(run) = cli.command else { panic!("another command") };
         assert_eq!(run.mesh_provider, "gatewayapi:v1");
         assert_eq!(run.metrics_server, "http://p:9090");
     }

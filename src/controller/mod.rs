@@ -103,7 +103,7 @@ pub async fn run(setup: Setup) -> Result<(), ControllerError> {
     loop {
         controller.start_looks();
         let next =
-            controller.queue.next().map_or_else(|| Instant::now() + Duration::from_secs(3600), |at| at);
+            controller.queue.next().unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
         tokio::select! {
             change = inbox.recv() => match change {
                 Some(change) => controller.take_in(change)?,
