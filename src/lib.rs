@@ -1,5 +1,7 @@
 //! Sidetrack: progressive delivery for Kubernetes.
+pub mod admission;
 pub mod api;
+pub mod cli;
 pub mod controller;
 pub mod hooks;
 pub mod kubernetes;
@@ -8,3 +10,5 @@ pub mod object;
 pub mod outbound;
 pub mod rollout;
 pub mod router;
+pub mod telemetry;
+pub mod tls;

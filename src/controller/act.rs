@@ -3,8 +3,10 @@
 use super::cache::CanaryKey;
 use super::clock;
 use super::outbound::Sender;
-use super::watch::{Change, Shared, chain, lock};
+use super::record;
+use super::watch::{Change, Shared, lock};
 use crate::api::Canary;
+use crate::kubernetes::election::Leadership;
 use crate::kubernetes::writer::{WriteError, Writer};
 use crate::object::{Kind, ObjectRef, Write};
 use crate::rollout::naming::label_value;
@@ -12,6 +14,7 @@ use crate::rollout::plan::{Check, Level, Message, Plan, Step};
 use crate::rollout::revision::Revision;
 use crate::rollout::subject::{Config, Impossible, Question, Subject};
 use crate::rollout::{Memory, advance, objects};
+use crate::telemetry::log::chain;
 use crate::telemetry::metrics::Metrics;
 use futures::future::join_all;
 use jiff::Timestamp;
@@ -46,6 +49,8 @@ pub enum ActError {
 /// What is remembered of a Canary between two looks.
 #[derive(Debug, Default)]
 struct State {
+    /// Name of the target, which the metrics are labelled with.
+    target: String,
     memory: Memory,
     templates: BTreeMap<Revision, Value>,
 }
@@ -67,8 +72,8 @@ pub struct Actor {
     pub config: Arc<Config>,
     /// Metrics.
     pub metrics: Arc<Metrics>,
-    /// Whether this process may write now: asked before every write.
-    pub may_write: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Whether this process may write now: asked before every step.
+    pub leadership: Leadership,
     states: Arc<Mutex<HashMap<CanaryKey, State>>>,
 }
 
@@ -89,9 +94,9 @@ impl Actor {
         changes: mpsc::Sender<Change>,
         config: Arc<Config>,
         metrics: Arc<Metrics>,
-        may_write: Arc<dyn Fn() -> bool + Send + Sync>,
+        leadership: Leadership,
     ) -> Self {
-        Self { writer, sender, events, cache, changes, config, metrics, may_write, states: Arc::default() }
+        Self { writer, sender, events, cache, changes, config, metrics, leadership, states: Arc::default() }
     }
 
     fn states(&self) -> MutexGuard<'_, HashMap<CanaryKey, State>> {
@@ -105,7 +110,7 @@ impl Actor {
     /// When a step fails; the Canary is to be looked at again after a pause.
     pub async fn look(&self, key: &CanaryKey) -> Result<Option<Timestamp>, ActError> {
         for _ in 0..MAX_DECISIONS {
-            if !(self.may_write)() {
+            if !self.leadership.may_write() {
                 return Ok(None);
             }
             self.read_unknown(key).await?;
@@ -125,13 +130,14 @@ impl Actor {
                 }
                 plan
             };
-            self.metrics.observe(&observed);
+            record::observed(&self.metrics, &observed);
+            self.note_target(key, &subject.names.target);
             let Plan { steps, wake } = plan;
             if steps.is_empty() {
                 return Ok(wake);
             }
             for step in steps {
-                if !(self.may_write)() {
+                if !self.leadership.may_write() {
                     return Ok(None);
                 }
                 self.take(key, &subject, step).await?;
@@ -140,10 +146,19 @@ impl Actor {
         Err(ActError::Restless)
     }
 
+    fn note_target(&self, key: &CanaryKey, target: &str) {
+        if let Some(state) = self.states().get_mut(key)
+            && state.target != target
+        {
+            target.clone_into(&mut state.target);
+        }
+    }
+
     fn forget(&self, key: &CanaryKey) {
         lock(&self.cache).refer(key, Vec::new());
-        self.states().remove(key);
-        self.metrics.forget_canary(key);
+        if let Some(state) = self.states().remove(key) {
+            self.metrics.forget(&state.target, &key.0);
+        }
     }
 
     /// Reads what has been neither seen nor found missing.
@@ -199,6 +214,10 @@ impl Actor {
             self.write(&write).await?;
         }
         match &step {
+            Step::Status(status) => {
+                record::outcome(&self.metrics, subject, status);
+                Ok(())
+            }
             Step::StoreSnapshot(revision) | Step::StorePrimarySnapshot(revision) => {
                 self.load_stored(key, subject, &step, revision).await
             }
@@ -258,7 +277,12 @@ impl Actor {
         self.load(key, subject, revision).await
     }
 
-    async fn load(&self, key: &CanaryKey, subject: &Subject<'_>, revision: &Revision) -> Result<(), ActError> {
+    async fn load(
+        &self,
+        key: &CanaryKey,
+        subject: &Subject<'_>,
+        revision: &Revision,
+    ) -> Result<(), ActError> {
         let name = subject.names.snapshot(revision);
         let at = ObjectRef::new(Kind::ControllerRevision, &subject.names.namespace, &name);
         let stored = self.writer.read(&at).await?;
@@ -287,7 +311,7 @@ impl Actor {
             tracing::info!(canary, "{}", message.text);
         }
         if message.text.starts_with("InterlockBypassed") {
-            self.metrics.bypassed(&subject.names.target, &subject.names.namespace);
+            self.metrics.count_bypass(&subject.names.target, &subject.names.namespace);
         }
         if message.level != Level::Log
             && self.events.try_send((Box::new(subject.canary.clone()), message.clone())).is_err()
@@ -321,7 +345,7 @@ impl Actor {
                 Question::Send(request) => {
                     let judged = subject.judge(&check, &actor.sender.send(&request).await);
                     if let Some((metric, value)) = judged.exported {
-                        actor.metrics.analysed(&target, &key.0, &metric, value);
+                        actor.metrics.set_metric(&target, &key.0, &metric, value);
                     }
                     judged.answer
                 }

@@ -92,8 +92,12 @@ impl Cache {
         let gone: Vec<ObjectRef> =
             self.objects.keys().filter(|at| at.kind == kind && !seen.contains(at)).cloned().collect();
         let mut dirty: Vec<CanaryKey> = gone.iter().flat_map(|at| self.forget(at)).collect();
-        let missing: Vec<ObjectRef> =
-            self.interest.keys().filter(|at| at.kind == kind && !self.objects.contains_key(at)).cloned().collect();
+        let missing: Vec<ObjectRef> = self
+            .interest
+            .keys()
+            .filter(|at| at.kind == kind && !self.objects.contains_key(at))
+            .cloned()
+            .collect();
         for at in missing {
             dirty.extend(self.interested(&at));
             self.absent.insert(at);
@@ -293,7 +297,9 @@ mod tests {
         prune(Kind::Deployment, &mut object);
         assert_eq!(
             object.pointer("/metadata/managedFields"),
-            Some(&json!([null, {"manager": "sidetrack", "time": "t", "fieldsV1": {"f:spec": {}, "f:metadata": {}}}]))
+            Some(
+                &json!([null, {"manager": "sidetrack", "time": "t", "fieldsV1": {"f:spec": {}, "f:metadata": {}}}])
+            )
         );
     }
 }

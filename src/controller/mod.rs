@@ -7,22 +7,25 @@ pub mod clock;
 pub mod events;
 pub mod outbound;
 pub mod queue;
+mod record;
 pub mod watch;
 
 use crate::api::Canary;
+use crate::kubernetes::election::Leadership;
 use crate::object::Kind;
 use crate::rollout::subject::{Config, Subject};
+use crate::telemetry::log::chain;
 use crate::telemetry::metrics::Metrics;
 use act::Actor;
 use cache::CanaryKey;
 use kube::Client;
 use queue::Queue;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use watch::{Change, Shared, chain, lock};
+use watch::{Change, Shared, lock};
 
 /// Canaries that are looked at at once.
 const CONCURRENCY: usize = 32;
@@ -42,10 +45,8 @@ pub struct Setup {
     pub config: Arc<Config>,
     /// Metrics.
     pub metrics: Arc<Metrics>,
-    /// Whether this process may write now.
-    pub may_write: Arc<dyn Fn() -> bool + Send + Sync>,
-    /// Changes whenever leadership is won or lost.
-    pub leadership: tokio::sync::watch::Receiver<bool>,
+    /// Whether this process is the one that writes.
+    pub leadership: Leadership,
 }
 
 impl std::fmt::Debug for Setup {
@@ -86,7 +87,7 @@ pub async fn run(setup: Setup) -> Result<(), ControllerError> {
             changes,
             setup.config.clone(),
             setup.metrics.clone(),
-            setup.may_write.clone(),
+            setup.leadership.clone(),
         ),
         watched: HashSet::new(),
         synced: HashSet::new(),
@@ -98,12 +99,11 @@ pub async fn run(setup: Setup) -> Result<(), ControllerError> {
     controller.tasks.spawn(events::publish(controller.setup.client.clone(), outbox));
     controller.watch(Kind::Canary);
     controller.watch(Kind::ControllerRevision);
+    let (mut leadership, mut leads) = (controller.setup.leadership.clone(), false);
     loop {
         controller.start_looks();
-        let next = controller.queue.next().map_or_else(
-            || Instant::now() + Duration::from_secs(3600),
-            |at| at,
-        );
+        let next =
+            controller.queue.next().unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
         tokio::select! {
             change = inbox.recv() => match change {
                 Some(change) => controller.take_in(change)?,
@@ -113,8 +113,8 @@ pub async fn run(setup: Setup) -> Result<(), ControllerError> {
                 controller.ended(ended.map_err(ControllerError::Panicked)?);
             }
             () = tokio::time::sleep_until(next.into()) => {}
-            Ok(()) = controller.setup.leadership.changed() => {
-                let leads = *controller.setup.leadership.borrow_and_update();
+            now_leads = leadership.turned(leads) => {
+                leads = now_leads;
                 if leads {
                     controller.mark_all();
                 }
@@ -148,6 +148,11 @@ impl Controller {
 
     fn mark_all(&mut self) {
         let all = lock(&self.actor.cache).canaries();
+        let mut totals = BTreeMap::new();
+        for (namespace, _) in &all {
+            *totals.entry(namespace.clone()).or_default() += 1;
+        }
+        self.setup.metrics.set_totals(&totals);
         all.into_iter().for_each(|key| self.queue.mark(key));
     }
 
@@ -216,7 +221,7 @@ impl Controller {
         self.synced.contains(&Kind::Canary)
             && self.synced.contains(&Kind::ControllerRevision)
             && kinds.iter().all(|kind| self.synced.contains(kind))
-            && (self.setup.may_write)()
+            && self.setup.leadership.may_write()
     }
 
     fn ended(&mut self, (key, ended): (CanaryKey, Result<Option<jiff::Timestamp>, act::ActError>)) {

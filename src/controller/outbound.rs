@@ -49,9 +49,7 @@ impl Sender {
         loop {
             let answer = self.attempt(request).await;
             let again = match &answer {
-                Ok(response) => {
-                    response.status == 429 || (response.status >= 500 && response.status != 501)
-                }
+                Ok(response) => response.status == 429 || (response.status >= 500 && response.status != 501),
                 Err(_) => true,
             };
             if !again || attempt >= request.retries {

@@ -4,6 +4,7 @@ use super::cache::{Cache, CanaryKey};
 use crate::api::keys;
 use crate::object::{Kind, ObjectRef};
 use crate::rollout::subject::Snapshot;
+use crate::telemetry::log::chain;
 use futures::StreamExt;
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::core::PartialObjectMeta;
@@ -53,8 +54,12 @@ fn resource(kind: Kind) -> ApiResource {
 ///
 /// When the API server cannot be asked.
 pub async fn served(client: &Client, kind: Kind) -> Result<bool, kube::Error> {
-    let group_version = kind.api_version();
-    match client.list_api_group_resources(&group_version).await {
+    let listed = if kind.names().0.is_empty() {
+        client.list_core_api_resources(kind.names().1).await
+    } else {
+        client.list_api_group_resources(&kind.api_version()).await
+    };
+    match listed {
         Ok(list) => Ok(list.resources.iter().any(|r| r.name == kind.names().3)),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
         Err(error) => Err(error),
@@ -165,19 +170,4 @@ pub async fn follow_snapshots(
         }
     }
     let _ = changes.send(Change::Ended(Kind::ControllerRevision)).await;
-}
-
-/// An error with its causes, for a log line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }

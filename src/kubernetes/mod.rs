@@ -1,2 +1,8 @@
-//! The API server: how it is written to.
+//! Talking to the API server, and being talked to.
+pub mod client;
+pub mod election;
+pub mod lease;
+#[cfg(test)]
+mod lease_simulation;
+pub mod serve;
 pub mod writer;

@@ -89,7 +89,8 @@ impl Writer {
     pub async fn write(&self, write: &Write) -> Result<Option<Value>, WriteError> {
         let malformed = || WriteError::Malformed(format!("{write:?}"));
         let at = write.target().ok_or_else(malformed)?;
-        let json = |value: &Value| serde_json::to_vec(value).map_err(|e| WriteError::Malformed(e.to_string()));
+        let json =
+            |value: &Value| serde_json::to_vec(value).map_err(|e| WriteError::Malformed(e.to_string()));
         let manager = format!("fieldManager={FIELD_MANAGER}");
         let (verb, method, uri, content, body) = match write {
             Write::Create { object } => (
@@ -158,8 +159,7 @@ impl Writer {
     ///
     /// As the API server answers.
     pub async fn read(&self, at: &ObjectRef) -> Result<Option<Value>, WriteError> {
-        let answer =
-            self.send("get", at, http::Method::GET, path(at), "application/json", Vec::new()).await;
+        let answer = self.send("get", at, http::Method::GET, path(at), "application/json", Vec::new()).await;
         match answer {
             Ok(object) => Ok(Some(object)),
             Err(error) if error.code() == Some(404) => Ok(None),
@@ -185,9 +185,7 @@ impl Writer {
         let object = || at.to_string();
         match tokio::time::timeout(TIMEOUT, self.client.request::<Value>(request)).await {
             Err(_) => Err(WriteError::Timeout { verb, object: object() }),
-            Ok(Err(source)) => {
-                Err(WriteError::Request { verb, object: object(), source: Box::new(source) })
-            }
+            Ok(Err(source)) => Err(WriteError::Request { verb, object: object(), source: Box::new(source) }),
             Ok(Ok(answer)) => Ok(answer),
         }
     }

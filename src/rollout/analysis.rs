@@ -188,10 +188,7 @@ fn step(case: &mut Case<'_>, target: &Workload, run: &Run, mut said: Vec<Message
             }
             let text = format!("Confirm-promotion check {name} has not passed: {}", answer.error);
             let status = Draft::from(o).run(Some(next)).finish(Phase::WaitingPromotion, &text, case.now);
-            said.into_iter()
-                .fold(Plan::default(), Plan::say)
-                .then(status)
-                .wake(case.after(o.policy.interval))
+            said.into_iter().fold(Plan::default(), Plan::say).then(status).wake(case.after(o.policy.interval))
         }
         Ok(Round::Passed(passed)) => {
             said.extend(passed);

@@ -143,7 +143,8 @@ fn respell(template: &mut Value, from: &str, to: &str) {
                 }
             }
         }
-        for expression in selector.get_mut("matchExpressions").and_then(Value::as_array_mut).into_iter().flatten()
+        for expression in
+            selector.get_mut("matchExpressions").and_then(Value::as_array_mut).into_iter().flatten()
         {
             if !expression.get("key").and_then(Value::as_str).is_some_and(|k| SELECTOR_LABELS.contains(&k)) {
                 continue;

@@ -72,5 +72,4 @@ impl Policy {
     pub fn hooks_of(&self, kind: HookKind) -> impl Iterator<Item = (usize, &Hook)> {
         self.hooks.iter().enumerate().filter(move |(_, h)| h.kind == kind)
     }
-
 }

@@ -46,10 +46,7 @@ pub(super) fn gated(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
                 &text,
                 case.now,
             );
-            said.into_iter()
-                .fold(Plan::default(), Plan::say)
-                .then(status)
-                .wake(case.after(o.policy.interval))
+            said.into_iter().fold(Plan::default(), Plan::say).then(status).wake(case.after(o.policy.interval))
         }
     }
 }

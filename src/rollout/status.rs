@@ -88,6 +88,7 @@ impl Draft {
     /// Completes the draft: phase, conditions, and the sentence that says what it waits for.
     #[must_use]
     pub fn finish(mut self, phase: Phase, waits_for: &str, now: Timestamp) -> Step {
+        let now = whole_seconds(now);
         self.0.phase = phase;
         self.0.last_transition_time = Some(now);
         self.0.tracked_configs.get_or_insert_default();
@@ -102,6 +103,7 @@ impl Draft {
     /// Completes a draft that states why the spec is refused: Stalled, everything else as it was.
     #[must_use]
     pub fn refuse(mut self, why: &str, now: Timestamp) -> Option<Step> {
+        let now = whole_seconds(now);
         let mut conditions: Vec<Condition> =
             self.0.conditions.iter().filter(|c| c.type_ == "Promoted").cloned().collect();
         conditions.push(next(&self.0.conditions, ("Ready", "False", "Refused"), why, now));
@@ -110,6 +112,12 @@ impl Draft {
         self.0.conditions = conditions;
         (!same).then(|| Step::Status(Box::new(self.0)))
     }
+}
+
+/// Times that people read have whole seconds, as everywhere in Kubernetes; those of the run keep their fractions, so that
+/// two steps are never less than an interval apart.
+fn whole_seconds(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 
 fn short(revision: &str) -> String {

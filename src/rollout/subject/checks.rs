@@ -138,7 +138,11 @@ impl Subject<'_> {
             (Ok(server), Ok(Some(query))) => Question::Send(server.request(&query)),
             (Ok(_), Ok(None)) => {
                 let nothing = sample(&Err(crate::outbound::TransportError { message: String::new() }));
-                settled(&check.verdict(&self.judged_subject(&self.provider_name()), &self.observer(), &nothing))
+                settled(&check.verdict(
+                    &self.judged_subject(&self.provider_name()),
+                    &self.observer(),
+                    &nothing,
+                ))
             }
         }
     }

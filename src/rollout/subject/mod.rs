@@ -264,9 +264,7 @@ fn names_of(canary: &Canary) -> Names {
 
 fn service_of(canary: &Canary) -> ServiceSpec {
     // Both types describe the same JSON; the router's keeps what only passes through as it is.
-    serde_json::to_value(&canary.spec.service)
-        .and_then(serde_json::from_value)
-        .unwrap_or_default()
+    serde_json::to_value(&canary.spec.service).and_then(serde_json::from_value).unwrap_or_default()
 }
 
 fn router_of(canary: &Canary, names: &Names, config: &Config, selector_label: String) -> Option<Router> {

@@ -96,11 +96,10 @@ impl Subject<'_> {
                 Backend::Target
             }
         });
-        let wanted = if backend == Some(Backend::Primary) { ApexSelects::Primary } else { ApexSelects::Target };
+        let wanted =
+            if backend == Some(Backend::Primary) { ApexSelects::Primary } else { ApexSelects::Target };
         let writes = self.service_writes(wanted);
-        let touches = |name: &str| {
-            writes.iter().any(|w| w.target().is_some_and(|t| t.name == name))
-        };
+        let touches = |name: &str| writes.iter().any(|w| w.target().is_some_and(|t| t.name == name));
         Services {
             stale: touches(primary) || touches(canary),
             apex_stale: touches(apex) || backend.is_none(),

@@ -4,9 +4,9 @@ use super::Subject;
 use crate::api::keys;
 use crate::object::{Kind, ObjectRef, Write};
 use crate::rollout::objects;
+use crate::rollout::observed::Backend;
 use crate::rollout::patch::Edit;
 use crate::rollout::plan::Step;
-use crate::rollout::observed::Backend;
 use crate::rollout::revision::{RESTARTED_AT, Revision};
 use crate::rollout::workload::Workload;
 use crate::router::services::ApexSelects;
@@ -52,7 +52,8 @@ impl Subject<'_> {
                 self.store(template, revision)
             }
             Step::StorePrimarySnapshot(revision) => {
-                let (primary, label) = self.primary().zip(self.label()).ok_or_else(|| missing("the primary"))?;
+                let (primary, label) =
+                    self.primary().zip(self.label()).ok_or_else(|| missing("the primary"))?;
                 self.store(&objects::target_template(primary, &label, &self.names), revision)
             }
             Step::PruneSnapshots(names) => Ok(names
@@ -71,10 +72,10 @@ impl Subject<'_> {
                 Ok(vec![Write::Create { object }])
             }
             Step::WritePrimary { revision, replicas } => self.write_primary(revision, *replicas),
-            Step::RestartPrimary(at) => Ok(one(self.primary_edit()?.same_generation().set(
-                "/spec/template/metadata/annotations",
-                self.restarted(at),
-            ))),
+            Step::RestartPrimary(at) => Ok(one(self
+                .primary_edit()?
+                .same_generation()
+                .set("/spec/template/metadata/annotations", self.restarted(at)))),
             Step::GuardPrimary => {
                 let primary = self.primary().ok_or_else(|| missing("the primary"))?;
                 let revision = Workload::parse(primary).map(|p| p.keys.promoted);

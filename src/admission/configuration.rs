@@ -1,0 +1,161 @@
+//! The MutatingWebhookConfiguration: when the API server asks us.
+//!
+//! Every field that the API server would default is spelled out, so that a GitOps tool sees no difference.
+
+use crate::api::keys;
+use serde_json::{Value, json};
+
+/// Name of the configuration.
+pub const NAME: &str = "sidetrack";
+/// Name of the Service in front of the webhook.
+const SERVICE: &str = "sidetrack";
+/// Path that reviews are posted to.
+pub const PATH: &str = "/mutate";
+
+/// How the API server reaches the webhook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// Through Service `sidetrack` in namespace `sidetrack-system`, port 443.
+    Service,
+    /// At `https://<authority>`: outside a cluster, on loopback.
+    Url {
+        /// Host and port.
+        authority: String,
+    },
+}
+
+/// Builds the configuration. `ca_bundle` is base64 of PEM; left out, whoever rotates the certificates fills it in.
+#[must_use]
+pub fn webhook_configuration(controller_user: &str, endpoint: &Endpoint, ca_bundle: Option<&str>) -> Value {
+    let mut client = match endpoint {
+        Endpoint::Service => {
+            json!({"service": {"namespace": keys::NAMESPACE, "name": SERVICE, "path": PATH, "port": 443}})
+        }
+        Endpoint::Url { authority } => json!({"url": format!("https://{authority}{PATH}")}),
+    };
+    if let (Some(bundle), Some(client)) = (ca_bundle, client.as_object_mut()) {
+        client.insert("caBundle".to_owned(), bundle.into());
+    }
+    json!({
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "MutatingWebhookConfiguration",
+        "metadata": {"name": NAME, "labels": {"app.kubernetes.io/name": "sidetrack"}},
+        "webhooks": [
+            webhook("deployments", "apps", &client, controller_user, &deployment_changes()),
+            webhook("services", "", &client, controller_user, &service_changes()),
+        ],
+    })
+}
+
+fn webhook(resource: &str, group: &str, client: &Value, controller_user: &str, changes: &str) -> Value {
+    json!({
+        "name": format!("{resource}.sidetrack.dev"),
+        "admissionReviewVersions": ["v1"],
+        "clientConfig": client,
+        "failurePolicy": "Fail",
+        "matchPolicy": "Equivalent",
+        "namespaceSelector": {},
+        "objectSelector": enrolled(),
+        "reinvocationPolicy": "IfNeeded",
+        "sideEffects": "None",
+        "timeoutSeconds": 2,
+        "rules": [{
+            "apiGroups": [group],
+            "apiVersions": ["v1"],
+            "operations": ["CREATE", "UPDATE"],
+            "resources": [resource],
+            "scope": "Namespaced",
+        }],
+        "matchConditions": [
+            not_controller(controller_user),
+            // oldObject is null on CREATE, and an error in an expression would refuse the write.
+            {"name": "relevant", "expression": format!("request.operation == 'CREATE' || {changes}")},
+        ],
+    })
+}
+
+/// Selects enrolled objects: the API server looks at the old and at the new labels, so that taking
+/// the label off does not escape.
+pub(super) fn enrolled() -> Value {
+    json!({"matchExpressions": [{"key": keys::CANARY, "operator": "Exists"}]})
+}
+
+/// Returns the condition that skips the controller's own writes.
+pub(super) fn not_controller(controller_user: &str) -> Value {
+    json!({
+        "name": "not-controller",
+        "expression": format!("request.userInfo.username != {}", literal(controller_user)),
+    })
+}
+
+/// Writes a CEL string literal.
+pub(super) fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+/// Writes a CEL list of strings.
+pub(super) fn list(texts: &[&str]) -> String {
+    let literals: Vec<_> = texts.iter().map(|text| literal(text)).collect();
+    format!("[{}]", literals.join(", "))
+}
+
+/// Writes "one of these labels or annotations differs".
+fn keys_differ(labels: &[&str], annotations: &[&str]) -> String {
+    format!(
+        "{}.exists(k, object.metadata.?labels[?k] != oldObject.metadata.?labels[?k]) || \
+         {}.exists(k, object.metadata.?annotations[?k] != oldObject.metadata.?annotations[?k])",
+        list(labels),
+        list(annotations),
+    )
+}
+
+fn deployment_changes() -> String {
+    format!(
+        "object.spec.template != oldObject.spec.template || object.spec.selector != oldObject.spec.selector || \
+         object.spec.?replicas != oldObject.spec.?replicas || object.spec.?paused != oldObject.spec.?paused || \
+         object.metadata.?finalizers != oldObject.metadata.?finalizers || {}",
+        keys_differ(&keys::LABELS, &keys::ANNOTATIONS),
+    )
+}
+
+fn service_changes() -> String {
+    let annotations: Vec<_> = keys::ANNOTATIONS.into_iter().chain([keys::PORTS]).collect();
+    format!(
+        "object.spec.?selector != oldObject.spec.?selector || object.spec.?ports != oldObject.spec.?ports || {}",
+        keys_differ(&keys::LABELS, &annotations),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_of_ours_wakes_the_webhook() {
+        let configuration =
+            webhook_configuration(keys::CONTROLLER_USER, &Endpoint::Service, None).to_string();
+        for key in keys::LABELS.into_iter().chain(keys::ANNOTATIONS).chain([keys::PORTS]) {
+            assert!(configuration.contains(&format!("'{key}'")), "{key}");
+        }
+    }
+
+    #[test]
+    fn literals_are_quoted_for_cel() {
+        assert_eq!(literal(r"it's a \ user"), r"'it\'s a \\ user'");
+    }
+
+    #[test]
+    fn the_endpoint_is_a_service_or_a_url_with_the_same_path() {
+        let client = |endpoint, bundle| {
+            webhook_configuration("me", &endpoint, bundle)["webhooks"][1]["clientConfig"].clone()
+        };
+        assert_eq!(
+            client(Endpoint::Service, None),
+            json!({"service": {"namespace": "sidetrack-system", "name": "sidetrack", "path": "/mutate", "port": 443}})
+        );
+        assert_eq!(
+            client(Endpoint::Url { authority: "127.0.0.1:8443".to_owned() }, Some("QQ==")),
+            json!({"url": "https://127.0.0.1:8443/mutate", "caBundle": "QQ=="})
+        );
+    }
+}

@@ -1,0 +1,23 @@
+//! The interlock's webhook: holds every new pod template that somebody else writes.
+//!
+//! [`review::parse`] reads what the API server asks, [`decide::decide`] answers it from the request
+//! alone, [`patch`] turns the answer into JSON Patch and proves it on a copy, [`server`] puts HTTP
+//! around the three. [`configuration`] and [`second_lock`] are the objects that make the API server
+//! ask, and that stand in when it does not.
+pub mod configuration;
+pub mod decide;
+mod error;
+pub mod metrics;
+pub mod outcome;
+pub mod patch;
+pub mod review;
+mod rules;
+pub mod second_lock;
+pub mod server;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod view;
+
+pub use error::Error;

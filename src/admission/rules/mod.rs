@@ -1,0 +1,6 @@
+//! The rules, one file for each kind of object that they speak of.
+pub(super) mod break_glass;
+pub(super) mod deployment;
+pub(super) mod keyset;
+pub(super) mod service;
+pub(super) mod strip;

@@ -1,0 +1,70 @@
+//! UPDATE of an adopted apex Service by anyone but the controller.
+//!
+//! Its manifest points at the target, which has no pods between releases: a plain re-apply would
+//! send all traffic there.
+
+use crate::admission::outcome::{Change, Outcome, Rule};
+use crate::admission::review::Request;
+use crate::admission::view::View;
+use crate::api::keys;
+use serde_json::Value;
+
+/// Decides about the write: selector, our keys and the Canary's ports stay, the rest passes.
+pub(in crate::admission) fn update(request: &Request, old: View<'_>, new: View<'_>) -> Outcome {
+    let mut outcome = Outcome::pass();
+    let mut changes = Vec::new();
+    let (name, canary) = (&request.name, old.canary().unwrap_or_default());
+    for key in keys::LABELS {
+        if old.label(key) != new.label(key) {
+            changes.push(Change::Label(key, old.label(key).map(str::to_owned)));
+        }
+    }
+    if !changes.is_empty() {
+        outcome.warn(format!("labels put back: to leave Sidetrack delete Canary {canary}"));
+    }
+    for key in keys::ANNOTATIONS.into_iter().chain([keys::PORTS]) {
+        if old.annotation(key) != new.annotation(key) {
+            changes.push(Change::Annotation(key, old.annotation(key).map(str::to_owned)));
+        }
+    }
+    if !changes.is_empty() {
+        outcome.note(Rule::Restore);
+    }
+    if old.spec("selector") != new.spec("selector") {
+        changes.push(Change::Selector(old.spec("selector").cloned()));
+        outcome.note(Rule::Service);
+        outcome.warn(format!("the selector of Service {name} was kept: it is Canary {canary}'s"));
+    }
+    if let Some(ports) = merged_ports(old, new) {
+        changes.push(Change::Ports(ports));
+        outcome.note(Rule::Service);
+        outcome.warn(format!("ports of Service {name} that Canary {canary} defines were kept"));
+    }
+    outcome.with_changes(changes)
+}
+
+/// Returns the ports as they shall be, where they differ from those asked for: the Canary's as they
+/// are stored, then those of the request that collide with none of them. Replacing the Canary's by
+/// name instead would leave two ports of one name after a server-side apply that changed a number.
+fn merged_ports(old: View<'_>, new: View<'_>) -> Option<Vec<Value>> {
+    let names = old.annotation(keys::PORTS)?;
+    let ours = |port: &&Value| names.split(',').any(|ours| ours.trim() == name(port));
+    let mut ports: Vec<&Value> = old.ports().iter().filter(ours).collect();
+    let count = ports.len();
+    for port in new.ports() {
+        let collides = ports.iter().take(count).any(|o| name(o) == name(port) || address(o) == address(port));
+        if !collides {
+            ports.push(port);
+        }
+    }
+    let as_asked = ports.len() == new.ports().len() && ports.iter().all(|port| new.ports().contains(port));
+    (!as_asked).then(|| ports.into_iter().cloned().collect())
+}
+
+fn name(port: &Value) -> &str {
+    port.get("name").and_then(Value::as_str).unwrap_or_default()
+}
+
+fn address(port: &Value) -> (Option<&Value>, &str) {
+    (port.get("port"), port.get("protocol").and_then(Value::as_str).unwrap_or("TCP"))
+}

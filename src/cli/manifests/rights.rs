@@ -1,0 +1,181 @@
+//! What the controller may do: one table, from which the roles are made and by which `sidetrack check` asks.
+
+use super::{SERVICE_ACCOUNT, labels};
+use crate::admission::configuration;
+use crate::api::keys;
+use serde_json::{Value, json};
+
+/// Name of the Secret that keeps the self-managed certificates.
+pub const CERTIFICATE_SECRET: &str = "sidetrack-webhook-tls";
+/// Name of the Lease by which replicas elect the one that writes.
+pub const LEASE: &str = "sidetrack";
+/// Name of the Role, one a namespace, that lets Canaries use Secrets.
+pub const SECRETS_ROLE: &str = "sidetrack-secrets";
+
+/// Where a right counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// In every namespace, or on objects without one.
+    Cluster,
+    /// In Sidetrack's own namespace, for what every replica does there.
+    Own,
+    /// In Sidetrack's own namespace, and only where certificates are self-managed.
+    Certificates,
+}
+
+/// What may be done to one resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Right {
+    /// The API group; empty for the core group.
+    pub group: &'static str,
+    /// The resource, with its subresource after a slash.
+    pub resource: &'static str,
+    /// The only object it is for.
+    pub name: Option<&'static str>,
+    /// The verbs.
+    pub verbs: &'static [&'static str],
+    /// Where it counts.
+    pub scope: Scope,
+}
+
+impl Right {
+    const fn new(group: &'static str, resource: &'static str, verbs: &'static [&'static str]) -> Self {
+        Self { group, resource, name: None, verbs, scope: Scope::Cluster }
+    }
+
+    const fn named(self, name: &'static str) -> Self {
+        Self { name: Some(name), ..self }
+    }
+
+    const fn within(self, scope: Scope) -> Self {
+        Self { scope, ..self }
+    }
+
+    fn rule(&self) -> Value {
+        let mut rule = json!({"apiGroups": [self.group], "resources": [self.resource], "verbs": self.verbs});
+        if let (Some(name), Some(rule)) = (self.name, rule.as_object_mut()) {
+            rule.insert("resourceNames".to_owned(), json!([name]));
+        }
+        rule
+    }
+}
+
+const READ: &[&str] = &["get", "list", "watch"];
+const READ_PATCH: &[&str] = &["get", "list", "watch", "patch"];
+const MAKE: &[&str] = &["get", "list", "watch", "create", "patch"];
+
+/// Every right of the controller. Secrets of applications are not among them: see [`secrets_role`].
+pub const RIGHTS: [Right; 20] = [
+    Right::new("flagger.app", "canaries", READ_PATCH),
+    Right::new("flagger.app", "canaries/status", &["update"]),
+    // What a Canary owns names it with blockOwnerDeletion, which admission plugin
+    // OwnerReferencesPermissionEnforcement lets only those do who may write the owner's finalizers.
+    Right::new("flagger.app", "canaries/finalizers", &["update"]),
+    Right::new("flagger.app", "metrictemplates", READ),
+    Right::new("flagger.app", "alertproviders", READ),
+    Right::new("apps", "deployments", &["get", "list", "watch", "create", "patch", "delete"]),
+    Right::new("apps", "deployments/scale", &["update"]),
+    Right::new("apps", "controllerrevisions", &["get", "list", "watch", "create", "delete"]),
+    Right::new("", "services", MAKE),
+    Right::new("autoscaling", "horizontalpodautoscalers", MAKE),
+    Right::new("networking.istio.io", "virtualservices", MAKE),
+    Right::new("networking.istio.io", "destinationrules", MAKE),
+    Right::new("split.smi-spec.io", "trafficsplits", MAKE),
+    Right::new("gateway.networking.k8s.io", "httproutes", MAKE),
+    Right::new("events.k8s.io", "events", &["create", "patch"]),
+    Right::new("admissionregistration.k8s.io", "mutatingwebhookconfigurations", READ_PATCH)
+        .named(configuration::NAME),
+    // A right to create cannot be limited to a name.
+    Right::new("coordination.k8s.io", "leases", &["create"]).within(Scope::Own),
+    Right::new("coordination.k8s.io", "leases", &["get", "update"]).named(LEASE).within(Scope::Own),
+    Right::new("", "secrets", &["create"]).within(Scope::Certificates),
+    Right::new("", "secrets", &["get", "list", "watch", "update"])
+        .named(CERTIFICATE_SECRET)
+        .within(Scope::Certificates),
+];
+
+/// Builds ServiceAccount, roles and bindings.
+#[must_use]
+pub fn objects() -> Vec<Value> {
+    let account = json!({
+        "apiVersion": "v1", "kind": "ServiceAccount",
+        "metadata": {"name": SERVICE_ACCOUNT, "namespace": keys::NAMESPACE, "labels": labels()},
+    });
+    let cluster = role_and_binding("ClusterRole", "sidetrack", None, &rules(Scope::Cluster));
+    let own = role_and_binding("Role", "sidetrack", Some(keys::NAMESPACE), &rules(Scope::Own));
+    let certificates = role_and_binding(
+        "Role",
+        "sidetrack-certificates",
+        Some(keys::NAMESPACE),
+        &rules(Scope::Certificates),
+    );
+    [account].into_iter().chain(cluster).chain(own).chain(certificates).collect()
+}
+
+/// Builds the Role and RoleBinding for a namespace whose Secrets Canaries, MetricTemplates and AlertProviders may use.
+/// They name no namespace: who applies them does.
+#[must_use]
+pub fn secrets_role() -> [Value; 2] {
+    let rules = [json!({"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]})];
+    role_and_binding("Role", SECRETS_ROLE, None, &rules)
+}
+
+fn rules(scope: Scope) -> Vec<Value> {
+    RIGHTS.iter().filter(|right| right.scope == scope).map(Right::rule).collect()
+}
+
+fn role_and_binding(kind: &str, name: &str, namespace: Option<&str>, rules: &[Value]) -> [Value; 2] {
+    let mut metadata = json!({"name": name, "labels": labels()});
+    if let (Some(namespace), Some(metadata)) = (namespace, metadata.as_object_mut()) {
+        metadata.insert("namespace".to_owned(), namespace.into());
+    }
+    [
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind,
+            "metadata": metadata, "rules": rules,
+        }),
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": format!("{kind}Binding"),
+            "metadata": metadata,
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name},
+            "subjects": [{"kind": "ServiceAccount", "name": SERVICE_ACCOUNT, "namespace": keys::NAMESPACE}],
+        }),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object::Kind;
+
+    #[test]
+    fn every_kind_but_secret_can_be_watched_in_the_whole_cluster() {
+        for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Secret) {
+            let (group, _, _, plural) = kind.names();
+            let right =
+                RIGHTS.iter().find(|r| (r.group, r.resource, r.scope) == (group, plural, Scope::Cluster));
+            let verbs = right.unwrap_or_else(|| panic!("no right on {plural}")).verbs;
+            assert!(READ.iter().all(|verb| verbs.contains(verb)), "{plural}: {verbs:?}");
+        }
+    }
+
+    #[test]
+    fn no_right_is_wider_than_a_name_and_a_verb() {
+        for right in RIGHTS {
+            assert!(!right.resource.contains('*') && !right.group.contains('*'));
+            assert!(right.verbs.iter().all(|verb| !["*", "escalate", "bind", "impersonate"].contains(verb)));
+            if right.resource == "secrets" {
+                assert_eq!(right.scope, Scope::Certificates);
+                assert!(right.name.is_some() || right.verbs == ["create"]);
+            }
+        }
+    }
+
+    #[test]
+    fn controller_user_is_the_bound_service_account() {
+        assert_eq!(
+            keys::CONTROLLER_USER,
+            format!("system:serviceaccount:{}:{SERVICE_ACCOUNT}", keys::NAMESPACE)
+        );
+    }
+}

@@ -1,0 +1,36 @@
+//! What the metrics are told of a Canary, in Flagger's terms.
+
+use crate::api::status::{CanaryStatus, Phase};
+use crate::rollout::Observed;
+use crate::rollout::subject::Subject;
+use crate::telemetry::metrics::{Analysis, CanaryState, Metrics, Strategy};
+
+/// Notes phase and weights.
+pub(super) fn observed(metrics: &Metrics, observed: &Observed) {
+    let (name, namespace) = (&observed.names.target, &observed.names.namespace);
+    let state = match observed.status.phase {
+        Phase::Progressing => CanaryState::Running,
+        Phase::Failed => CanaryState::Failed,
+        _ => CanaryState::Successful,
+    };
+    metrics.set_status(name, namespace, state);
+    if let Some(weight) = observed.routes.weight {
+        metrics.set_weight(name, namespace, 100 - weight, weight);
+    }
+}
+
+/// Counts the end of a run, when a status that was written is one.
+pub(super) fn outcome(metrics: &Metrics, subject: &Subject<'_>, written: &CanaryStatus) {
+    let before = subject.canary.status.as_ref();
+    let phase = before.map_or(Phase::None, |s| s.phase);
+    // A cancelled run ends Succeeded too, but promotes nothing.
+    let promoted = before.is_some_and(|s| s.revisions.primary != written.revisions.primary);
+    let skipped = before.and_then(|s| s.run.as_ref()).is_some_and(|run| run.skip);
+    let analysis = if skipped { Analysis::Skipped } else { Analysis::Completed };
+    let (name, namespace) = (&subject.names.target, &subject.names.namespace);
+    if written.phase == Phase::Succeeded && phase != Phase::Succeeded && promoted {
+        metrics.count_success(name, namespace, Strategy::Canary, analysis);
+    } else if written.phase == Phase::Failed && phase != Phase::Failed {
+        metrics.count_failure(name, namespace, Strategy::Canary, analysis);
+    }
+}
