@@ -94,6 +94,15 @@ fn foreign_weight(case: &mut Case<'_>, run: &Run) -> Option<Plan> {
             run.weight
         );
         plan = plan.say(Message::warning(text));
+    } else if run.last_step.is_some_and(|at| at < case.now) {
+        // A process that died between intent and effect: the step is taken now, and lasts an interval from now.
+        let mut next = run.clone();
+        next.last_step = Some(case.now);
+        plan = plan.then(Draft::from(case.o).run(Some(next)).finish(
+            case.o.status.phase,
+            "The canary is being analysed.",
+            case.now,
+        ));
     }
     Some(plan.then(Step::SetWeight(run.weight)))
 }

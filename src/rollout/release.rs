@@ -16,12 +16,7 @@ pub(super) fn gated(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
     match case.newer(target, &run.revision) {
         Some(Newer::Reverted) => return rollback::cancel(case, target, run),
         Some(Newer::Superseded(hold)) => {
-            case.m.tick = None;
-            let next = rest::begin(case, target, &hold, Stage::Gated);
-            return Draft::from(o)
-                .run(Some(next))
-                .finish(o.status.phase, "A confirm-rollout check must pass.", case.now)
-                .into();
+            return rest::start(case, target, &hold);
         }
         None => {}
     }
