@@ -257,19 +257,23 @@ mod tests {
 
     #[test]
     fn absent_field_manager_is_none() {
-        let undo = recorded().into_iter().find(|r| r.field_manager().is_none());
+        let undo = recorded().iter().find(|r| r.field_manager().is_none());
         assert!(undo.is_some_and(|r| r.operation == Operation::Update && !r.is_dry_run()));
     }
 
     #[test]
     fn a_body_that_asks_nothing_is_refused() {
         let review = |request: Value| {
-            json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request}).to_string()
+            json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request})
+                .to_string()
         };
         for (body, category) in [
             (String::new(), "unparsable"),
             ("{}".to_owned(), "unsupported"),
-            (json!({"apiVersion": "admission.k8s.io/v1beta1", "kind": "AdmissionReview"}).to_string(), "unsupported"),
+            (
+                json!({"apiVersion": "admission.k8s.io/v1beta1", "kind": "AdmissionReview"}).to_string(),
+                "unsupported",
+            ),
             (review(Value::Null), "no-request"),
             (review(json!({"uid": "u"})), "unparsable"),
         ] {

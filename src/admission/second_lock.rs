@@ -195,9 +195,7 @@ fn template_changed() -> String {
     let restarted = literal(RESTARTED_AT);
     let metadata = ["name", "generateName", "namespace", "labels", "finalizers", "ownerReferences"]
         .map(|field| {
-            format!(
-                "object.spec.template.metadata.?{field} == oldObject.spec.template.metadata.?{field}"
-            )
+            format!("object.spec.template.metadata.?{field} == oldObject.spec.template.metadata.?{field}")
         })
         .join(" && ");
     let covers = |one: &str, other: &str| {
@@ -322,7 +320,9 @@ mod tests {
     #[test]
     fn every_key_of_ours_is_guarded() {
         let [deployments, _, _, _, services, _] = <[Value; 6]>::try_from(policies("me")).unwrap();
-        let guards = |policy: &Value, key: &str| policy["spec"]["validations"].to_string().contains(&format!("'{key}'"));
+        let guards = |policy: &Value, key: &str| {
+            policy["spec"]["validations"].to_string().contains(&format!("'{key}'"))
+        };
         for key in keys::ANNOTATIONS.into_iter().chain(keys::LABELS) {
             assert!(guards(&deployments, key), "{key}");
         }

@@ -167,9 +167,7 @@ pub fn respond(request: &Review, outcome: &Outcome) -> Result<Answer, Error> {
         Verdict::Deny(denial) => Answer::deny(&request.uid, denial.reason.code(), &denial.message),
         verdict => Answer::allow(&request.uid, &patch::build(&request.object, verdict)?)?,
     };
-    Ok(answer
-        .with_warnings(outcome.warnings.clone())
-        .with_audit_annotations(outcome.audit_annotations()))
+    Ok(answer.with_warnings(outcome.warnings.clone()).with_audit_annotations(outcome.audit_annotations()))
 }
 
 fn log(request: &Review, outcome: &Outcome) {
@@ -250,7 +248,12 @@ mod tests {
         assert_eq!(response["auditAnnotations"]["decision"], "hold");
         assert_eq!(response["warnings"].as_array().unwrap().len(), 1);
         let text = exposition(&registry);
-        assert!(text.contains(r#"admission_requests_total{operation="UPDATE",decision="hold",dry_run="false"} 1"#), "{text}");
+        assert!(
+            text.contains(
+                r#"admission_requests_total{operation="UPDATE",decision="hold",dry_run="false"} 1"#
+            ),
+            "{text}"
+        );
         assert!(text.contains("admission_duration_seconds_count 1"), "{text}");
         assert!(text.contains("admission_in_flight 0"), "{text}");
     }

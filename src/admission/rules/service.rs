@@ -52,8 +52,7 @@ fn merged_ports(old: View<'_>, new: View<'_>) -> Option<Vec<Value>> {
     let mut ports: Vec<&Value> = old.ports().iter().filter(ours).collect();
     let count = ports.len();
     for port in new.ports() {
-        let collides =
-            ports.iter().take(count).any(|o| name(o) == name(port) || address(o) == address(port));
+        let collides = ports.iter().take(count).any(|o| name(o) == name(port) || address(o) == address(port));
         if !collides {
             ports.push(port);
         }

@@ -18,7 +18,9 @@ pub(in crate::admission) fn strip(old: Option<View<'_>>, new: View<'_>) -> Outco
         }
     }
     if !changes.is_empty() {
-        outcome.warn("the sidetrack.dev labels were left out: only a Canary that names an object enrols it".to_owned());
+        outcome.warn(
+            "the sidetrack.dev labels were left out: only a Canary that names an object enrols it".to_owned(),
+        );
     }
     for key in keys::ANNOTATIONS.into_iter().chain([keys::PORTS]) {
         if new.annotation(key).is_some() {

@@ -20,7 +20,11 @@ fn in_place_template_runs_at_once() {
     assert!(!answer.paused());
     assert_eq!(answer.annotation(keys::HOLD), None);
     assert_eq!(answer.annotation(keys::GLASSED), Some(hash("v2").as_str()));
-    assert_eq!((answer.annotation(keys::REVERTED), answer.annotation(keys::FAILED)), (None, None), "B-2, B-3");
+    assert_eq!(
+        (answer.annotation(keys::REVERTED), answer.annotation(keys::FAILED)),
+        (None, None),
+        "B-2, B-3"
+    );
     assert_eq!(answer.annotation(keys::PROMOTED), Some(hash("v1").as_str()));
     assert_eq!(answer.annotation(keys::REQUESTED_REPLICAS), Some("3"));
     assert_eq!(answer.annotation(keys::APPLIED_BY), None);
@@ -42,9 +46,10 @@ fn alone_it_lifts_an_in_place_hold_f9() {
 
 #[test]
 fn primary_copy_target_stays_held_and_is_glassed_r12() {
-    let answer = glass(Write::primary_copy().held("v2").with(json!({keys::FAILED: hash("v2")})).template("v3"))
-        .asks(json!({"spec": {"paused": false}}))
-        .run();
+    let answer =
+        glass(Write::primary_copy().held("v2").with(json!({keys::FAILED: hash("v2")})).template("v3"))
+            .asks(json!({"spec": {"paused": false}}))
+            .run();
     assert!(answer.paused());
     assert_eq!(answer.annotation(keys::HOLD), Some(hash("v3").as_str()));
     assert_eq!(answer.annotation(keys::GLASSED), Some(hash("v3").as_str()));
@@ -56,7 +61,10 @@ fn primary_copy_target_stays_held_and_is_glassed_r12() {
     assert_eq!(alone.annotation(keys::FAILED), None, "B-3");
     let unheld = glass(Write::primary_copy()).run();
     assert!(!unheld.paused());
-    assert_eq!((unheld.annotation(keys::HOLD), unheld.annotation(keys::GLASSED)), (None, Some(hash("v1").as_str())));
+    assert_eq!(
+        (unheld.annotation(keys::HOLD), unheld.annotation(keys::GLASSED)),
+        (None, Some(hash("v1").as_str()))
+    );
 }
 
 #[test]
@@ -108,7 +116,8 @@ fn a_copy_that_undo_brings_back_is_dropped_and_the_rest_goes_on_b4() {
     for write in Write::targets() {
         for before in [json!({}), json!({keys::BREAK_GLASS: "15 newer"})] {
             let stored = write.clone().with(before.clone());
-            let answer = stored.clone().template("v2").annotates(json!({keys::BREAK_GLASS: "12 older"})).run();
+            let answer =
+                stored.clone().template("v2").annotates(json!({keys::BREAK_GLASS: "12 older"})).run();
             assert!(answer.paused());
             assert_eq!(answer.annotation(keys::HOLD), Some(hash("v2").as_str()));
             assert_eq!(answer.annotation(keys::BREAK_GLASS), before[keys::BREAK_GLASS].as_str());

@@ -24,7 +24,10 @@ fn template_and_keys_are_403_and_name_the_deployment_to_change_f2() {
             let name = write.new["metadata"]["name"].as_str().unwrap();
             let message = answer.denied();
             assert!(message.contains(&format!("Deployment {name} ")), "{message}");
-            assert!(message.contains("Canary app") && message.contains("change Deployment app instead"), "{message}");
+            assert!(
+                message.contains("Canary app") && message.contains("change Deployment app instead"),
+                "{message}"
+            );
             assert_eq!(answer.outcome.rules, [Rule::Generated], "{asked}");
         }
     }

@@ -25,7 +25,10 @@ fn rule_2_selector_change_is_403_f9() {
             .annotates(json!({keys::BREAK_GLASS: "17 fire"}))
             .run();
         let message = answer.denied();
-        assert!(message.contains(&name) && message.contains("Canary app") && message.contains("delete"), "{message}");
+        assert!(
+            message.contains(&name) && message.contains("Canary app") && message.contains("delete"),
+            "{message}"
+        );
         assert_eq!(answer.outcome.rules, [Rule::Selector]);
     }
 }
@@ -48,8 +51,7 @@ fn rule_5_revert_in_place_runs_without_the_controller_f1() {
 
 #[test]
 fn rule_5_revert_of_an_unheld_released_revision_passes_mid_roll_r11() {
-    let answer =
-        Write::in_place().stored(json!({"spec": {"template": template("v2")}})).template("v1").run();
+    let answer = Write::in_place().stored(json!({"spec": {"template": template("v2")}})).template("v1").run();
     assert!(!answer.paused());
     assert_eq!(answer.annotation(keys::REVERTED), Some(hash("v1").as_str()));
 }

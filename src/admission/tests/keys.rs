@@ -46,7 +46,11 @@ fn annotations_are_put_back() {
         ] {
             for asked in [Value::Null, json!("forged")] {
                 let answer = write.clone().annotates(json!({key: asked})).run();
-                assert_eq!(answer.annotation(key), write.old["metadata"]["annotations"][key].as_str(), "{key}");
+                assert_eq!(
+                    answer.annotation(key),
+                    write.old["metadata"]["annotations"][key].as_str(),
+                    "{key}"
+                );
             }
         }
     }
@@ -55,7 +59,15 @@ fn annotations_are_put_back() {
 #[test]
 fn keys_from_nowhere_are_dropped() {
     for write in Write::targets() {
-        for key in [keys::HOLD, keys::FAILED, keys::PAUSED_BEFORE, keys::REVERTED, keys::APPLIED_BY, keys::GLASSED, keys::CANARY_NAME] {
+        for key in [
+            keys::HOLD,
+            keys::FAILED,
+            keys::PAUSED_BEFORE,
+            keys::REVERTED,
+            keys::APPLIED_BY,
+            keys::GLASSED,
+            keys::CANARY_NAME,
+        ] {
             let answer = write.clone().annotates(json!({key: hash("v1")})).run();
             assert_eq!(answer.annotation(key), None, "{key}");
             assert_eq!(answer.outcome.decision(), "restore", "{key}");
@@ -89,7 +101,8 @@ fn the_finalizer_stays_where_it_was_r13() {
             assert_eq!(answer.object["metadata"]["finalizers"], expected);
         }
     }
-    let forged = Write::in_place().asks(json!({"metadata": {"finalizers": ["a", keys::TRAFFIC_FINALIZER]}})).run();
+    let forged =
+        Write::in_place().asks(json!({"metadata": {"finalizers": ["a", keys::TRAFFIC_FINALIZER]}})).run();
     assert_eq!(forged.object["metadata"]["finalizers"], json!(["a"]));
 }
 

@@ -22,7 +22,8 @@ enum Text {
 }
 
 fn text() -> impl Strategy<Value = Text> {
-    let literals = ["true", "3", "0", "-1", "", "5 fire", "4 old", "6 early", "fire", "other"].map(Text::Literal);
+    let literals =
+        ["true", "3", "0", "-1", "", "5 fire", "4 old", "6 early", "fire", "other"].map(Text::Literal);
     prop_oneof![4 => Just(Text::Absent), 2 => Just(Text::OldHash), 2 => Just(Text::NewHash), 3 => select(literals.to_vec())]
 }
 
@@ -45,7 +46,15 @@ struct Bend {
 
 fn finalizers() -> impl Strategy<Value = Value> {
     let ours = keys::TRAFFIC_FINALIZER;
-    select(vec![json!(null), json!([]), json!([ours]), json!(["a", ours]), json!([ours, "a"]), json!(["a"]), json!([ours, "a", ours])])
+    select(vec![
+        json!(null),
+        json!([]),
+        json!([ours]),
+        json!(["a", ours]),
+        json!([ours, "a"]),
+        json!(["a"]),
+        json!([ours, "a", ours]),
+    ])
 }
 
 fn bend() -> impl Strategy<Value = Bend> {
@@ -65,11 +74,33 @@ fn bend() -> impl Strategy<Value = Bend> {
         any::<(Option<bool>, Option<bool>)>(),
         (0..4u8, prop::option::of(0..4u8)),
         (finalizers(), finalizers()),
-        (select(vec!["kubectl", keys::FIELD_MANAGER]), prop::sample::subsequence(vec!["f:paused", "f:replicas"], 0..=2)),
+        (
+            select(vec!["kubectl", keys::FIELD_MANAGER]),
+            prop::sample::subsequence(vec!["f:paused", "f:replicas"], 0..=2),
+        ),
     )
         .prop_map(
-            |((seed, template, restart, labels), asked_labels, stored, asked, paused, replicas, finalizers, owner)| Bend {
-                seed, template, restart, labels, asked_labels, stored, asked, paused, replicas, finalizers, owner,
+            |(
+                (seed, template, restart, labels),
+                asked_labels,
+                stored,
+                asked,
+                paused,
+                replicas,
+                finalizers,
+                owner,
+            )| Bend {
+                seed,
+                template,
+                restart,
+                labels,
+                asked_labels,
+                stored,
+                asked,
+                paused,
+                replicas,
+                finalizers,
+                owner,
             },
         )
 }
@@ -80,9 +111,9 @@ fn revision(object: &Value) -> String {
 
 impl Bend {
     fn request(&self) -> Request {
-        let mut recorded = recorded();
+        let recorded = recorded();
         let other = recorded.get(self.template).map(|r| r.object["spec"]["template"].clone());
-        let mut request = recorded.swap_remove(self.seed);
+        let mut request = recorded[self.seed].clone();
         if request.operation == Operation::Create {
             request.operation = Operation::Update;
             request.old_object = request.object.clone();
@@ -126,10 +157,13 @@ impl Bend {
             }
         }
         json_patch::merge(old, &json!({"metadata": {"finalizers": self.finalizers.0}}));
-        json_patch::merge(new, &json!({
-            "metadata": {"finalizers": self.finalizers.1},
-            "spec": {"paused": self.paused.1, "replicas": self.replicas.1.unwrap_or(self.replicas.0)},
-        }));
+        json_patch::merge(
+            new,
+            &json!({
+                "metadata": {"finalizers": self.finalizers.1},
+                "spec": {"paused": self.paused.1, "replicas": self.replicas.1.unwrap_or(self.replicas.0)},
+            }),
+        );
         if let Some(labels) = &self.asked_labels {
             json_patch::merge(new, &json!({"metadata": {"labels": labels}}));
         }
@@ -140,7 +174,9 @@ impl Bend {
 }
 
 fn has_finalizer(object: &Value) -> bool {
-    object["metadata"]["finalizers"].as_array().is_some_and(|f| f.iter().any(|f| f == keys::TRAFFIC_FINALIZER))
+    object["metadata"]["finalizers"]
+        .as_array()
+        .is_some_and(|f| f.iter().any(|f| f == keys::TRAFFIC_FINALIZER))
 }
 
 /// The object without anything that the webhook may change.
@@ -164,7 +200,8 @@ fn foreign(mut object: Value) -> Value {
 /// Asserts the interlock's promises on one answered write to an enrolled Deployment.
 fn check(request: &Request, answered: &Answered) {
     let (old, asked, stored) = (&request.old_object, &request.object, &answered.object);
-    let annotation = |object: &Value, key: &str| object["metadata"]["annotations"][key].as_str().map(str::to_owned);
+    let annotation =
+        |object: &Value, key: &str| object["metadata"]["annotations"][key].as_str().map(str::to_owned);
     let label = |object: &Value, key: &str| object["metadata"]["labels"][key].as_str().map(str::to_owned);
     let in_place = label(old, keys::LAYOUT).as_deref() == Some(keys::LAYOUT_IN_PLACE);
     let generated = label(old, keys::ROLE).as_deref() == Some(keys::ROLE_GENERATED);
@@ -219,7 +256,7 @@ fn check(request: &Request, answered: &Answered) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_write_to_an_enrolled_deployment_keeps_the_promises(bend in bend()) {

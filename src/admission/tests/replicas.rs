@@ -16,7 +16,8 @@ fn primary_copy_keeps_replicas_and_records_the_request_f1() {
     let again = stored.clone().asks(json!({"spec": {"replicas": 3}})).run();
     assert_eq!(again.object["spec"]["replicas"], 0);
     assert!(again.outcome.warnings.is_empty(), "nothing new to say");
-    let zero_live = stored.stored(json!({"spec": {"replicas": 1}})).asks(json!({"spec": {"replicas": 0}})).run();
+    let zero_live =
+        stored.stored(json!({"spec": {"replicas": 1}})).asks(json!({"spec": {"replicas": 0}})).run();
     assert_eq!(zero_live.annotation(keys::REQUESTED_REPLICAS), Some("0"));
 }
 
@@ -30,7 +31,9 @@ fn replicas_compose_with_a_hold() {
 
 #[test]
 fn a_pruned_default_is_no_request_f1() {
-    for owned in [vec![], vec![owner(keys::FIELD_MANAGER, &["f:replicas"])], vec![owner("kubectl", &["f:template"])]] {
+    for owned in
+        [vec![], vec![owner(keys::FIELD_MANAGER, &["f:replicas"])], vec![owner("kubectl", &["f:template"])]]
+    {
         let answer = Write::primary_copy()
             .with(json!({keys::REQUESTED_REPLICAS: "3"}))
             .asks(json!({"metadata": {"managedFields": owned}, "spec": {"replicas": 1}}))

@@ -22,12 +22,15 @@ fn the_selector_stays() {
     let removed = Write::service().asks(json!({"spec": {"selector": null}})).run();
     assert_eq!(removed.object["spec"]["selector"], json!({"app": "app-primary"}));
     let none = Write::service().stored(json!({"spec": {"selector": null}}));
-    assert!(none.asks(json!({"spec": {"selector": {"a": "b"}}})).run().object["spec"].get("selector").is_none());
+    assert!(
+        none.asks(json!({"spec": {"selector": {"a": "b"}}})).run().object["spec"].get("selector").is_none()
+    );
 }
 
 #[test]
 fn label_and_ports_key_stay() {
-    let answer = Write::service().asks(json!({"metadata": {"labels": null, "annotations": {keys::PORTS: "x"}}})).run();
+    let answer =
+        Write::service().asks(json!({"metadata": {"labels": null, "annotations": {keys::PORTS: "x"}}})).run();
     assert_eq!(answer.object["metadata"]["labels"], json!({keys::CANARY: "app"}));
     assert_eq!(answer.annotation(keys::PORTS), Some("http"));
     assert_eq!(answer.outcome.rules, [Rule::Restore]);
@@ -81,7 +84,8 @@ fn several_canary_ports_are_known_by_name() {
         .stored(json!({"spec": {"ports": [port("http", 80), port("grpc", 81), port("own", 82)]}}));
     let answer = write.clone().asks(json!({"spec": {"ports": [port("http", 80)]}})).run();
     assert_eq!(answer.object["spec"]["ports"], json!([port("http", 80), port("grpc", 81)]));
-    let unknown = write.with(json!({keys::PORTS: null})).asks(json!({"spec": {"ports": [port("a", 1)]}})).run();
+    let unknown =
+        write.with(json!({keys::PORTS: null})).asks(json!({"spec": {"ports": [port("a", 1)]}})).run();
     assert!(unknown.passes_untouched(), "without the key no port is known to be the Canary's");
 }
 
