@@ -124,11 +124,7 @@ fn bypass(case: &mut Case<'_>, target: &Workload) -> Option<Plan> {
     if held || known {
         return None;
     }
-    let text = format!(
-        "InterlockBypassed: revision {} of {} was not held on its way in; it is held now and analysed as any other",
-        target.revision,
-        case.target()
-    );
+    let text = case.bypass_text(&target.revision);
     Some(
         Plan::default()
             .say(Message::warning(text))
