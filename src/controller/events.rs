@@ -13,7 +13,6 @@ const REASON: &str = "Synced";
 /// Sends Events until the channel closes.
 pub async fn publish(client: Client, mut inbox: mpsc::Receiver<(Box<Canary>, Message)>) {
     let reporter = Reporter { controller: "sidetrack".into(), instance: std::env::var("POD_NAME").ok() };
-    let recorder = Recorder::new(client, reporter);
     while let Some((canary, message)) = inbox.recv().await {
         let event = Event {
             type_: if message.level == Level::Normal { EventType::Normal } else { EventType::Warning },
@@ -22,6 +21,9 @@ pub async fn publish(client: Client, mut inbox: mpsc::Receiver<(Box<Canary>, Mes
             action: REASON.into(),
             secondary: None,
         };
+        // A recorder of its own for each: one that is kept takes all messages of a Canary for one series, as they have the
+        // same reason, and repeats the text of the first.
+        let recorder = Recorder::new(client.clone(), reporter.clone());
         if let Err(error) = recorder.publish(&event, &canary.object_ref(&())).await {
             tracing::warn!("an Event could not be sent: {}", chain(&error));
         }
