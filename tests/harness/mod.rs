@@ -241,7 +241,10 @@ impl Drop for Sidetrack {
 }
 
 /// Waits until a condition yields something.
-pub(crate) async fn eventually<T>(what: &str, condition: impl AsyncFnMut() -> Result<Option<T>>) -> Result<T> {
+pub(crate) async fn eventually<T>(
+    what: &str,
+    condition: impl AsyncFnMut() -> Result<Option<T>>,
+) -> Result<T> {
     ground::eventually(what, PATIENCE, condition).await
 }
 
