@@ -4,4 +4,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod api;
+mod flux;
 mod story;
+mod writers;
