@@ -66,7 +66,8 @@ fn primary(case: &mut Case<'_>, target: &Workload) -> Option<Plan> {
         // Re-derived from the primary (interlock §3), e.g. after break-glass on it.
         return Some(Step::MarkPromoted(running.clone()).into());
     }
-    if o.primary_drifted {
+    let glassed = primary.keys.glassed.as_ref() == Some(&primary.revision);
+    if o.primary_drifted && !glassed {
         let text = format!(
             "InterlockBypassed: the template of {} was changed by hand; the next promotion replaces it",
             case.primary()
