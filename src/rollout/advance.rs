@@ -10,7 +10,7 @@ use crate::rollout::policy::HookKind;
 use crate::rollout::revision::Revision;
 use crate::rollout::status::{Draft, if_new};
 use crate::rollout::workload::{NotReady, Workload};
-use crate::rollout::{analysis, initialise, leave, promotion, release, rest, rollback};
+use crate::rollout::{analysis, initialise, leave, promotion, release, repair, rest, rollback};
 use jiff::{SignedDuration, Timestamp};
 
 /// Decides what to do about one Canary now.
@@ -89,6 +89,9 @@ impl Case<'_> {
 
     fn run(&mut self, target: &Workload, run: &Run) -> Plan {
         if let Some(plan) = self.routes(target) {
+            return plan;
+        }
+        if let Some(plan) = repair::primary(self, target, Some(run)) {
             return plan;
         }
         match run.stage {
