@@ -234,14 +234,13 @@ fn idle_pods(case: &mut Case<'_>, target: &Workload) -> Plan {
         if let Err(plan) = case.drained(target) {
             return plan;
         }
-        let mut plan = Plan::default();
         if case.o.policy.autoscaler.is_none()
             && target.keys.hold.is_none()
             && target.keys.requested_replicas != Some(target.replicas)
         {
-            plan = plan.then(Step::RecordReplicas(target.replicas));
+            return Step::RecordReplicas(target.replicas).into();
         }
-        return plan.then(Step::ScaleTarget(0));
+        return Step::ScaleTarget(0).into();
     }
     if !target.owned.is_empty() { Step::Disown.into() } else { Plan::default() }
 }
