@@ -4,6 +4,7 @@
 mod invariants {
     mod crashes;
     mod races;
+    mod random;
     mod runs;
 }
 #[cfg(test)]

@@ -211,7 +211,9 @@ impl World {
             let shares = self.shares();
             let serves = self.primary_pods().ready(self.cluster.now) > 0
                 || self.primary().is_none_or(|p| replicas(p) == 0);
-            self.law("I4", empty || serves || shares.is_none(), "the last ready pods are taken away");
+            let status = self.status();
+            let served = status.run.is_some() || status.phase == Phase::Initializing;
+            self.law("I4", empty || serves || shares.is_none() || !served, "the last ready pods are taken away");
         }
         if ours && replicas(after) == 0 && scaled.is_some() {
             self.laws.by_hand = false;

@@ -273,7 +273,7 @@ fn status(pods: &mut Pods, wish: &Wish<'_>, object: &Value, now: Timestamp) -> V
             pods.reason = "NewReplicaSetAvailable";
         } else if progressed {
             (pods.reason, pods.since) = ("ReplicaSetUpdated", now);
-        } else if now > pods.since + wish.deadline {
+        } else if pods.reason != "NewReplicaSetAvailable" && now > pods.since + wish.deadline {
             pods.reason = "ProgressDeadlineExceeded";
         }
     }

@@ -49,6 +49,8 @@ pub(crate) struct World {
     /// Its writes that were sent.
     pub(crate) writes: usize,
     pub(crate) looks: usize,
+    /// Nothing happened in the last step.
+    quiet: bool,
     /// Distinct statuses, in order.
     pub(crate) statuses: Vec<CanaryStatus>,
     log: Vec<String>,
@@ -74,6 +76,7 @@ impl World {
             written: Vec::new(),
             writes: 0,
             looks: 0,
+            quiet: false,
             statuses: Vec::new(),
             log: Vec::new(),
             fuse: None,
@@ -99,6 +102,7 @@ impl World {
             written: self.written.clone(),
             writes: self.writes,
             looks: self.looks,
+            quiet: false,
             statuses: self.statuses.clone(),
             log: self.log.clone(),
             fuse: self.fuse,
@@ -166,6 +170,7 @@ impl World {
             }
         }
         self.judge_time();
+        self.quiet = !busy;
         let next = self
             .later
             .iter()
@@ -223,7 +228,8 @@ impl World {
         let idle = |p: &Process| {
             p.wake.is_none() && p.seen == Some(self.cluster.version()) && p.next_answer().is_none()
         };
-        self.process.as_ref().is_some_and(idle)
+        self.quiet
+            && self.process.as_ref().is_some_and(idle)
             && self.workloads.next(&self.cluster).is_none()
             && self.later.is_empty()
     }
