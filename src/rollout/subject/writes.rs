@@ -95,6 +95,7 @@ impl Subject<'_> {
                 }
                 Ok(one(edit))
             }
+            Step::UnguardPrimary => Ok(one(self.primary_edit()?.without_finalizer(keys::TRAFFIC_FINALIZER))),
             Step::SyncAutoscaler => Ok(self.autoscaler_write().into_iter().collect()),
             Step::EnsureServices { apex } => Ok(self.service_writes(match apex {
                 Backend::Primary => ApexSelects::Primary,
