@@ -4,4 +4,12 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod gates;
+mod metrics;
+mod routers;
 mod story;
+mod supersede;
+mod promotion;
+mod repairs;
+mod leaving;
+mod processes;
