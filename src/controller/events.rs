@@ -29,3 +29,41 @@ pub async fn publish(client: Client, mut inbox: mpsc::Receiver<(Box<Canary>, Mes
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::client::Body;
+    use serde_json::{Value, json};
+    use std::convert::Infallible;
+
+    #[tokio::test]
+    async fn each_message_is_an_event_with_its_own_text() {
+        let (sent, mut requests) = mpsc::unbounded_channel();
+        let server = tower::service_fn(move |request: http::Request<Body>| {
+            let sent = sent.clone();
+            async move {
+                let (head, body) = request.into_parts();
+                let body = body.collect_bytes().await.unwrap();
+                let event: Value = serde_json::from_slice(&body).unwrap();
+                sent.send((head.method, event["note"].as_str().unwrap().to_owned())).unwrap();
+                Ok::<_, Infallible>(http::Response::new(Body::from(body.to_vec())))
+            }
+        });
+        let canary: Canary = serde_json::from_value(json!({
+            "apiVersion": "flagger.app/v1beta1", "kind": "Canary",
+            "metadata": {"name": "app", "namespace": "test", "uid": "u"},
+            "spec": {"targetRef": {"kind": "Deployment", "name": "app"}, "service": {"port": 80}, "analysis": {}},
+        }))
+        .unwrap();
+        let (inbox, outbox) = mpsc::channel(2);
+        for text in ["one", "two"] {
+            inbox.send((Box::new(canary.clone()), Message::normal(text))).await.unwrap();
+        }
+        drop(inbox);
+        publish(Client::new(server, "default"), outbox).await;
+        for text in ["one", "two"] {
+            assert_eq!(requests.recv().await, Some((http::Method::POST, text.to_owned())));
+        }
+    }
+}
