@@ -181,7 +181,7 @@ impl Sidetrack {
         let kib = |key: &str| {
             status
                 .lines()
-                .find_map(|l| l.strip_prefix(key)?.split_whitespace().nth(1)?.parse::<u64>().ok())
+                .find_map(|l| l.strip_prefix(key)?.split_whitespace().next()?.parse::<u64>().ok())
                 .unwrap_or(0)
         };
         Ok((kib("VmRSS:") * 1024, kib("VmHWM:") * 1024))
