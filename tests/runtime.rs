@@ -261,7 +261,7 @@ async fn two_replicas_that_start_at_once_share_one_secret() -> Result<()> {
     ensure!(secret.type_.as_deref() == Some("kubernetes.io/tls"));
     one.stop().await?;
     other.stop().await?;
-    // What was there before is taken up, not made anew.
+    // What was there before is taken up, not made anew. The manifest has an entry less: we own nothing of it.
     let third = Replica::start(cp, &user, &namespace, Policy::default()).await?;
     cp.apply(configuration(&namespace, &[&third.url])).await?;
     eventually("the API server reaches it", PATIENCE, async || Ok(knock(cp, &namespace).await.ok())).await?;
@@ -278,6 +278,12 @@ async fn bundle_that_is_wiped_and_secret_that_is_deleted_come_back_as_they_were(
     cp.apply(manifest.clone()).await?;
     let material = settled(cp, &namespace).await?;
     let api: Api<MutatingWebhookConfiguration> = Api::all(cp.client());
+
+    eventually("the fields have no owner", PATIENCE, async || {
+        let owners = api.get(&namespace).await?.metadata.managed_fields.unwrap_or_default();
+        Ok((!owners.iter().any(|o| o.manager.as_deref() == Some(inject::FIELD_MANAGER))).then_some(()))
+    })
+    .await?;
 
     // Somebody applies the manifest again, without a bundle: ours stays.
     let before = api.get(&namespace).await?;

@@ -75,7 +75,7 @@ impl Builder<'_> {
     /// Makes sure that `/metadata/<field>` is there: an `add` below a missing parent fails.
     fn parent(&mut self, field: &str, empty: Value) {
         let path = PointerBuf::from_tokens(["metadata", field]);
-        let made = self.operations.iter().any(|operation| operation.path() == &path);
+        let made = self.operations.iter().any(|operation| *operation.path() == path);
         let present = self.object.get("metadata").and_then(|m| m.get(field)).is_some_and(|v| !v.is_null());
         if !present && !made {
             self.operations.push(PatchOperation::Add(AddOperation { path, value: empty }));

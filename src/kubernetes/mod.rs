@@ -2,5 +2,7 @@
 pub mod client;
 pub mod election;
 pub mod lease;
+#[cfg(test)]
+mod lease_simulation;
 pub mod serve;
 pub mod writer;

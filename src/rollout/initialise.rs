@@ -71,18 +71,8 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload) -> Plan {
     if o.primary.as_ref().is_some_and(|p| !p.finalizer) {
         return Step::GuardPrimary.into();
     }
-    match case.ask(Check::Providers) {
-        Asked::Pending(plan) if !plan.steps.is_empty() => return plan,
-        Asked::Pending(_) => return Plan::default(),
-        Asked::Here(answer) => {
-            if let Some(message) = answer.messages.into_iter().next()
-                && case.m.said.as_ref() != Some(&message)
-                && case.m.tick.is_none()
-            {
-                case.m.tick = Some(case.now);
-                return Plan::default().say(message);
-            }
-        }
+    if let Some(plan) = ask_providers(case) {
+        return plan;
     }
     if let Err(error) = case.primary_ready() {
         let text = format!("{} not ready: {}", case.primary(), error.message);
@@ -95,6 +85,23 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload) -> Plan {
         return case.repeating(Message::warning(text));
     }
     hand_over(case, target)
+}
+
+/// Asks once whether the metrics server answers, where a metric needs it; the answer is said and holds nothing up.
+fn ask_providers(case: &mut Case<'_>) -> Option<Plan> {
+    if case.o.policy.metrics == 0 {
+        return None;
+    }
+    let answer = match case.ask(Check::Providers) {
+        Asked::Pending(plan) => return Some(plan),
+        Asked::Here(answer) => answer,
+    };
+    let message = answer.messages.into_iter().next()?;
+    if case.m.said.as_ref() == Some(&message) {
+        return None;
+    }
+    case.m.said = Some(message.clone());
+    Some(Plan::default().say(message))
 }
 
 fn hand_over(case: &mut Case<'_>, target: &Workload) -> Plan {

@@ -34,14 +34,16 @@ pub(super) fn advance(case: &mut Case<'_>) -> Plan {
         return Plan::default().then(Step::Unenrol).then(Step::DeleteGenerated).then(Step::ReleaseCanary);
     };
     if let Some(run) = &o.status.run {
-        let rolled_back =
-            o.routes.weight.is_none_or(|w| w == 0) && (target.replicas == 0 || target.revision == promoted);
-        if !rolled_back {
-            let plan = rollback::rolling_back(case, target, run);
-            if !ends_run(&plan) {
-                return plan;
-            }
+        let plan = rollback::rolling_back(case, target, run);
+        if !ends_run(&plan) {
+            return plan;
         }
+        // Stated, so that the weight which the target gets from here on is not the run's.
+        return Draft::from(o)
+            .zeroed()
+            .run(None)
+            .finish(Phase::Terminating, "The target takes its traffic back before the Canary goes.", case.now)
+            .into();
     }
     if let Err(plan) = case.drained(target)
         && o.routes.weight.is_some()
@@ -105,5 +107,5 @@ pub(super) fn advance(case: &mut Case<'_>) -> Plan {
 
 /// Whether a rollback has nothing left to do but its verdict.
 fn ends_run(plan: &Plan) -> bool {
-    plan.steps.iter().all(|s| matches!(s, Step::Status(_)))
+    !plan.steps.is_empty() && plan.steps.iter().all(|s| matches!(s, Step::Status(_)))
 }

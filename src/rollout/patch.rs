@@ -113,7 +113,7 @@ impl<'a> Edit<'a> {
     #[must_use]
     pub fn write(self) -> Option<Write> {
         let changes = self.operations.iter().any(|op| !matches!(op, PatchOperation::Test(_)));
-        changes.then(|| Write::Patch { target: self.target, patch: Patch(self.operations) })
+        changes.then_some(Write::Patch { target: self.target, patch: Patch(self.operations) })
     }
 
     fn entry(mut self, map: &'static str, key: &str, value: &str) -> Self {

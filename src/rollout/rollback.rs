@@ -44,7 +44,8 @@ pub(super) fn rolling_back(case: &mut Case<'_>, target: &Workload, run: &Run) ->
     }
     let revision = Revision::from_key(&run.revision);
     let replaced = target.revision != revision;
-    if !replaced && !(target.held() && target.keys.failed.as_ref() == Some(&revision)) {
+    let rejected = target.held() && target.keys.failed.as_ref() == Some(&revision);
+    if !(replaced || rejected) {
         return Plan::default()
             .say(Message::warning(format!("Canary failed! Scaling down {}", case.canary())))
             .then(Step::Hold { revision, failed: true });

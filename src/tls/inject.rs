@@ -1,8 +1,11 @@
 //! Tells the API server whom to trust: writes caBundle into the webhook configuration.
 //!
-//! Server-side apply with a field manager of its own owns nothing but that one field of each entry. So the bundle
-//! survives a manifest applied again without it (kubectl, Flux); a PUT of such a manifest wipes it, and it is put
-//! back. The same body on a missing object or entry is refused by validation: no half configuration is ever made.
+//! The write is a server-side apply of nothing but that one field of each entry: it takes the field from whoever owns
+//! it, and the same body on a missing object or entry is refused by validation, so that no half configuration is ever
+//! made. Afterwards the ownership is given up. The bundle still survives a manifest applied again without it
+//! (kubectl, Flux), because an applier removes only what it owned; but an entry that a new manifest no longer has can
+//! go. As long as we owned a field of it, the API server would keep that field as the rest of an entry, and refuse
+//! the manifest (422). A PUT wipes the bundle, and it is put back.
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
@@ -35,6 +38,23 @@ pub fn body(configuration: &MutatingWebhookConfiguration, bundle: &str) -> Value
     })
 }
 
+/// Returns the patch that gives up our ownership of fields; `None` when there is none to give up.
+#[must_use]
+pub fn disowning(configuration: &MutatingWebhookConfiguration) -> Option<json_patch::Patch> {
+    let owners = configuration.metadata.managed_fields.as_deref().unwrap_or_default();
+    let ours = owners.iter().position(|o| o.manager.as_deref() == Some(FIELD_MANAGER))?;
+    // The API server takes an empty list for a client that knows nothing of owners, and keeps all of them.
+    if owners.len() == 1 {
+        return None;
+    }
+    let at = format!("/metadata/managedFields/{ours}");
+    let patch = json!([
+        {"op": "test", "path": format!("{at}/manager"), "value": FIELD_MANAGER},
+        {"op": "remove", "path": at},
+    ]);
+    serde_json::from_value(patch).ok()
+}
+
 /// Writes the bundle into a configuration. Returns the configuration as written.
 ///
 /// # Errors
@@ -48,6 +68,20 @@ pub async fn inject(
     // Forced: a bundle that somebody else wrote is one that our server does not answer to.
     let params = PatchParams::apply(FIELD_MANAGER).force();
     api.patch(name, &params, &Patch::Apply(body(configuration, bundle))).await
+}
+
+/// Gives up our ownership of fields, if there is any. Returns the configuration as it is then.
+///
+/// # Errors
+/// As the API server answers; 422 when the owners have changed meanwhile.
+pub async fn disown(
+    api: &Api<MutatingWebhookConfiguration>,
+    configuration: &MutatingWebhookConfiguration,
+) -> kube::Result<Option<MutatingWebhookConfiguration>> {
+    let Some(patch) = disowning(configuration) else { return Ok(None) };
+    let name = configuration.metadata.name.as_deref().unwrap_or_default();
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    api.patch(name, &params, &Patch::<()>::Json(patch)).await.map(Some)
 }
 
 #[cfg(test)]
@@ -70,6 +104,22 @@ mod tests {
         assert!(!carries(&configuration(&[Some("a"), None]), "a"));
         assert!(!carries(&configuration(&[Some("a"), Some("b")]), "a"));
         assert!(!carries(&configuration(&[]), "a"));
+    }
+
+    #[test]
+    fn our_ownership_is_given_up_and_nobody_elses() {
+        let owned = |managers: &[&str]| {
+            let mut owned = configuration(&[]);
+            let fields = managers.iter().map(|m| serde_json::from_value(json!({"manager": m})).unwrap());
+            owned.metadata.managed_fields = Some(fields.collect());
+            owned
+        };
+        assert_eq!(disowning(&owned(&["kubectl", "flux"])), None);
+        assert_eq!(disowning(&owned(&[FIELD_MANAGER])), None, "an empty list is no list");
+        let configuration = owned(&["kubectl", FIELD_MANAGER, "flux"]);
+        let mut object = serde_json::to_value(&configuration).unwrap();
+        json_patch::patch(&mut object, &disowning(&configuration).unwrap()).unwrap();
+        assert_eq!(object["metadata"]["managedFields"], json!([{"manager": "kubectl"}, {"manager": "flux"}]));
     }
 
     #[test]

@@ -2,12 +2,13 @@
 //! that are due while this process is the leader. Every replica serves what the Secret holds.
 
 use super::Expiry;
-use super::inject::{carries, inject};
+use super::inject::{carries, disown, inject};
 use super::issue::{self, IssueError, Material};
 use super::plan::{Due, Policy, State, Step, due};
 use super::resolver::{Pair, PairError, Resolver};
 use super::store::{self, Store, StoreError};
 use crate::controller::clock;
+use crate::kubernetes::client::{Failure, classify};
 use crate::kubernetes::election::Leadership;
 use futures::StreamExt as _;
 use jiff::Timestamp;
@@ -223,29 +224,45 @@ impl Keeper {
 
     /// Writes the bundle to the API server where it is missing. Returns whether it wrote.
     async fn publish(&mut self) -> Result<bool, KeepError> {
-        let missing = |keeper: &Self| match (&keeper.configuration, &keeper.held) {
+        let failed = |e| KeepError::Inject(Box::new(e));
+        let missing = self.misses_bundle();
+        if missing {
+            // What the watch says may be late, and an older bundle over a newer one would break every call.
+            self.refresh().await?;
+        }
+        let mut configuration = match (&self.configuration, &self.held) {
+            (Some(configuration), Some((material, _)))
+                if self.leadership.may_write() && self.misses_bundle() =>
+            {
+                let written =
+                    inject(&self.configurations, configuration, &material.bundle).await.map_err(failed)?;
+                info!(configuration = %written.name_any(), "Wrote caBundle into the webhook configuration");
+                Some(written)
+            }
+            _ => None,
+        };
+        if let Some(present) = configuration.as_ref().or(self.configuration.as_ref())
+            && self.leadership.may_write()
+        {
+            match disown(&self.configurations, present).await {
+                Ok(Some(disowned)) => configuration = Some(disowned),
+                Ok(None) => {}
+                // Somebody wrote in between, which the watch tells: then again.
+                Err(error) if classify(&error) == Failure::Invalid => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        let wrote = configuration.is_some();
+        self.configuration = configuration.or(self.configuration.take());
+        self.note_publication(clock::now());
+        Ok(wrote && missing)
+    }
+
+    fn misses_bundle(&self) -> bool {
+        match (&self.configuration, &self.held) {
             (Some(configuration), Some((material, _))) => !carries(configuration, &material.bundle),
             _ => false,
-        };
-        if !missing(self) {
-            self.note_publication(clock::now());
-            return Ok(false);
         }
-        // What the watch says may be late, and an older bundle over a newer one would break every call.
-        self.refresh().await?;
-        let (Some(configuration), Some((material, _))) = (&self.configuration, &self.held) else {
-            return Ok(false);
-        };
-        if !self.leadership.may_write() || !missing(self) {
-            return Ok(false);
-        }
-        let written = inject(&self.configurations, configuration, &material.bundle)
-            .await
-            .map_err(|e| KeepError::Inject(Box::new(e)))?;
-        info!(configuration = %written.name_any(), "Wrote caBundle into the webhook configuration");
-        self.configuration = Some(written);
-        self.note_publication(clock::now());
-        Ok(true)
     }
 
     /// Takes a Secret from the watch or a write, unless a newer one is known.

@@ -1,6 +1,10 @@
 //! Sidetrack as its users run it: the binary, under its own ServiceAccount's rights, on a real control plane, with its
 //! webhook and admission policies installed. Shared by the scenarios and the benchmark.
+#![expect(clippy::allow_attributes, reason = "an expectation of dead code would not hold in every binary")]
 #![allow(dead_code, reason = "each binary that includes this uses a part of it")]
+
+pub(crate) mod objects;
+pub(crate) mod outside;
 
 use anyhow::{Context, Result, bail, ensure};
 use ground::{ControlPlane, Options, RouterCrds, SIDETRACK};
@@ -16,37 +20,38 @@ use std::time::{Duration, Instant};
 use tokio::sync::OnceCell;
 
 /// How long a condition is waited for.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A control plane with Sidetrack installed on it.
-pub struct World {
+pub(crate) struct World {
     /// The control plane.
-    pub cp: ControlPlane,
+    pub(crate) cp: ControlPlane,
     webhook: String,
 }
 
 /// A running `sidetrack run`. It ends with this value, and with the process that holds it, however that ends.
-pub struct Sidetrack {
+pub(crate) struct Sidetrack {
     child: Child,
     pid: PathBuf,
     /// Where its log goes.
-    pub log: PathBuf,
+    pub(crate) log: PathBuf,
     /// Port of metrics and health.
-    pub port: u16,
+    pub(crate) port: u16,
 }
 
 /// A free port of loopback; another process may take it before it is used.
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).map(|a| a.port()).unwrap_or(0)
 }
 
 impl World {
     /// Starts a control plane and installs everything but the process.
-    pub async fn start(audit: bool) -> Result<Self> {
+    pub(crate) async fn start(audit: bool) -> Result<Self> {
         let crds = sidetrack::api::crds().iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>()?;
         let cp = ControlPlane::start(Options {
             crds,
             router_crds: RouterCrds::ALL.to_vec(),
+            log_dir: std::env::var_os("SIDETRACK_TEST_LOGS").map(Into::into),
             audit,
             ..Options::default()
         })
@@ -58,7 +63,7 @@ impl World {
     }
 
     /// Applies manifests/ but for what needs a node, with the webhook reached by URL.
-    pub async fn install(&self) -> Result<()> {
+    pub(crate) async fn install(&self) -> Result<()> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         for file in ["namespace.yaml", "rbac.yaml"] {
             let text = std::fs::read_to_string(root.join("manifests").join(file))?;
@@ -72,14 +77,14 @@ impl World {
     }
 
     /// Applies the webhook configuration.
-    pub async fn install_webhook(&self) -> Result<()> {
+    pub(crate) async fn install_webhook(&self) -> Result<()> {
         let endpoint = Endpoint::Url { authority: self.webhook.clone() };
         self.cp.apply(webhook_configuration(SIDETRACK, &endpoint, None)).await?;
         Ok(())
     }
 
     /// Starts `sidetrack run` with quick settings; `more` flags come last and win.
-    pub fn run(&self, more: &[&str]) -> Result<Sidetrack> {
+    pub(crate) fn run(&self, more: &[&str]) -> Result<Sidetrack> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
         let log = self.cp.logs().join(format!("sidetrack-{n}.log"));
@@ -87,7 +92,7 @@ impl World {
         let port = free_port();
         let file = std::fs::File::create(&log)?;
         // The shell kills what it started when the pipe from here closes, whatever closes it.
-        let guard = r#"pid=$1; shift; "$@" <&- & echo $! >"$pid"; read -r _; kill -9 $! 2>/dev/null"#;
+        let guard = r#"pid=$1; shift; "$@" <&- & echo $! >"$pid"; read -r _; kill -9 $! 2>/dev/null; wait $!"#;
         let child = Command::new("sh")
             .args(["-c", guard, "sh"])
             .arg(&pid)
@@ -107,7 +112,7 @@ impl World {
     }
 
     /// Waits until the API server reaches the webhook: a Deployment with our label can be created (dry run).
-    pub async fn wait_for_webhook(&self) -> Result<()> {
+    pub(crate) async fn wait_for_webhook(&self) -> Result<()> {
         let mut probe = deployment("default", "v1", 1);
         json_patch::merge(&mut probe, &json!({"metadata": {"labels": {"sidetrack.dev/canary": "probe"}}}));
         let file = self.cp.logs().join("probe.json");
@@ -120,7 +125,7 @@ impl World {
     }
 
     /// Runs kubectl as an administrator and returns what it prints; an error carries what it complains of.
-    pub async fn kubectl(&self, args: &[&str]) -> Result<String> {
+    pub(crate) async fn kubectl(&self, args: &[&str]) -> Result<String> {
         let output = self.cp.run_kubectl(args).await?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         ensure!(
@@ -133,45 +138,19 @@ impl World {
     }
 
     /// Runs kubectl and returns standard output and standard error together, whatever the exit code.
-    pub async fn kubectl_says(&self, args: &[&str]) -> Result<String> {
+    pub(crate) async fn kubectl_says(&self, args: &[&str]) -> Result<String> {
         let output = self.cp.run_kubectl(args).await?;
         Ok(format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
     }
 
-    /// Reads an object; `Null` when it does not exist.
-    pub async fn get(&self, namespace: &str, kind: &str, name: &str) -> Result<Value> {
-        let text =
-            self.kubectl(&["-n", namespace, "get", kind, name, "-o", "json", "--ignore-not-found"]).await?;
-        if text.trim().is_empty() { Ok(Value::Null) } else { Ok(serde_json::from_str(&text)?) }
-    }
-
-    /// Waits until an object fulfils a condition, and returns it.
-    pub async fn until(
-        &self,
-        namespace: &str,
-        kind: &str,
-        name: &str,
-        what: &str,
-        fulfils: impl Fn(&Value) -> bool,
-    ) -> Result<Value> {
-        let mut last = Value::Null;
-        let waited = eventually(what, async || {
-            let object = self.get(namespace, kind, name).await?;
-            last.clone_from(&object);
-            Ok(fulfils(&object).then_some(object))
-        })
-        .await;
-        waited.with_context(|| format!("last seen: {last:#}"))
-    }
-
     /// Applies as Flux does: a dry run, then server-side apply, both forced, under its field manager.
-    pub async fn flux(&self, object: Value) -> Result<()> {
+    pub(crate) async fn flux(&self, object: Value) -> Result<()> {
         self.cp.apply_as("flux", "kustomize-controller", object).await?;
         Ok(())
     }
 
     /// Waits for a phase of Canary `app`.
-    pub async fn phase(&self, namespace: &str, phase: &str) -> Result<Value> {
+    pub(crate) async fn phase(&self, namespace: &str, phase: &str) -> Result<Value> {
         self.until(namespace, "canary", "app", &format!("phase {phase}"), |c| {
             c.pointer("/status/phase").is_some_and(|p| p == phase)
         })
@@ -181,7 +160,7 @@ impl World {
 
 impl Sidetrack {
     /// The process id of `sidetrack` itself.
-    pub fn pid(&self) -> Result<u32> {
+    pub(crate) fn pid(&self) -> Result<u32> {
         let end = Instant::now() + PATIENCE;
         loop {
             if let Ok(text) = std::fs::read_to_string(&self.pid)
@@ -197,31 +176,31 @@ impl Sidetrack {
     }
 
     /// Resident memory now and at its highest, in bytes.
-    pub fn memory(&self) -> Result<(u64, u64)> {
+    pub(crate) fn memory(&self) -> Result<(u64, u64)> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
         let kib = |key: &str| {
             status
                 .lines()
-                .find_map(|l| l.strip_prefix(key)?.split_whitespace().nth(1)?.parse::<u64>().ok())
+                .find_map(|l| l.strip_prefix(key)?.split_whitespace().next()?.parse::<u64>().ok())
                 .unwrap_or(0)
         };
         Ok((kib("VmRSS:") * 1024, kib("VmHWM:") * 1024))
     }
 
     /// Ends it as a crash would: SIGKILL.
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.end();
     }
 
     /// Asks it to end: SIGTERM.
-    pub fn terminate(&self) -> Result<()> {
+    pub(crate) fn terminate(&self) -> Result<()> {
         let status = Command::new("kill").arg("-TERM").arg(self.pid()?.to_string()).status()?;
         ensure!(status.success(), "kill failed");
         Ok(())
     }
 
     /// Everything that it has logged.
-    pub fn logged(&self) -> Result<String> {
+    pub(crate) fn logged(&self) -> Result<String> {
         let mut text = String::new();
         std::fs::File::open(&self.log)?.read_to_string(&mut text)?;
         Ok(text)
@@ -240,12 +219,15 @@ impl Drop for Sidetrack {
 }
 
 /// Waits until a condition yields something.
-pub async fn eventually<T>(what: &str, condition: impl AsyncFnMut() -> Result<Option<T>>) -> Result<T> {
+pub(crate) async fn eventually<T>(
+    what: &str,
+    condition: impl AsyncFnMut() -> Result<Option<T>>,
+) -> Result<T> {
     ground::eventually(what, PATIENCE, condition).await
 }
 
 /// A world with one Sidetrack on it, shared by all scenarios of a binary.
-pub async fn shared() -> &'static (World, Sidetrack) {
+pub(crate) async fn shared() -> &'static (World, Sidetrack) {
     static SHARED: OnceCell<(World, Sidetrack)> = OnceCell::const_new();
     let made = SHARED
         .get_or_try_init(|| async {
@@ -262,7 +244,7 @@ pub async fn shared() -> &'static (World, Sidetrack) {
 }
 
 /// A Deployment `app`.
-pub fn deployment(namespace: &str, version: &str, replicas: i32) -> Value {
+pub(crate) fn deployment(namespace: &str, version: &str, replicas: i32) -> Value {
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment",
         "metadata": {"name": "app", "namespace": namespace, "labels": {"app": "app"}},
@@ -279,7 +261,7 @@ pub fn deployment(namespace: &str, version: &str, replicas: i32) -> Value {
 }
 
 /// A Canary `app` for it; `spec` is merged over the defaults.
-pub fn canary(namespace: &str, spec: &Value) -> Value {
+pub(crate) fn canary(namespace: &str, spec: &Value) -> Value {
     let mut canary = json!({
         "apiVersion": "flagger.app/v1beta1", "kind": "Canary",
         "metadata": {"name": "app", "namespace": namespace},
@@ -297,22 +279,22 @@ pub fn canary(namespace: &str, spec: &Value) -> Value {
 }
 
 /// The image of a Deployment's first container.
-pub fn image(deployment: &Value) -> &str {
+pub(crate) fn image(deployment: &Value) -> &str {
     deployment.pointer("/spec/template/spec/containers/0/image").and_then(Value::as_str).unwrap_or_default()
 }
 
 /// The canary's weight in VirtualService `app`.
-pub fn weight(virtual_service: &Value) -> Option<i64> {
+pub(crate) fn weight(virtual_service: &Value) -> Option<i64> {
     virtual_service.pointer("/spec/http/0/route/1/weight").and_then(Value::as_i64)
 }
 
 /// A value in an object; `Null` when it is not there.
-pub fn at<'a>(object: &'a Value, pointer: &str) -> &'a Value {
+pub(crate) fn at<'a>(object: &'a Value, pointer: &str) -> &'a Value {
     object.pointer(pointer).unwrap_or(&Value::Null)
 }
 
 /// Makes a namespace with v1 and its Canary, and waits for `Initialized`.
-pub async fn initialized(name: &str, spec: &Value) -> Result<String> {
+pub(crate) async fn initialized(name: &str, spec: &Value) -> Result<String> {
     let (world, _) = shared().await;
     let ns = world.cp.namespace(name).await?;
     world.flux(deployment(&ns, "v1", 2)).await?;

@@ -10,6 +10,8 @@ use clap::{Args, Parser, Subcommand};
 use ground::{ControlPlane, Options, Part, RouterCrds, SIDETRACK};
 use tokio::signal::unix::{SignalKind, signal};
 
+mod hook;
+
 #[derive(Parser)]
 #[command(about = "A real Kubernetes control plane on loopback, with fake pods", version)]
 struct Cli {
@@ -23,6 +25,17 @@ enum Command {
     Build,
     /// Start a control plane and keep it until Ctrl-C
     Up(Ground),
+    /// Answer HTTP on loopback with 200, or with 403 while a file exists: a hook for demos
+    Hook {
+        /// Port to listen on
+        #[arg(long)]
+        port: u16,
+        /// The file
+        #[arg(long, value_name = "FILE")]
+        deny_while: PathBuf,
+    },
+    /// Print a free port of loopback
+    Port,
     /// Start a control plane, run a command with KUBECONFIG and PATH set, then end everything
     Exec {
         #[command(flatten)]
@@ -89,6 +102,14 @@ async fn main() -> Result<ExitCode> {
             for part in Part::ALL {
                 println!("{}", part.path()?.display());
             }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Hook { port, deny_while } => {
+            tokio::task::spawn_blocking(move || hook::serve(port, &deny_while)).await??;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Port => {
+            println!("{}", std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port());
             Ok(ExitCode::SUCCESS)
         }
         Command::Up(ground) => up(ground.options()?).await,

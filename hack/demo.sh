@@ -1,0 +1,126 @@
+#!/bin/sh
+# Plays Sidetrack's story on a real control plane: a release, a rejected one, a reverted one. Ends everything it started.
+set -eu
+cd "$(dirname "$0")/.."
+
+if [ "${1:-}" != inside ]; then
+    cargo build --locked --bin sidetrack --package sidetrack
+    cargo build --locked --package ground
+    exec "${CARGO_TARGET_DIR:-target}/debug/ground" exec --istio --crds manifests/crds.yaml -- "$0" inside
+fi
+
+bin=$(cd "${CARGO_TARGET_DIR:-target}/debug" && pwd)
+work=$(mktemp -d)
+pids=
+finish() {
+    for pid in $pids; do kill "$pid" 2>/dev/null || true; done
+    wait 2>/dev/null || true
+    rm -rf "$work"
+}
+trap finish EXIT
+trap 'exit 1' INT TERM
+
+if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then bold=$(printf '\033[1m') dim=$(printf '\033[2m') plain=$(printf '\033[0m'); else bold= dim= plain=; fi
+say() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
+show() { printf '%s$ %s%s\n' "$dim" "$*" "$plain"; "$@"; }
+# What the controller has logged about the Canary since the last call.
+lines=0
+narrate() {
+    all=$(grep -c . "$work/log" || true)
+    tail -n "+$((lines + 1))" "$work/log" | sed -n 's/^[^ ]* [a-z]* *\(.*\) canary="\{0,1\}app\.test"\{0,1\}.*$/  | \1/p'
+    lines=$all
+}
+phase() {
+    if ! kubectl -n test wait canary/app --for="jsonpath={.status.phase}=$1" --timeout=90s >/dev/null; then
+        echo "The Canary did not become $1. What it says:" >&2
+        kubectl -n test get canary app -o yaml >&2
+        tail -n 40 "$work/log" >&2
+        exit 1
+    fi
+    narrate
+}
+weight() { kubectl -n test wait virtualservice/app --for="jsonpath={.spec.http[0].route[1].weight}=$1" --timeout=60s >/dev/null; }
+
+webhook=$("$bin/ground" port) hook=$("$bin/ground" port) metrics=$("$bin/ground" port)
+"$bin/ground" hook --port "$hook" --deny-while "$work/deny" &
+pids="$pids $!"
+
+say "1. Install (manifests/, with the webhook reached on loopback instead of through a Service)"
+url='[{"op":"replace","path":"/webhooks/0/clientConfig","value":{"url":"https://127.0.0.1:PORT/mutate"}},{"op":"replace","path":"/webhooks/1/clientConfig","value":{"url":"https://127.0.0.1:PORT/mutate"}}]'
+kubectl patch --local -f manifests/webhook.yaml --type=json -p "$(echo "$url" | sed "s/PORT/$webhook/g")" -o yaml >"$work/webhook.yaml"
+for file in manifests/namespace.yaml manifests/rbac.yaml "$work/webhook.yaml" manifests/policy.yaml; do
+    kubectl apply --server-side -f "$file" | sed 's/^/  /'
+done
+"$bin/sidetrack" run --kubeconfig "$SIDETRACK_KUBECONFIG" --webhook-bind "127.0.0.1:$webhook" --webhook-name 127.0.0.1 \
+    --address 127.0.0.1 --port "$metrics" --log-format text --min-interval 2s --drain-delay 1s >"$work/log" 2>&1 &
+pids="$pids $!"
+kubectl create namespace test >/dev/null
+
+app() { # VERSION: what a team has in Git
+    cat <<YAML
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: app, namespace: test}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: app}}
+  template:
+    metadata: {labels: {app: app}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      containers: [{name: app, image: "app:$1", ports: [{containerPort: 8080}]}]
+YAML
+}
+# Server-side apply, forced, under Flux's field manager: what Flux sends.
+flux() { app "$1" | kubectl apply --server-side --force-conflicts --field-manager=kustomize-controller -f - | sed "s/^/\$ flux applies $1: /"; }
+
+say "2. A Deployment, and a Canary for it"
+flux v1
+kubectl apply -f - <<YAML
+apiVersion: flagger.app/v1beta1
+kind: Canary
+metadata: {name: app, namespace: test}
+spec:
+  targetRef: {apiVersion: apps/v1, kind: Deployment, name: app}
+  service: {port: 80, targetPort: 8080}
+  analysis:
+    interval: 2s
+    threshold: 2
+    stepWeight: 10
+    maxWeight: 50
+    webhooks:
+    - {name: acceptance-test, type: pre-rollout, url: "http://127.0.0.1:$hook/"}
+    - {name: load-test, type: rollout, url: "http://127.0.0.1:$hook/"}
+YAML
+phase Initialized
+show kubectl -n test get canary,deployments,services,virtualservices
+
+say "3. A release: v2 is held on its way in, then runs as the canary beside the untouched primary"
+flux v2
+weight 20
+show kubectl -n test get deployments -o custom-columns=NAME:.metadata.name,IMAGE:.spec.template.spec.containers[0].image,READY:.status.readyReplicas
+weight 50
+show kubectl -n test get canary app
+phase Succeeded
+show kubectl -n test get deployments -o custom-columns=NAME:.metadata.name,IMAGE:.spec.template.spec.containers[0].image,READY:.status.readyReplicas
+flux v2
+
+say "4. A rejected release: the load test of v3 fails at weight 20"
+flux v3
+weight 20
+touch "$work/deny"
+phase Failed
+rm "$work/deny"
+show kubectl -n test get canary app
+show kubectl -n test get canary app -o 'jsonpath={.status.conditions[?(@.type=="Stalled")].message}{"\n"}'
+show kubectl -n test get deployments -o custom-columns=NAME:.metadata.name,IMAGE:.spec.template.spec.containers[0].image,PAUSED:.spec.paused,READY:.status.readyReplicas
+
+say "5. A reverted one: v4 is taken back in Git while it is analysed"
+flux v4
+weight 20
+flux v2
+phase Succeeded
+show kubectl -n test get deployments -o custom-columns=NAME:.metadata.name,IMAGE:.spec.template.spec.containers[0].image,PAUSED:.spec.paused,READY:.status.readyReplicas
+show kubectl -n test get events --sort-by=.metadata.creationTimestamp -o custom-columns=TYPE:.type,MESSAGE:.message --field-selector involvedObject.kind=Canary
+
+say "Done; everything that was started is being ended."
