@@ -5,11 +5,11 @@
 mod harness;
 
 mod gates;
+mod leaving;
 mod metrics;
+mod processes;
+mod promotion;
+mod repairs;
 mod routers;
 mod story;
 mod supersede;
-mod promotion;
-mod repairs;
-mod leaving;
-mod processes;
