@@ -1,6 +1,6 @@
 //! Objects as a person or another controller reads, changes and watches them.
 
-use super::{PATIENCE, World, eventually};
+use super::{PATIENCE, World, at, eventually};
 use anyhow::{Context, Result, bail, ensure};
 use futures::{StreamExt, TryStreamExt};
 use kube::Client;
@@ -234,20 +234,13 @@ impl Timeline {
     pub(crate) async fn caught_up(&self, world: &World) -> Result<()> {
         for kind in &self.kinds {
             let api = world.api(&self.namespace, kind)?;
-            let now: BTreeMap<String, u64> = api
-                .list(&ListParams::default())
-                .await?
-                .items
-                .iter()
-                .map(value)
-                .map(|o| (o["metadata"]["name"].as_str().unwrap_or_default().to_owned(), version(&o)))
-                .collect();
             eventually("the recording has caught up", async || {
-                let states = self.states();
-                let seen = |(name, v): (&String, &u64)| {
-                    states.iter().any(|s| s.kind == *kind && s.name == *name && s.version >= *v)
+                let (now, states) = (api.list(&ListParams::default()).await?.items, self.states());
+                let recorded = |object: &Value| {
+                    let name = at(object, "/metadata/name");
+                    states.iter().any(|s| s.kind == *kind && name == &s.name && s.version >= version(object))
                 };
-                Ok(now.iter().all(seen).then_some(()))
+                Ok(now.iter().map(value).all(|object| recorded(&object)).then_some(()))
             })
             .await?;
         }

@@ -2,6 +2,7 @@
 
 use crate::harness::{at, deployment, image, initialized, shared};
 use anyhow::{Result, ensure};
+use ground::SIDETRACK;
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -25,11 +26,16 @@ async fn deleted_primary_is_made_again_from_the_promoted_revision() -> Result<()
     world.flux(deployment(&ns, "v2", 2)).await?;
     world.phase(&ns, "Succeeded").await?;
     let uid = at(&world.get(&ns, "deploy", "app-primary").await?, "/metadata/uid").clone();
-    // Its finalizer keeps it and its pods, as they carry the traffic; whoever insists takes that off.
     world.delete(&ns, "deploy", "app-primary").await?;
     let kept = world.get(&ns, "deploy", "app-primary").await?;
     ensure!(!at(&kept, "/metadata/deletionTimestamp").is_null() && at(&kept, "/status/readyReplicas") == 2);
-    world.merge(&ns, "deploy", "app-primary", json!({"metadata": {"finalizers": null}})).await?;
+    // Its finalizer keeps it and its pods, as they carry the traffic, and is the controller's to take off.
+    let off = json!({"metadata": {"finalizers": null}});
+    let denied = world.merge(&ns, "deploy", "app-primary", off.clone()).await;
+    ensure!(denied.is_err(), "anybody can take the finalizer off");
+    let patch = off.to_string();
+    let args = ["-n", &ns, "patch", "deploy", "app-primary", "--type=merge", "-p", &patch, "--as", SIDETRACK];
+    world.kubectl(&args).await?;
     let made = world
         .until(&ns, "deploy", "app-primary", "another one has pods", |d| {
             *at(d, "/metadata/uid") != uid && at(d, "/status/readyReplicas") == 2
