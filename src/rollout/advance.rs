@@ -10,7 +10,7 @@ use crate::rollout::policy::HookKind;
 use crate::rollout::revision::Revision;
 use crate::rollout::status::{Draft, if_new};
 use crate::rollout::workload::{NotReady, Workload};
-use crate::rollout::{analysis, initialise, leave, promotion, release, rest, rollback};
+use crate::rollout::{analysis, initialise, leave, promotion, release, repair, rest, rollback};
 use jiff::{SignedDuration, Timestamp};
 
 /// Decides what to do about one Canary now.
@@ -92,6 +92,9 @@ impl Case<'_> {
             return plan;
         }
         if let Some(plan) = self.bypassed(target, run) {
+            return plan;
+        }
+        if let Some(plan) = repair::primary(self, target, Some(run)) {
             return plan;
         }
         match run.stage {

@@ -18,7 +18,12 @@ pub(super) fn gated(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
         Some(Newer::Superseded(hold)) => {
             return rest::start(case, target, &hold);
         }
-        None => {}
+        // The glass may be broken over the very revision that waits: its gates are not asked again.
+        None => {
+            if let Some(hold) = target.keys.hold.as_ref().filter(|_| target.glassed(&run.revision)) {
+                return rest::start(case, target, hold);
+            }
+        }
     }
     if let Err(plan) = case.drained(target) {
         return plan;

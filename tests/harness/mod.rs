@@ -1,6 +1,5 @@
 //! Sidetrack as its users run it: the binary, under its own ServiceAccount's rights, on a real control plane, with its
 //! webhook and admission policies installed. Shared by the scenarios and the benchmark.
-#![expect(clippy::allow_attributes, reason = "an expectation of dead code would not hold in every binary")]
 #![allow(dead_code, reason = "each binary that includes this uses a part of it")]
 
 pub(crate) mod objects;
@@ -190,7 +189,7 @@ impl Sidetrack {
         let kib = |key: &str| {
             status
                 .lines()
-                .find_map(|l| l.strip_prefix(key)?.split_whitespace().nth(1)?.parse::<u64>().ok())
+                .find_map(|l| l.strip_prefix(key)?.split_whitespace().next()?.parse::<u64>().ok())
                 .unwrap_or(0)
         };
         Ok((kib("VmRSS:") * 1024, kib("VmHWM:") * 1024))
@@ -236,6 +235,7 @@ pub(crate) async fn eventually<T>(
 }
 
 /// A world with one Sidetrack on it, shared by all scenarios of a binary.
+#[expect(clippy::panic, reason = "no scenario can go on without it")]
 pub(crate) async fn shared() -> &'static (World, Sidetrack) {
     static SHARED: OnceCell<(World, Sidetrack)> = OnceCell::const_new();
     let made = SHARED

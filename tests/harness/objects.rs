@@ -153,8 +153,8 @@ impl World {
         let mut seen = Vec::new();
         let waited = eventually("the Event", async || {
             let all = api.list(&ListParams::default()).await?.items;
-            let about = all.iter().map(value).filter(|e| e["involvedObject"]["kind"] == "Canary");
-            seen = about.filter_map(|e| e["message"].as_str().map(str::to_owned)).collect();
+            let about = all.iter().map(value).filter(|e| at(e, "/involvedObject/kind") == "Canary");
+            seen = about.filter_map(|e| at(&e, "/message").as_str().map(str::to_owned)).collect();
             Ok(seen.iter().find(|m| m.contains(text)).cloned())
         })
         .await;
@@ -164,7 +164,7 @@ impl World {
     /// Whether there is such an Event now.
     pub(crate) async fn has_event(&self, namespace: &str, text: &str) -> Result<bool> {
         let all = self.list(namespace, "event", "").await?;
-        Ok(all.iter().any(|e| e["message"].as_str().is_some_and(|m| m.contains(text))))
+        Ok(all.iter().any(|e| at(e, "/message").as_str().is_some_and(|m| m.contains(text))))
     }
 
     /// Begins to record every state of the objects of some kinds.
@@ -183,7 +183,7 @@ impl World {
                     };
                     let object = value(&object);
                     let version = version(&object);
-                    let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+                    let name = at(&object, "/metadata/name").as_str().unwrap_or_default().to_owned();
                     let state = State { version, kind, name, object: (!deleted).then_some(object) };
                     states.lock().unwrap_or_else(PoisonError::into_inner).push(state);
                 }
@@ -195,7 +195,7 @@ impl World {
 }
 
 fn version(object: &Value) -> u64 {
-    object["metadata"]["resourceVersion"].as_str().and_then(|v| v.parse().ok()).unwrap_or(0)
+    at(object, "/metadata/resourceVersion").as_str().and_then(|v| v.parse().ok()).unwrap_or(0)
 }
 
 /// One state of one object; resourceVersion orders them all, whatever their kind.
@@ -288,7 +288,7 @@ impl Timeline {
 pub(crate) fn ready(pod: &Value) -> bool {
     pod.pointer("/status/conditions")
         .and_then(Value::as_array)
-        .is_some_and(|all| all.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"))
+        .is_some_and(|all| all.iter().any(|c| at(c, "/type") == "Ready" && at(c, "/status") == "True"))
 }
 
 /// The image of a pod.
@@ -300,7 +300,7 @@ pub(crate) fn pod_image(pod: &Value) -> &str {
 pub(crate) fn pods_of<'c>(cluster: &'c Cluster, app: &str) -> Vec<&'c Value> {
     cluster
         .iter()
-        .filter(|((kind, _), pod)| *kind == "pod" && pod["metadata"]["labels"]["app"] == app)
+        .filter(|((kind, _), pod)| *kind == "pod" && at(pod, "/metadata/labels/app") == app)
         .map(|(_, pod)| pod)
         .collect()
 }

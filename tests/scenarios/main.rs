@@ -4,6 +4,8 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod api;
+mod flux;
 mod gates;
 mod leaving;
 mod metrics;
@@ -13,3 +15,4 @@ mod repairs;
 mod routers;
 mod story;
 mod supersede;
+mod writers;

@@ -66,8 +66,8 @@ async fn killed(world: &World, mut sidetrack: Sidetrack) -> Result<Sidetrack> {
         .filter_map(|at| at.parse().ok())
         .collect();
     ensure!(steps.len() >= 5);
-    for pair in steps.windows(2) {
-        let apart = pair[1].duration_since(pair[0]);
+    for (before, after) in steps.iter().zip(steps.iter().skip(1)) {
+        let apart = after.duration_since(*before);
         ensure!(apart.as_millis() >= 1000, "steps {apart} apart: {steps:?}");
     }
     Ok(sidetrack)
