@@ -1,6 +1,5 @@
 //! Sidetrack as its users run it: the binary, under its own ServiceAccount's rights, on a real control plane, with its
 //! webhook and admission policies installed. Shared by the scenarios and the benchmark.
-#![expect(clippy::allow_attributes, reason = "an expectation of dead code would not hold in every binary")]
 #![allow(dead_code, reason = "each binary that includes this uses a part of it")]
 
 pub(crate) mod objects;
@@ -83,7 +82,7 @@ impl World {
         Ok(())
     }
 
-    /// Starts `sidetrack run` with quick settings; `more` flags come last and win.
+    /// Starts `sidetrack run` with quick settings; `more` flags take their place.
     pub(crate) fn run(&self, more: &[&str]) -> Result<Sidetrack> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -92,16 +91,25 @@ impl World {
         let port = free_port();
         let file = std::fs::File::create(&log)?;
         // The shell kills what it started when the pipe from here closes, whatever closes it.
-        let guard = r#"pid=$1; shift; "$@" <&- & echo $! >"$pid"; read -r _; kill -9 $! 2>/dev/null; wait $!"#;
+        let guard =
+            r#"pid=$1; shift; "$@" <&- & echo $! >"$pid"; read -r _; kill -9 $! 2>/dev/null; wait $!"#;
+        let quick = [
+            "--log-format=text".to_owned(),
+            "--min-interval=1s".to_owned(),
+            "--drain-delay=200ms".to_owned(),
+            format!("--kubeconfig={}", self.cp.kubeconfig(SIDETRACK).display()),
+            format!("--webhook-bind={}", self.webhook),
+            "--webhook-name=127.0.0.1".to_owned(),
+            format!("--port={port}"),
+        ];
+        let name = |flag: &str| flag.split('=').next().unwrap_or_default().to_owned();
+        let replaced = |flag: &String| more.iter().any(|m| name(m) == name(flag));
         let child = Command::new("sh")
             .args(["-c", guard, "sh"])
             .arg(&pid)
             .arg(env!("CARGO_BIN_EXE_sidetrack"))
-            .args(["run", "--log-format=text", "--min-interval=1s", "--drain-delay=200ms"])
-            .arg(format!("--kubeconfig={}", self.cp.kubeconfig(SIDETRACK).display()))
-            .arg(format!("--webhook-bind={}", self.webhook))
-            .arg("--webhook-name=127.0.0.1")
-            .arg(format!("--port={port}"))
+            .arg("run")
+            .args(quick.iter().filter(|flag| !replaced(flag)))
             .args(more)
             .stdin(Stdio::piped())
             .stdout(file.try_clone()?)
@@ -227,6 +235,7 @@ pub(crate) async fn eventually<T>(
 }
 
 /// A world with one Sidetrack on it, shared by all scenarios of a binary.
+#[expect(clippy::panic, reason = "no scenario can go on without it")]
 pub(crate) async fn shared() -> &'static (World, Sidetrack) {
     static SHARED: OnceCell<(World, Sidetrack)> = OnceCell::const_new();
     let made = SHARED

@@ -1,6 +1,6 @@
 //! Objects as a person or another controller reads, changes and watches them.
 
-use super::{PATIENCE, World, eventually};
+use super::{PATIENCE, World, at, eventually};
 use anyhow::{Context, Result, bail, ensure};
 use futures::{StreamExt, TryStreamExt};
 use kube::Client;
@@ -153,8 +153,8 @@ impl World {
         let mut seen = Vec::new();
         let waited = eventually("the Event", async || {
             let all = api.list(&ListParams::default()).await?.items;
-            let about = all.iter().map(value).filter(|e| e["involvedObject"]["kind"] == "Canary");
-            seen = about.filter_map(|e| e["message"].as_str().map(str::to_owned)).collect();
+            let about = all.iter().map(value).filter(|e| at(e, "/involvedObject/kind") == "Canary");
+            seen = about.filter_map(|e| at(&e, "/message").as_str().map(str::to_owned)).collect();
             Ok(seen.iter().find(|m| m.contains(text)).cloned())
         })
         .await;
@@ -164,12 +164,13 @@ impl World {
     /// Whether there is such an Event now.
     pub(crate) async fn has_event(&self, namespace: &str, text: &str) -> Result<bool> {
         let all = self.list(namespace, "event", "").await?;
-        Ok(all.iter().any(|e| e["message"].as_str().is_some_and(|m| m.contains(text))))
+        Ok(all.iter().any(|e| at(e, "/message").as_str().is_some_and(|m| m.contains(text))))
     }
 
     /// Begins to record every state of the objects of some kinds.
     pub(crate) async fn timeline(&self, namespace: &str, kinds: &[&'static str]) -> Result<Timeline> {
-        let timeline = Timeline { states: Arc::default(), namespace: namespace.into(), kinds: kinds.to_vec() };
+        let timeline =
+            Timeline { states: Arc::default(), namespace: namespace.into(), kinds: kinds.to_vec() };
         for kind in kinds {
             let mut events = watcher(self.api(namespace, kind)?, watcher::Config::default()).boxed();
             let (states, kind) = (timeline.states.clone(), *kind);
@@ -182,7 +183,7 @@ impl World {
                     };
                     let object = value(&object);
                     let version = version(&object);
-                    let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+                    let name = at(&object, "/metadata/name").as_str().unwrap_or_default().to_owned();
                     let state = State { version, kind, name, object: (!deleted).then_some(object) };
                     states.lock().unwrap_or_else(PoisonError::into_inner).push(state);
                 }
@@ -194,7 +195,7 @@ impl World {
 }
 
 fn version(object: &Value) -> u64 {
-    object["metadata"]["resourceVersion"].as_str().and_then(|v| v.parse().ok()).unwrap_or(0)
+    at(object, "/metadata/resourceVersion").as_str().and_then(|v| v.parse().ok()).unwrap_or(0)
 }
 
 /// One state of one object; resourceVersion orders them all, whatever their kind.
@@ -233,20 +234,13 @@ impl Timeline {
     pub(crate) async fn caught_up(&self, world: &World) -> Result<()> {
         for kind in &self.kinds {
             let api = world.api(&self.namespace, kind)?;
-            let now: BTreeMap<String, u64> = api
-                .list(&ListParams::default())
-                .await?
-                .items
-                .iter()
-                .map(value)
-                .map(|o| (o["metadata"]["name"].as_str().unwrap_or_default().to_owned(), version(&o)))
-                .collect();
             eventually("the recording has caught up", async || {
-                let states = self.states();
-                let seen = |(name, v): (&String, &u64)| {
-                    states.iter().any(|s| s.kind == *kind && s.name == *name && s.version >= *v)
+                let (now, states) = (api.list(&ListParams::default()).await?.items, self.states());
+                let recorded = |object: &Value| {
+                    let name = at(object, "/metadata/name");
+                    states.iter().any(|s| s.kind == *kind && name == &s.name && s.version >= version(object))
                 };
-                Ok(now.iter().all(seen).then_some(()))
+                Ok(now.iter().map(value).all(|object| recorded(&object)).then_some(()))
             })
             .await?;
         }
@@ -294,7 +288,7 @@ impl Timeline {
 pub(crate) fn ready(pod: &Value) -> bool {
     pod.pointer("/status/conditions")
         .and_then(Value::as_array)
-        .is_some_and(|all| all.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"))
+        .is_some_and(|all| all.iter().any(|c| at(c, "/type") == "Ready" && at(c, "/status") == "True"))
 }
 
 /// The image of a pod.
@@ -306,7 +300,7 @@ pub(crate) fn pod_image(pod: &Value) -> &str {
 pub(crate) fn pods_of<'c>(cluster: &'c Cluster, app: &str) -> Vec<&'c Value> {
     cluster
         .iter()
-        .filter(|((kind, _), pod)| *kind == "pod" && pod["metadata"]["labels"]["app"] == app)
+        .filter(|((kind, _), pod)| *kind == "pod" && at(pod, "/metadata/labels/app") == app)
         .map(|(_, pod)| pod)
         .collect()
 }

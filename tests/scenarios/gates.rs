@@ -16,11 +16,15 @@ async fn closed_gate_keeps_each_revision_out_until_it_opens() -> Result<()> {
     let outside = Outside::start().await?;
     outside.says("/gate", 403, "not today");
     let url = outside.url("/gate");
-    let ns = initialized("gate", &hooks(json!([{"name": "ask", "type": "confirm-rollout", "url": url}]))).await?;
+    let ns =
+        initialized("gate", &hooks(json!([{"name": "ask", "type": "confirm-rollout", "url": url}]))).await?;
     let timeline = world.timeline(&ns, &["pod"]).await?;
     world.flux(deployment(&ns, "v2", 2)).await?;
     let waiting = world.phase(&ns, "Waiting").await?;
-    ensure!(waiting.to_string().contains("Confirm-rollout check ask has not passed: not today"), "{waiting:#}");
+    ensure!(
+        waiting.to_string().contains("Confirm-rollout check ask has not passed: not today"),
+        "{waiting:#}"
+    );
     world.event(&ns, &format!("Halt app.{ns} advancement waiting for approval ask")).await?;
     let second = at(&waiting, "/status/lastAppliedSpec").clone();
     let asked = outside.heard("/gate");
@@ -57,7 +61,8 @@ async fn revert_at_a_closed_gate_ends_the_wait() -> Result<()> {
     let outside = Outside::start().await?;
     outside.says("/gate", 403, "");
     let url = outside.url("/gate");
-    let ns = initialized("ungate", &hooks(json!([{"name": "ask", "type": "confirm-rollout", "url": url}]))).await?;
+    let ns = initialized("ungate", &hooks(json!([{"name": "ask", "type": "confirm-rollout", "url": url}])))
+        .await?;
     let before = world.get(&ns, "deploy", "app-primary").await?;
     world.flux(deployment(&ns, "v2", 2)).await?;
     world.phase(&ns, "Waiting").await?;

@@ -93,7 +93,9 @@ async fn inline_query_is_rendered_and_judged() -> Result<()> {
     world.phase(&ns, "Failed").await?;
     world.event(&ns, &format!("Halt app.{ns} advancement errors 5.50 > 5")).await?;
     ensure!(
-        outside.heard("errors{")[0].address.contains(&format!("errors{{namespace=\"{ns}\",target=\"app\"}}[30s]"))
+        outside.heard("errors{")[0]
+            .address
+            .contains(&format!("errors{{namespace=\"{ns}\",target=\"app\"}}[30s]"))
     );
     Ok(())
 }
@@ -113,13 +115,19 @@ async fn template_with_a_secret_needs_the_right_to_read_it() -> Result<()> {
     world.flux(deployment(&ns, "v2", 2)).await?;
     world.event(&ns, &format!("Metric template latency.{ns} error: ")).await?;
     let metadata = |name: &str| json!({"name": name, "namespace": ns});
-    world.cp.apply(json!({
-        "apiVersion": "flagger.app/v1beta1", "kind": "MetricTemplate", "metadata": metadata("latency"),
-        "spec": {"query": "latency{app=\"{{ target }}\",q=\"{{ variables.quantile }}\"}", "provider": {
-            "type": "prometheus", "address": outside.url("/private"), "secretRef": {"name": "token"}}},
-    })).await?;
-    world.cp.apply(json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata("token"),
-        "stringData": {"token": "s3cret"}})).await?;
+    world
+        .cp
+        .apply(json!({
+            "apiVersion": "flagger.app/v1beta1", "kind": "MetricTemplate", "metadata": metadata("latency"),
+            "spec": {"query": "latency{app=\"{{ target }}\",q=\"{{ variables.quantile }}\"}", "provider": {
+                "type": "prometheus", "address": outside.url("/private"), "secretRef": {"name": "token"}}},
+        }))
+        .await?;
+    world
+        .cp
+        .apply(json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata("token"),
+        "stringData": {"token": "s3cret"}}))
+        .await?;
     let refused = world.event(&ns, &format!("Metric template latency.{ns} secret token error: ")).await?;
     ensure!(refused.contains("forbidden"), "{refused}");
     let role = concat!(env!("CARGO_MANIFEST_DIR"), "/manifests/secrets-role.yaml");

@@ -40,7 +40,8 @@ async fn killed(world: &World, mut sidetrack: Sidetrack) -> Result<Sidetrack> {
         // Each kill falls a little later after a status write: before its effect, within it, after it.
         let now = world
             .until(&ns, "canary", "app", "status is written", |c| {
-                at(c, "/metadata/resourceVersion") != version.as_str() || at(c, "/status/phase") == "Succeeded"
+                at(c, "/metadata/resourceVersion") != version.as_str()
+                    || at(c, "/status/phase") == "Succeeded"
             })
             .await?;
         if at(&now, "/status/phase") == "Succeeded" {
@@ -65,8 +66,8 @@ async fn killed(world: &World, mut sidetrack: Sidetrack) -> Result<Sidetrack> {
         .filter_map(|at| at.parse().ok())
         .collect();
     ensure!(steps.len() >= 5);
-    for pair in steps.windows(2) {
-        let apart = pair[1].duration_since(pair[0]);
+    for (before, after) in steps.iter().zip(steps.iter().skip(1)) {
+        let apart = after.duration_since(*before);
         ensure!(apart.as_millis() >= 1000, "steps {apart} apart: {steps:?}");
     }
     Ok(sidetrack)
@@ -117,7 +118,8 @@ async fn idle(world: &World, outside: &Outside, sidetrack: Sidetrack) -> Result<
 async fn replaced(world: &World) -> Result<()> {
     let elsewhere = || format!("--webhook-bind=127.0.0.1:{}", free_port());
     let leads = async |process: &Sidetrack| {
-        eventually("it leads", async || Ok(process.logged()?.contains("Became the leader").then_some(()))).await
+        eventually("it leads", async || Ok(process.logged()?.contains("Became the leader").then_some(())))
+            .await
     };
     let first = world.run(&["--lease-duration=3s", &elsewhere()])?;
     leads(&first).await?;

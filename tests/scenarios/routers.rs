@@ -108,11 +108,15 @@ async fn foreign_edits_stay_and_foreign_weights_do_not() -> Result<()> {
         {"op": "replace", "path": "/spec/http/0/route/1/weight", "value": 0}]);
     world.edit(&ns, "vs", "app", reset).await?;
     world.until(&ns, "vs", "app", "weight 25 again", |vs| weight(vs) == Some(25)).await?;
-    world.event(&ns, &format!("Routes of app.{ns} were changed to canary weight 0, restoring weight 25")).await?;
+    world
+        .event(&ns, &format!("Routes of app.{ns} were changed to canary weight 0, restoring weight 25"))
+        .await?;
 
     world.delete(&ns, "vs", "app").await?;
     world.until(&ns, "vs", "app", "it is made again", |vs| weight(vs) == Some(25)).await?;
-    world.edit(&ns, "vs", "app", json!([{"op": "add", "path": "/spec/http/0/fault", "value": fault}])).await?;
+    world
+        .edit(&ns, "vs", "app", json!([{"op": "add", "path": "/spec/http/0/fault", "value": fault}]))
+        .await?;
     outside.says("requests", 200, &sample("2"));
     world.phase(&ns, "Succeeded").await?;
     let route = world.get(&ns, "vs", "app").await?;
@@ -126,16 +130,23 @@ async fn routes_and_service_of_the_owner_are_adopted_and_kept_when_the_canary_go
     let ns = world.cp.namespace("adopt").await?;
     world.flux(deployment(&ns, "v1", 2)).await?;
     let metadata = json!({"name": "app", "namespace": ns, "labels": {"team": "shop"}});
-    world.flux(json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {
+    world
+        .flux(json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {
         "selector": {"app": "app"},
-        "ports": [{"name": "http", "port": 80, "targetPort": 8080}, {"name": "admin", "port": 9901}]}})).await?;
-    world.flux(json!({"apiVersion": "networking.istio.io/v1beta1", "kind": "VirtualService",
+        "ports": [{"name": "http", "port": 80, "targetPort": 8080}, {"name": "admin", "port": 9901}]}}))
+        .await?;
+    world
+        .flux(json!({"apiVersion": "networking.istio.io/v1beta1", "kind": "VirtualService",
         "metadata": metadata, "spec": {"hosts": ["shop.example.com"],
-        "http": [{"route": [{"destination": {"host": "app"}}]}]}})).await?;
+        "http": [{"route": [{"destination": {"host": "app"}}]}]}}))
+        .await?;
     world.cp.apply(crate::harness::canary(&ns, &json!({"service": {"hosts": ["shop.example.com"]}}))).await?;
     world.phase(&ns, "Initialized").await?;
     let service = world.get(&ns, "svc", "app").await?;
-    ensure!(at(&service, "/spec/selector/app") == "app-primary" && at(&service, "/metadata/labels/team") == "shop");
+    ensure!(
+        at(&service, "/spec/selector/app") == "app-primary"
+            && at(&service, "/metadata/labels/team") == "shop"
+    );
     ensure!(service.to_string().contains("\"admin\""), "the owner's own port stays: {service:#}");
     ensure!(weight(&world.get(&ns, "vs", "app").await?) == Some(0));
     story(&ns, "vs", weight).await?;

@@ -52,9 +52,7 @@ async fn revision_that_arrives_during_promotion_comes_next() -> Result<()> {
     world.flux(slow).await?;
     world.phase(&ns, "Promoting").await?;
     world.flux(deployment(&ns, "v3", 2)).await?;
-    world
-        .until(&ns, "deploy", "app-primary", "v3 is promoted", |d| image(d) == "app:v3")
-        .await?;
+    world.until(&ns, "deploy", "app-primary", "v3 is promoted", |d| image(d) == "app:v3").await?;
     world.phase(&ns, "Succeeded").await?;
     let phases = timeline
         .values(world, "canary", "app", |c| at(c, "/status/phase").as_str().map(str::to_owned))

@@ -213,7 +213,11 @@ impl World {
                 || self.primary().is_none_or(|p| replicas(p) == 0);
             let status = self.status();
             let served = status.run.is_some() || status.phase == Phase::Initializing;
-            self.law("I4", empty || serves || shares.is_none() || !served, "the last ready pods are taken away");
+            self.law(
+                "I4",
+                empty || serves || shares.is_none() || !served,
+                "the last ready pods are taken away",
+            );
         }
         if ours && replicas(after) == 0 && scaled.is_some() {
             self.laws.by_hand = false;
