@@ -73,7 +73,8 @@ fn event(canary: &Canary, message: &Message, now: Timestamp) -> Event {
     let at = Some(Time(Timestamp::from_second(now.as_second()).unwrap_or(now)));
     Event {
         metadata: ObjectMeta {
-            name: Some(format!("{}.{hash}", canary.name_any())),
+            // An object's name has at most 253 characters, a Canary's too.
+            name: Some(format!("{}.{hash}", canary.name_any().get(..230).unwrap_or(&canary.name_any()))),
             namespace: canary.namespace(),
             ..ObjectMeta::default()
         },

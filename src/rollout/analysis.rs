@@ -4,6 +4,7 @@ use crate::api::status::{Phase, Run, Stage};
 use crate::rollout::advance::{Asked, Case, Newer, Round};
 use crate::rollout::plan::{Check, Message, Plan, Step};
 use crate::rollout::policy::HookKind;
+use crate::rollout::revision::Revision;
 use crate::rollout::status::Draft;
 use crate::rollout::workload::Workload;
 use crate::rollout::{promotion, release, rollback};
@@ -191,6 +192,10 @@ fn step(case: &mut Case<'_>, target: &Workload, run: &Run, mut said: Vec<Message
             said.into_iter().fold(Plan::default(), Plan::say).then(status).wake(case.after(o.policy.interval))
         }
         Ok(Round::Passed(passed)) => {
+            // Within the tick, so that reading the snapshot does not ask everything a second time.
+            if let Err(plan) = case.loaded(&Revision::from_key(&run.revision)) {
+                return plan;
+            }
             said.extend(passed);
             case.end_tick();
             let plan = promotion::begin(case, target, run);

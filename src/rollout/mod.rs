@@ -13,6 +13,7 @@ pub mod plan;
 pub mod policy;
 mod promotion;
 mod release;
+mod repair;
 mod rest;
 pub mod revision;
 mod rollback;

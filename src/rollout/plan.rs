@@ -76,6 +76,8 @@ pub enum Step {
     SetWeight(i32),
     /// Puts our traffic finalizer on the primary.
     GuardPrimary,
+    /// Takes our traffic finalizer off a terminating primary.
+    UnguardPrimary,
     /// Lets the held template run: unpauses and removes the hold, guarded by uid, generation and hold.
     Release(Revision),
     /// Holds the live template again; `failed` marks it as rejected.

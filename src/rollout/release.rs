@@ -84,16 +84,6 @@ pub(super) fn releasing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
         }
         return plan.then(Step::Release(target.revision.clone()));
     }
-    if target.revision.as_str() != run.revision {
-        let text = format!(
-            "InterlockBypassed: revision {} of {} was not held on its way in; it is held now and analysed as any other",
-            target.revision,
-            case.target()
-        );
-        return Plan::default()
-            .say(Message::warning(text))
-            .then(Step::Hold { revision: target.revision.clone(), failed: false });
-    }
     if target.replicas == 0 {
         return Step::ScaleTarget(canary_replicas(case)).into();
     }

@@ -5,12 +5,16 @@ use crate::rollout::advance::Case;
 use crate::rollout::observed::Backend;
 use crate::rollout::plan::{Message, Plan, Step};
 use crate::rollout::policy::HookKind;
+use crate::rollout::repair;
 use crate::rollout::revision::Revision;
 use crate::rollout::status::Draft;
 use crate::rollout::workload::Workload;
 
 /// Decides for a Canary that has no run.
 pub(super) fn advance(case: &mut Case<'_>, target: &Workload) -> Plan {
+    if let Some(plan) = repair::primary(case, target, None) {
+        return plan;
+    }
     if let Some(plan) = traffic(case) {
         return plan;
     }
@@ -50,23 +54,13 @@ fn traffic(case: &mut Case<'_>) -> Option<Plan> {
 fn primary(case: &mut Case<'_>, target: &Workload) -> Option<Plan> {
     let o = case.o;
     let promoted = target.keys.promoted.as_ref()?;
-    let Some(primary) = &o.primary else {
-        if let Err(plan) = case.loaded(promoted) {
-            return Some(plan);
-        }
-        let replicas = target.keys.requested_replicas.or(o.status.requested_replicas).unwrap_or(1).max(1);
-        let text = format!("{} is gone, it is made again from revision {promoted}", case.primary());
-        return Some(
-            Plan::default()
-                .say(Message::warning(text))
-                .then(Step::CreatePrimary { revision: promoted.clone(), replicas }),
-        );
-    };
+    let primary = o.primary.as_ref()?;
     if let Some(running) = o.primary_revision.as_ref().filter(|r| *r != promoted) {
         // Re-derived from the primary (interlock §3), e.g. after break-glass on it.
         return Some(Step::MarkPromoted(running.clone()).into());
     }
-    if o.primary_drifted {
+    let glassed = primary.keys.glassed.as_ref() == Some(&primary.revision);
+    if o.primary_drifted && !glassed {
         let text = format!(
             "InterlockBypassed: the template of {} was changed by hand; the next promotion replaces it",
             case.primary()
@@ -124,11 +118,7 @@ fn bypass(case: &mut Case<'_>, target: &Workload) -> Option<Plan> {
     if held || known {
         return None;
     }
-    let text = format!(
-        "InterlockBypassed: revision {} of {} was not held on its way in; it is held now and analysed as any other",
-        target.revision,
-        case.target()
-    );
+    let text = case.bypass_text(&target.revision);
     Some(
         Plan::default()
             .say(Message::warning(text))
@@ -234,14 +224,20 @@ fn quiet(case: &mut Case<'_>, target: &Workload) -> Plan {
 /// Outside a run the target has no pods; what somebody asked for by /scale becomes `requested-replicas`, once.
 fn idle_pods(case: &mut Case<'_>, target: &Workload) -> Plan {
     if target.replicas > 0 {
-        let mut plan = Plan::default();
+        // Traffic that the target has leaves first; while the primary has no ready pods, the target keeps it.
+        if case.o.routes.weight.is_some_and(|w| w > 0) && !case.primary_serves() {
+            return case.repeating(Message::warning(format!("{} has no ready pods", case.primary())));
+        }
+        if let Err(plan) = case.drained(target) {
+            return plan;
+        }
         if case.o.policy.autoscaler.is_none()
             && target.keys.hold.is_none()
             && target.keys.requested_replicas != Some(target.replicas)
         {
-            plan = plan.then(Step::RecordReplicas(target.replicas));
+            return Step::RecordReplicas(target.replicas).into();
         }
-        return plan.then(Step::ScaleTarget(0));
+        return Step::ScaleTarget(0).into();
     }
     if !target.owned.is_empty() { Step::Disown.into() } else { Plan::default() }
 }

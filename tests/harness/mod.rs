@@ -3,6 +3,9 @@
 #![expect(clippy::allow_attributes, reason = "an expectation of dead code would not hold in every binary")]
 #![allow(dead_code, reason = "each binary that includes this uses a part of it")]
 
+pub(crate) mod objects;
+pub(crate) mod outside;
+
 use anyhow::{Context, Result, bail, ensure};
 use ground::{ControlPlane, Options, RouterCrds, SIDETRACK};
 use serde_json::{Value, json};
@@ -48,6 +51,7 @@ impl World {
         let cp = ControlPlane::start(Options {
             crds,
             router_crds: RouterCrds::ALL.to_vec(),
+            log_dir: std::env::var_os("SIDETRACK_TEST_LOGS").map(Into::into),
             audit,
             ..Options::default()
         })
@@ -88,7 +92,7 @@ impl World {
         let port = free_port();
         let file = std::fs::File::create(&log)?;
         // The shell kills what it started when the pipe from here closes, whatever closes it.
-        let guard = r#"pid=$1; shift; "$@" <&- & echo $! >"$pid"; read -r _; kill -9 $! 2>/dev/null"#;
+        let guard = r#"pid=$1; shift; "$@" <&- & echo $! >"$pid"; read -r _; kill -9 $! 2>/dev/null; wait $!"#;
         let child = Command::new("sh")
             .args(["-c", guard, "sh"])
             .arg(&pid)
@@ -139,32 +143,6 @@ impl World {
         Ok(format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
     }
 
-    /// Reads an object; `Null` when it does not exist.
-    pub(crate) async fn get(&self, namespace: &str, kind: &str, name: &str) -> Result<Value> {
-        let text =
-            self.kubectl(&["-n", namespace, "get", kind, name, "-o", "json", "--ignore-not-found"]).await?;
-        if text.trim().is_empty() { Ok(Value::Null) } else { Ok(serde_json::from_str(&text)?) }
-    }
-
-    /// Waits until an object fulfils a condition, and returns it.
-    pub(crate) async fn until(
-        &self,
-        namespace: &str,
-        kind: &str,
-        name: &str,
-        what: &str,
-        fulfils: impl Fn(&Value) -> bool,
-    ) -> Result<Value> {
-        let mut last = Value::Null;
-        let waited = eventually(what, async || {
-            let object = self.get(namespace, kind, name).await?;
-            last.clone_from(&object);
-            Ok(fulfils(&object).then_some(object))
-        })
-        .await;
-        waited.with_context(|| format!("last seen: {last:#}"))
-    }
-
     /// Applies as Flux does: a dry run, then server-side apply, both forced, under its field manager.
     pub(crate) async fn flux(&self, object: Value) -> Result<()> {
         self.cp.apply_as("flux", "kustomize-controller", object).await?;
@@ -203,7 +181,7 @@ impl Sidetrack {
         let kib = |key: &str| {
             status
                 .lines()
-                .find_map(|l| l.strip_prefix(key)?.split_whitespace().nth(1)?.parse::<u64>().ok())
+                .find_map(|l| l.strip_prefix(key)?.split_whitespace().next()?.parse::<u64>().ok())
                 .unwrap_or(0)
         };
         Ok((kib("VmRSS:") * 1024, kib("VmHWM:") * 1024))

@@ -1,0 +1,75 @@
+//! A primary that is gone, or going: somebody deleted it.
+//!
+//! A Deployment that terminates cannot be brought back, and the Deployment controller ignores its scale and template;
+//! our finalizer only keeps its pods until others can take its traffic.
+
+use crate::api::status::{Run, Stage};
+use crate::rollout::advance::Case;
+use crate::rollout::plan::{Message, Plan, Step};
+use crate::rollout::revision::Revision;
+use crate::rollout::workload::Workload;
+
+/// Replaces a primary that is gone or terminating. `None` when it is there to stay.
+pub(super) fn primary(case: &mut Case<'_>, target: &Workload, run: Option<&Run>) -> Option<Plan> {
+    match &case.o.primary {
+        None => Some(make_again(case, target, run)),
+        Some(primary) if primary.terminating => Some(let_go(case, target, run, primary)),
+        Some(_) => None,
+    }
+}
+
+/// The revision that the primary runs, or is being written to.
+fn wanted(target: &Workload, run: Option<&Run>) -> Option<Revision> {
+    match run {
+        Some(run) if matches!(run.stage, Stage::Promoting | Stage::Returning | Stage::Finalising) => {
+            Some(Revision::from_key(&run.revision))
+        }
+        _ => target.keys.promoted.clone(),
+    }
+}
+
+fn make_again(case: &Case<'_>, target: &Workload, run: Option<&Run>) -> Plan {
+    let Some(revision) = wanted(target, run) else { return Plan::default() };
+    // Only pods that were released may take its traffic meanwhile.
+    let released = !target.held() && target.rollout.available > 0;
+    if released && run.is_some() && case.o.routes.weight.is_some_and(|w| w < 100) {
+        return Step::SetWeight(100).into();
+    }
+    if let Err(plan) = case.loaded(&revision) {
+        return plan;
+    }
+    let replicas = target.keys.requested_replicas.or(case.o.status.requested_replicas).unwrap_or(1).max(1);
+    let text = format!("{} is gone, it is made again from revision {revision}", case.primary());
+    Plan::default().say(Message::warning(text)).then(Step::CreatePrimary { revision, replicas })
+}
+
+/// Between runs the target stands in, if its template is the promoted one. Otherwise nothing can, and the gap is as
+/// short as can be.
+fn let_go(case: &mut Case<'_>, target: &Workload, run: Option<&Run>, primary: &Workload) -> Plan {
+    if !primary.finalizer {
+        return Plan::default();
+    }
+    let stands_in = run.is_none()
+        && target.keys.hold.is_none()
+        && target.keys.promoted.as_ref() == Some(&target.revision);
+    if !stands_in {
+        let text = format!("{} is being deleted, it is let go and made again", case.primary());
+        return Plan::default().say(Message::warning(text)).then(Step::UnguardPrimary);
+    }
+    if target.replicas < primary.replicas {
+        let text = format!(
+            "{} is being deleted, {} takes its traffic until it is made again",
+            case.primary(),
+            case.target()
+        );
+        return Plan::default().say(Message::warning(text)).then(Step::ScaleTarget(primary.replicas));
+    }
+    if let Err(error) = target.ready(&case.o.names.target, 100, case.o.policy.deadline, case.now) {
+        let text = format!("{} not ready: {}", case.target(), error.message);
+        return case.repeating(Message::warning(text));
+    }
+    match case.primary_drained() {
+        Err(plan) => plan,
+        Ok(()) => Step::UnguardPrimary.into(),
+    }
+}

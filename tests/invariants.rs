@@ -1,0 +1,12 @@
+//! The interlock's invariants, on sequences of writes, failures and crashes in virtual time.
+
+#[cfg(test)]
+mod invariants {
+    mod crashes;
+    mod races;
+    mod random;
+    mod runs;
+}
+#[cfg(test)]
+#[expect(dead_code, reason = "each test binary uses a part of it")]
+mod sim;

@@ -1,0 +1,151 @@
+//! A process that dies at any write: the next one comes to the same end.
+
+use crate::sim::World;
+use crate::sim::manifests::{canary, deployment};
+use crate::sim::world::Fuse;
+use serde_json::{Value, json};
+use sidetrack::api::keys;
+use sidetrack::api::status::Phase;
+
+/// What is left when all is over.
+fn end(world: &World) -> Value {
+    let status = world.status();
+    json!({
+        "phase": status.phase.as_str(), "revisions": status.revisions, "run": status.run.is_some(),
+        "weights": [world.weight(), status.canary_weight], "failedChecks": status.failed_checks,
+        "images": [world.image("app"), world.image("app-primary")],
+        "replicas": [world.replicas("app"), world.replicas("app-primary")],
+        "keys": keys::ANNOTATIONS.map(|key| world.key(key).unwrap_or_default().to_owned()),
+        "target": world.target().map(|t| [&t["metadata"]["finalizers"], &t["metadata"]["labels"], &t["spec"]["paused"]]),
+        "objects": world.cluster.objects.keys().map(ToString::to_string).collect::<Vec<_>>(),
+        "promotions": world.laws.promotions.len(),
+    })
+}
+
+/// Kills the process before and after each write that `story` makes, and compares the ends.
+fn survives(begin: impl Fn() -> World, story: impl Fn(&mut World)) {
+    let ready = begin();
+    let mut undisturbed = ready.fork();
+    let before = undisturbed.writes;
+    story(&mut undisturbed);
+    let (writes, wanted) = (undisturbed.writes - before, end(&undisturbed));
+    assert!(writes > 4, "{writes} writes");
+    for write in 1..=writes {
+        for after in [false, true] {
+            let mut world = ready.fork();
+            world.arm(Fuse { write, after });
+            story(&mut world);
+            let got = end(&world);
+            if got != wanted {
+                world.fail(&format!(
+                    "killed {} write {write}:\n{got:#}\ninstead of\n{wanted:#}",
+                    if after { "after" } else { "before" }
+                ));
+            }
+        }
+    }
+}
+
+fn ready() -> World {
+    World::initialised(canary(&[("gate", "confirm-rollout"), ("report", "post-rollout")]))
+}
+
+#[test]
+fn initialisation_survives_a_crash_at_any_write() {
+    survives(
+        || World::empty("test", "app", "app", None),
+        |world| {
+            world.apply(deployment("v1", None, Some(2)));
+            world.apply(canary(&[]));
+            world.until_over(Phase::Initialized);
+        },
+    );
+}
+
+#[test]
+fn success_survives_a_crash_at_any_write() {
+    survives(ready, |world| {
+        world.update("v2");
+        world.until_over(Phase::Succeeded);
+        assert!(world.has_said("Promotion completed!"));
+    });
+}
+
+#[test]
+fn a_promotion_in_steps_survives_a_crash_at_any_write() {
+    let begin = || {
+        let mut object = canary(&[]);
+        object["spec"]["analysis"]["stepWeightPromotion"] = json!(30);
+        World::initialised(object)
+    };
+    survives(begin, |world| {
+        world.update("v2");
+        world.until_over(Phase::Succeeded);
+    });
+}
+
+#[test]
+fn a_recreate_promotion_survives_a_crash_at_any_write() {
+    let begin = || {
+        let mut world = World::empty("test", "app", "app", None);
+        let mut object = deployment("v1", None, Some(2));
+        object["spec"]["strategy"] = json!({"type": "Recreate"});
+        world.apply(object);
+        world.apply(canary(&[]));
+        world.until_phase(Phase::Initialized);
+        world
+    };
+    survives(begin, |world| {
+        world.update("v2");
+        world.until_over(Phase::Succeeded);
+    });
+}
+
+#[test]
+fn a_rollback_survives_a_crash_at_any_write() {
+    survives(ready, |world| {
+        world.answers.success_rate("1");
+        world.update("v2");
+        world.until_over(Phase::Failed);
+    });
+}
+
+#[test]
+fn a_supersede_survives_a_crash_at_any_write() {
+    survives(ready, |world| {
+        world.update("v2");
+        world.until("weight 40", |w| w.weight() == 40);
+        world.update("v3");
+        world.until_over(Phase::Succeeded);
+    });
+}
+
+#[test]
+fn a_revert_survives_a_crash_at_any_write() {
+    survives(ready, |world| {
+        world.update("v2");
+        world.until_weight(40);
+        world.update("v1");
+        world.until_over(Phase::Succeeded);
+    });
+}
+
+#[test]
+fn a_failed_promotion_survives_a_crash_at_any_write() {
+    survives(ready, |world| {
+        world.update_with("v2", Some("canaryonly")).unwrap();
+        world.until_over(Phase::Failed);
+    });
+}
+
+#[test]
+fn leaving_survives_a_crash_at_any_write() {
+    survives(ready, |world| {
+        world.update("v2");
+        world.until_weight(40);
+        let at = world.canary.clone();
+        world.delete(&at);
+        world.until("the Canary to go", |w| w.cluster.get(&w.canary).is_none());
+        world.run(10);
+    });
+}

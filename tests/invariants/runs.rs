@@ -1,0 +1,163 @@
+//! Runs that nobody disturbs, and the quiet between them.
+
+use crate::sim::World;
+use crate::sim::manifests::{canary, deployment};
+use crate::sim::world::revision;
+use serde_json::json;
+use sidetrack::api::keys;
+use sidetrack::api::status::Phase;
+
+#[test]
+fn a_healthy_revision_is_promoted() {
+    let mut world = World::initialised(canary(&[("load", "rollout")]));
+    assert_eq!((world.replicas("app"), world.replicas("app-primary")), (0, 2));
+    world.update("v2");
+    world.until_over(Phase::Succeeded);
+    assert_eq!(world.image("app-primary"), "v2");
+    assert_eq!((world.replicas("app"), world.replicas("app-primary"), world.weight()), (0, 2, 0));
+    let status = world.status();
+    assert_eq!(status.revisions.primary.as_deref(), Some(revision("v2").as_str()));
+    assert_eq!(world.key(keys::PROMOTED), Some(revision("v2").as_str()));
+    for law in ["I1", "I2", "I3", "I4", "I8", "I9"] {
+        assert!(world.laws.applied.get(law).is_some_and(|n| *n > 0), "{law} was never applied");
+    }
+}
+
+#[test]
+fn a_rejected_revision_stays_held_until_a_person_retries_it() {
+    let mut world = World::initialised(canary(&[]));
+    world.answers.success_rate("50");
+    world.update("v2");
+    world.until_over(Phase::Failed);
+    assert_eq!((world.image("app-primary").as_str(), world.replicas("app"), world.weight()), ("v1", 0, 0));
+    assert_eq!(world.key(keys::FAILED), world.key(keys::HOLD));
+    world.answers.success_rate("100");
+    let writes = world.writes;
+    world.run(120);
+    assert_eq!(world.writes, writes, "a failed revision is tried again unasked");
+    world.retry().unwrap();
+    world.until_over(Phase::Succeeded);
+    assert_eq!(world.image("app-primary"), "v2");
+}
+
+#[test]
+fn steps_are_taken_an_interval_apart_from_listed_weights() {
+    let mut object = canary(&[]);
+    object["spec"]["analysis"].as_object_mut().unwrap().remove("stepWeight");
+    object["spec"]["analysis"]["stepWeights"] = json!([1, 10, 80]);
+    object["spec"]["analysis"]["stepWeightPromotion"] = json!(50);
+    let mut world = World::initialised(object);
+    world.update("v2");
+    let mut seen = Vec::new();
+    world.until("the end", |w| {
+        if seen.last() != Some(&w.weight()) {
+            seen.push(w.weight());
+        }
+        w.status().phase == Phase::Succeeded
+    });
+    assert_eq!(seen, [0, 1, 10, 80, 30, 0]);
+}
+
+#[test]
+fn skipped_analysis_promotes_when_the_canary_is_ready() {
+    let mut world = World::initialised(canary(&[]));
+    world.edit_canary("/spec/skipAnalysis", json!(true));
+    world.update("v2");
+    world.until_over(Phase::Succeeded);
+    assert_eq!((world.image("app-primary").as_str(), world.answers.queries.len()), ("v2", 1));
+}
+
+#[test]
+fn break_glass_promotes_without_analysis_and_never_at_weight() {
+    let mut world = World::initialised(canary(&[("gate", "confirm-rollout")]));
+    world.answers.hook("gate", 403);
+    world.update("v2");
+    world.until_phase(Phase::Waiting);
+    world.break_glass("v3").unwrap();
+    world.until_over(Phase::Succeeded);
+    assert_eq!(world.image("app-primary"), "v3");
+}
+
+#[test]
+fn recreate_is_promoted_with_its_traffic_on_the_canary() {
+    let mut world = World::empty("test", "app", "app", None);
+    let mut object = deployment("v1", None, Some(2));
+    object["spec"]["strategy"] = json!({"type": "Recreate"});
+    world.apply(object);
+    world.apply(canary(&[]));
+    world.until_phase(Phase::Initialized);
+    world.update("v2");
+    let mut full = false;
+    world.until("the end", |w| {
+        full |= w.weight() == 100;
+        w.status().phase == Phase::Succeeded
+    });
+    assert!(full);
+    assert_eq!(world.image("app-primary"), "v2");
+}
+
+/// I6, and "everything idle is free".
+#[test]
+fn re_applying_the_same_manifest_changes_nothing() {
+    for replicas in [Some(2), None] {
+        let mut world = World::empty("test", "app", "app", None);
+        world.apply(deployment("v1", None, replicas));
+        world.apply(canary(&[]));
+        world.until_over(Phase::Initialized);
+        for image in ["v1", "v2"] {
+            world.apply(deployment(image, None, replicas));
+            let phase = if image == "v1" { Phase::Initialized } else { Phase::Succeeded };
+            world.until_over(phase);
+            // The first re-apply takes back the fields that others came to own; from then on nothing moves.
+            world.apply(deployment(image, None, replicas));
+            world.until_over(phase);
+            let (version, writes) = (world.cluster.version(), world.writes);
+            for _ in 0..3 {
+                world.apply(deployment(image, None, replicas));
+                world.apply(canary(&[]));
+                world.run(60);
+            }
+            assert_eq!((world.cluster.version(), world.writes), (version, writes), "{}", world.tail());
+        }
+    }
+}
+
+#[test]
+fn a_process_that_starts_at_rest_has_nothing_to_do() {
+    let mut world = World::initialised(canary(&[]));
+    let check = |world: &mut World| {
+        let writes = world.writes;
+        world.kill();
+        world.start();
+        world.run(60);
+        assert_eq!(world.writes, writes, "{}", world.tail());
+    };
+    check(&mut world);
+    world.update("v2");
+    world.until_over(Phase::Succeeded);
+    check(&mut world);
+    world.answers.success_rate("1");
+    world.update("v3");
+    world.until_over(Phase::Failed);
+    check(&mut world);
+}
+
+/// an unforced server-side apply must not meet a field of ours.
+#[test]
+fn at_rest_no_field_of_the_targets_spec_is_ours() {
+    let mut world = World::initialised(canary(&[]));
+    let owns = |world: &World| {
+        let entries = world.target().unwrap()["metadata"]["managedFields"].as_array().unwrap().clone();
+        entries.iter().any(|e| e["manager"] == keys::FIELD_MANAGER && e["fieldsV1"].get("f:spec").is_some())
+    };
+    assert!(!owns(&world));
+    world.update("v2");
+    world.until_weight(40);
+    assert!(!owns(&world), "while the canary runs");
+    world.until_over(Phase::Succeeded);
+    assert!(!owns(&world));
+    world.answers.success_rate("1");
+    world.update("v3");
+    world.until_over(Phase::Failed);
+    assert!(!owns(&world));
+}

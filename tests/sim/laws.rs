@@ -1,0 +1,459 @@
+//! The invariants of the interlock (its §6), judged from outside after every write, pod change and moment.
+//!
+//! Nothing here trusts what Sidetrack says of itself: releases, steps and promotions are read from the objects as
+//! they change, and answers from what was answered.
+
+use super::cluster::text;
+use super::traffic::{self, Shares};
+use super::world::World;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+use sidetrack::api::keys;
+use sidetrack::api::status::{Phase, Stage};
+use sidetrack::object::{Kind, ObjectRef};
+use sidetrack::rollout::naming::Names;
+use sidetrack::rollout::objects::{Label, target_template};
+use sidetrack::rollout::plan::{Answer, Check};
+use sidetrack::rollout::revision::{RESTARTED_AT, Revision};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How long a backend without ready pods may keep its weight (I3).
+const PATIENCE: SignedDuration = SignedDuration::from_secs(1);
+
+/// What has been seen so far.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Laws {
+    /// The target's selector label and value.
+    pub(crate) selector: Option<(String, String)>,
+    released: Option<Revision>,
+    /// Revisions released since the target last had no pods: their pods are on the way out.
+    leaving: BTreeSet<Revision>,
+    /// Revisions that came in while the webhook was gone.
+    unheld: BTreeSet<Revision>,
+    /// Revisions that the primary may run.
+    good: BTreeSet<Revision>,
+    glassed: BTreeSet<Revision>,
+    /// Somebody edited the primary's template by hand.
+    primary_edited: bool,
+    /// Pods of the target that somebody scaled up.
+    by_hand: bool,
+    /// When the live hold arrived.
+    held_at: Option<Timestamp>,
+    /// Last answer by check, and when it came.
+    answers: BTreeMap<String, (bool, Timestamp)>,
+    /// The last step of the run: its revision, when, and its weight.
+    step: Option<(Revision, Timestamp, i64)>,
+    canary_zero: Option<Timestamp>,
+    primary_zero: Option<Timestamp>,
+    stranded: Option<Timestamp>,
+    pub(crate) alive_since: Option<Timestamp>,
+    dead: bool,
+    /// Switched off for replays of what is known to break them.
+    pub(crate) off: bool,
+    /// How often a law was applied, by law.
+    pub(crate) applied: BTreeMap<&'static str, usize>,
+    /// Revisions that the primary has run, in order.
+    pub(crate) promotions: Vec<Revision>,
+}
+
+impl Laws {
+    pub(crate) fn process(&mut self, alive: bool, now: Timestamp) {
+        self.dead = !alive;
+        self.alive_since = Some(now);
+        self.stranded = None;
+    }
+
+    pub(crate) fn asked(&mut self, check: &Check, answer: &Answer, at: Timestamp) {
+        let name = match check {
+            Check::Hook { index, .. } => format!("hook {index}"),
+            other => format!("{other:?}"),
+        };
+        self.answers.insert(name, (answer.passed, at));
+    }
+
+    pub(crate) fn created(&mut self, at: &ObjectRef, object: &Value) {
+        if at.kind == Kind::Deployment && self.selector.is_none() {
+            self.selector = Label::of(object).map(|l| (l.key, l.value));
+        }
+        if at.kind == Kind::Deployment {
+            self.good.extend(object.pointer("/spec/template").map(Revision::of));
+        }
+    }
+
+    pub(crate) fn foreign(&mut self, at: &ObjectRef, old: &Value, new: Option<&Value>, unheld: bool) {
+        let Some(new) = new.filter(|_| at.kind == Kind::Deployment) else { return };
+        let template = |o: &Value| o.pointer("/spec/template").map(Revision::of);
+        let generated = text(old, "/metadata/labels/sidetrack.dev~1role") == Some(keys::ROLE_GENERATED);
+        if template(old) != template(new) {
+            if generated {
+                self.primary_edited = true;
+            } else if unheld {
+                self.unheld.extend(template(new));
+            }
+        }
+        let glassed = |o: &Value| annotation(o, keys::GLASSED).map(Revision::from_key);
+        if glassed(new) != glassed(old) {
+            self.glassed.extend(glassed(new));
+        }
+        if !generated && new["spec"]["replicas"] != old["spec"]["replicas"] {
+            self.by_hand = true;
+        }
+        if unheld && !generated && annotation(new, keys::HOLD).is_none() {
+            self.released = None;
+        }
+    }
+
+    fn apply(&mut self, law: &'static str) {
+        *self.applied.entry(law).or_default() += 1;
+    }
+}
+
+fn annotation<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
+    object.pointer("/metadata/annotations")?.get(key)?.as_str()
+}
+
+fn held(target: &Value) -> Option<Revision> {
+    let paused = target["spec"]["paused"].as_bool().unwrap_or(false);
+    annotation(target, keys::HOLD).filter(|_| paused).map(Revision::from_key)
+}
+
+fn primary_revision(primary: &Value, names: &Names, selector: Option<&(String, String)>) -> Option<Revision> {
+    let (key, value) = selector?.clone();
+    Some(Revision::of(&target_template(primary, &Label { key, value }, names)))
+}
+
+impl World {
+    fn law(&mut self, law: &'static str, holds: bool, what: &str) {
+        self.laws.apply(law);
+        if !holds && !self.laws.off {
+            self.fail(&format!("{law} is broken: {what}"));
+        }
+    }
+
+    /// Whether pods of a Deployment have the ready threshold (or, `whole`, just one is ready).
+    fn has_threshold(&self, name: &str, field: &str) -> bool {
+        let Some(object) = self.cluster.get(&self.deployment(name)) else { return false };
+        let pods = self.workloads.of(&self.cluster, &self.deployment(name));
+        let new = pods.sets.iter().find(|s| Some(&s.template) == object.pointer("/spec/template"));
+        let updated = new.map_or(0, |s| s.pods.len());
+        let spec =
+            self.cluster.get(&self.canary).map(|c| c["spec"]["analysis"][field].as_u64().unwrap_or(100));
+        let threshold = usize::try_from(spec.unwrap_or(100)).unwrap();
+        let replicas = usize::try_from(object["spec"]["replicas"].as_i64().unwrap_or(1)).unwrap();
+        let total: usize = pods.sets.iter().map(|s| s.pods.len()).sum();
+        updated >= replicas && total == updated && pods.ready(self.cluster.now) >= updated * threshold / 100
+    }
+
+    /// Judges a write that was stored, by Sidetrack or by somebody else.
+    pub(crate) fn judge_write(&mut self, at: &ObjectRef, before: Option<&Value>, ours: bool) {
+        let now = self.cluster.now;
+        let after = self.cluster.get(at).filter(|_| at.kind == Kind::Deployment).cloned();
+        let is_target = *at == self.deployment(&self.names.target);
+        let is_primary = *at == self.deployment(&self.names.primary);
+        if is_target && let Some(after) = &after {
+            self.judge_target(before, after, ours);
+        }
+        if is_primary && let Some(after) = &after {
+            self.judge_primary(before, after, ours);
+        }
+        if *at == self.canary && ours {
+            self.judge_status();
+        }
+        let shares = self.shares();
+        if let Some((route, shares)) = traffic::route(&self.cluster, &self.names.namespace, &self.names.apex)
+            && route == *at
+            && ours
+            && let Some(was) = before.and_then(|b| traffic::of(b, &self.names.apex))
+        {
+            self.judge_weight(was, shares);
+        }
+        let zero =
+            |is: Option<bool>, since: Option<Timestamp>| is.unwrap_or(false).then(|| since.unwrap_or(now));
+        self.laws.canary_zero = zero(shares.map(|s| s.canary == 0), self.laws.canary_zero);
+        self.laws.primary_zero = zero(shares.map(|s| s.primary == 0), self.laws.primary_zero);
+    }
+
+    fn judge_target(&mut self, before: Option<&Value>, after: &Value, ours: bool) {
+        let (was, is) = (before.and_then(held), held(after));
+        let revision = after.pointer("/spec/template").map(Revision::of).unwrap();
+        if is.is_some() && is != was {
+            self.laws.held_at = Some(self.cluster.now);
+            self.laws.released = self.laws.released.clone().filter(|_| !ours);
+        }
+        if ours && was.is_some() && is.is_none() && after["spec"]["paused"] != true {
+            let promoted = annotation(after, keys::PROMOTED) == Some(revision.as_str());
+            if !promoted {
+                self.law("I1", was.as_ref() == Some(&revision), "a release of what the hold does not name");
+                self.law("I4", self.shares().is_none_or(|s| s.canary == 0), "a release at weight");
+                self.judge_gates(&revision);
+            }
+            self.laws.leaving.insert(revision.clone());
+            self.laws.released = Some(revision);
+            self.laws.by_hand = false;
+        }
+        let enrolled =
+            |o: &Value| o.pointer("/metadata/labels").is_some_and(|l| l.get(keys::CANARY).is_some());
+        if before.is_some_and(|b| !enrolled(b)) && enrolled(after) {
+            // What ran before it was ours is the owner's; it has no weight.
+            let running: Vec<Revision> = self.target_pods().revisions().into_iter().cloned().collect();
+            self.laws.leaving.extend(running);
+        }
+        let replicas = |o: &Value| o["spec"]["replicas"].as_i64().unwrap_or(1);
+        let scaled = before.filter(|b| replicas(b) != replicas(after)).map(replicas);
+        if ours && scaled.is_some() && replicas(after) == 0 {
+            let drained = self.laws.canary_zero.is_some_and(|at| at + self.drain() <= self.cluster.now);
+            let empty = self.target_pods().sets.iter().all(|s| s.pods.is_empty());
+            self.law(
+                "I4",
+                drained || empty,
+                "the target is scaled down before its traffic has left and drained",
+            );
+            let shares = self.shares();
+            let serves = self.primary_pods().ready(self.cluster.now) > 0
+                || self.primary().is_none_or(|p| replicas(p) == 0);
+            let status = self.status();
+            let served = status.run.is_some() || status.phase == Phase::Initializing;
+            self.law("I4", empty || serves || shares.is_none() || !served, "the last ready pods are taken away");
+        }
+        if ours && replicas(after) == 0 && scaled.is_some() {
+            self.laws.by_hand = false;
+        }
+    }
+
+    fn drain(&self) -> SignedDuration {
+        SignedDuration::try_from(self.config.drain_delay).unwrap()
+    }
+
+    /// Every confirm-rollout hook has said yes to this very revision.
+    fn judge_gates(&mut self, revision: &Revision) {
+        if self.laws.glassed.contains(revision) {
+            return;
+        }
+        for index in self.hooks("confirm-rollout") {
+            let said = self.laws.answers.get(&format!("hook {index}")).copied();
+            let yes = said.is_some_and(|(passed, at)| passed && Some(at) >= self.laws.held_at);
+            self.law("I1", yes, &format!("{revision} is released although its gate has not passed"));
+        }
+    }
+
+    fn hooks(&self, kind: &str) -> Vec<usize> {
+        let canary = self.cluster.get(&self.canary);
+        let all =
+            canary.and_then(|c| c["spec"]["analysis"]["webhooks"].as_array()).cloned().unwrap_or_default();
+        let is = |h: &Value| h["type"] == kind || (kind == "rollout" && h.get("type").is_none());
+        all.iter().enumerate().filter(|(_, h)| is(h)).map(|(i, _)| i).collect()
+    }
+
+    fn judge_primary(&mut self, before: Option<&Value>, after: &Value, ours: bool) {
+        let selector = self.laws.selector.clone();
+        let of = |o: &Value| primary_revision(o, &self.names, selector.as_ref());
+        let (was, is) = (before.and_then(of), of(after));
+        if !ours || is.is_none() {
+            return;
+        }
+        let is = is.unwrap();
+        let template = |o: &Value| o.pointer("/spec/template").cloned();
+        if before.and_then(template) != template(after) {
+            let at_restart = |o: &Value| {
+                o.pointer("/spec/template/metadata/annotations").and_then(|a| a.get(RESTARTED_AT)).cloned()
+            };
+            if was.as_ref() == Some(&is) {
+                let restarted = before.and_then(at_restart) != at_restart(after);
+                self.law("I8", restarted, "the primary is rolled although its revision stays");
+            } else {
+                if !self.laws.good.contains(&is) {
+                    self.judge_promotion(&is, after);
+                }
+                self.laws.good.insert(is.clone());
+                self.laws.promotions.push(is);
+                self.laws.primary_edited = false;
+            }
+        }
+        let replicas = |o: &Value| o["spec"]["replicas"].as_i64().unwrap_or(1);
+        if before.is_some_and(|b| replicas(b) > 0) && replicas(after) == 0 {
+            let asked = self.target().and_then(|t| annotation(t, keys::REQUESTED_REPLICAS)) == Some("0");
+            self.law("I4", asked, "the primary is scaled to nothing unasked");
+        }
+    }
+
+    /// A revision reaches the primary: it must have passed, or been let through on purpose.
+    fn judge_promotion(&mut self, revision: &Revision, primary: &Value) {
+        let now = self.cluster.now;
+        if primary.pointer("/spec/strategy/type").is_some_and(|t| t == "Recreate") {
+            let away = self.laws.primary_zero.is_some_and(|at| at + self.drain() <= now);
+            self.law("I4", away, "a Recreate primary is written while it has traffic");
+        }
+        let spec = self.cluster.get(&self.canary).map(|c| c["spec"].clone()).unwrap_or_default();
+        if spec["skipAnalysis"] == true || self.laws.glassed.contains(revision) {
+            return;
+        }
+        let analysis = &spec["analysis"];
+        let last = match analysis["stepWeights"].as_array().and_then(|w| w.last()) {
+            Some(last) if analysis["stepWeight"].as_i64().unwrap_or(0) == 0 => last.as_i64().unwrap(),
+            _ => analysis["maxWeight"].as_i64().unwrap_or(100),
+        };
+        let step = self.laws.step.clone();
+        let there = step.as_ref().is_some_and(|(r, _, w)| r == revision && *w >= last);
+        self.law("I2", there, &format!("{revision} is promoted without its last step: {step:?}"));
+        let Some((_, at, _)) = step else { return };
+        let mut asked: Vec<String> = self.hooks("rollout").iter().map(|i| format!("hook {i}")).collect();
+        asked.extend(self.hooks("confirm-promotion").iter().map(|i| format!("hook {i}")));
+        let metrics = analysis["metrics"].as_array().map_or(0, Vec::len);
+        asked.extend((0..metrics).map(|index| format!("{:?}", Check::Metric { index })));
+        for check in asked {
+            let yes = self.laws.answers.get(&check).is_some_and(|(passed, t)| *passed && *t > at);
+            self.law(
+                "I2",
+                yes,
+                &format!("{revision} is promoted although {check} did not pass at its last step"),
+            );
+        }
+        self.law("I8", now >= at + self.interval(), "the last step was not looked at for an interval");
+    }
+
+    fn interval(&self) -> SignedDuration {
+        let spec = self.cluster.get(&self.canary).and_then(|c| text(c, "/spec/analysis/interval"));
+        let seconds = spec.and_then(|s| s.strip_suffix('s')?.parse().ok()).unwrap_or(60);
+        SignedDuration::from_secs(seconds).max(SignedDuration::try_from(self.config.min_interval).unwrap())
+    }
+
+    fn judge_weight(&mut self, was: Shares, is: Shares) {
+        let now = self.cluster.now;
+        let (canary, primary) = (self.target_pods().ready(now), self.primary_pods().ready(now));
+        let status = self.status();
+        let stage = status.run.as_ref().map(|r| r.stage);
+        let leaving = status.phase == Phase::Terminating;
+        if is.canary > was.canary {
+            let evacuates = primary == 0 && canary > 0;
+            let ready = self.has_threshold(&self.names.target.clone(), "canaryReadyThreshold");
+            self.law(
+                "I3",
+                evacuates || (ready && canary > 0),
+                "the canary's weight rises below its ready threshold",
+            );
+            let revision = self.target().and_then(|t| t.pointer("/spec/template")).map(Revision::of).unwrap();
+            if stage == Some(Stage::Analysing) && !evacuates {
+                let repeats =
+                    self.laws.step.as_ref().is_some_and(|(r, _, w)| *r == revision && *w == is.canary);
+                if let Some((_, at, _)) = self.laws.step.clone().filter(|(r, ..)| *r == revision && !repeats)
+                {
+                    self.law("I8", now >= at + self.interval(), "two steps within an interval");
+                }
+                if !repeats {
+                    self.laws.step = Some((revision, now, is.canary));
+                }
+            } else if !evacuates {
+                // The target may stand in for the primary with the very same revision.
+                let same = self.laws.promotions.last() == Some(&revision);
+                let may = leaving || same || stage == Some(Stage::Clearing);
+                self.law("I3", may, "the canary's weight rises outside an analysis");
+            }
+        }
+        if is.primary > was.primary {
+            self.law("I3", primary > 0 || canary == 0, "traffic goes to a primary without ready pods");
+            if matches!(stage, Some(Stage::Returning | Stage::Finalising)) {
+                let ready = self.has_threshold(&self.names.primary.clone(), "primaryReadyThreshold");
+                self.law("I3", ready, "traffic returns to a primary below its ready threshold");
+            }
+        }
+        if is.canary == 0 && !matches!(stage, Some(Stage::Returning | Stage::Finalising)) {
+            self.laws.step = None;
+        }
+    }
+
+    fn judge_status(&mut self) {
+        let status = self.status();
+        if self.statuses.last() != Some(&status) {
+            self.statuses.push(status.clone());
+        }
+        let run_closes = status.run.as_ref().is_none_or(|r| r.stage == Stage::Closing);
+        if status.phase != Phase::Succeeded || !run_closes {
+            return;
+        }
+        let (Some(target), Some(primary)) = (self.target().cloned(), self.primary().cloned()) else { return };
+        if self.laws.primary_edited
+            || self.statuses.iter().rev().nth(1).is_some_and(|s| s.phase == Phase::Succeeded)
+        {
+            return;
+        }
+        let named = status.revisions.primary.clone().unwrap_or_default();
+        let runs = primary_revision(&primary, &self.names, self.laws.selector.as_ref()).unwrap();
+        self.law("I9", runs.as_str() == named, "Succeeded names another revision than the primary runs");
+        let ready = self.has_threshold(&self.names.primary.clone(), "primaryReadyThreshold");
+        self.law("I9", ready, "Succeeded although the primary is not ready");
+        let live = target.pointer("/spec/template").map(Revision::of).unwrap();
+        let pending = self.ready_message().contains(live.short());
+        self.law(
+            "I9",
+            live.as_str() == named || pending,
+            "Succeeded does not name the revision that is pending",
+        );
+    }
+
+    /// Judges the pods that are there now.
+    pub(crate) fn judge_pods(&mut self) {
+        let Some(target) = self.target() else { return };
+        let enrolled = target.pointer("/metadata/labels").is_some_and(|l| l.get(keys::CANARY).is_some());
+        let running: BTreeSet<Revision> = self.target_pods().revisions().into_iter().cloned().collect();
+        let shares = self.shares();
+        if running.is_empty() {
+            self.laws.leaving.clear();
+            self.laws.leaving.extend(self.laws.released.clone());
+        }
+        if enrolled {
+            let primary =
+                self.primary().and_then(|p| primary_revision(p, &self.names, self.laws.selector.as_ref()));
+            for revision in &running {
+                let laws = &self.laws;
+                let may = laws.leaving.contains(revision)
+                    || primary.as_ref() == Some(revision)
+                    || (primary.is_none() && laws.good.contains(revision))
+                    || laws.unheld.contains(revision)
+                    || laws.by_hand;
+                let text = format!("a pod of the target runs {revision}, which was not released");
+                self.law("I1", may, &text);
+            }
+            let mixed = running.len() > 1 && shares.is_some_and(|s| s.canary > 0);
+            let allowed = self.laws.unheld.iter().any(|r| running.contains(r));
+            self.law("I4", !mixed || allowed, "pods behind the canary's weight change revision");
+        }
+        let primary_revisions: Vec<Revision> = {
+            let selector = self.laws.selector.clone();
+            let sets = &self.primary_pods().sets;
+            let label = selector.map(|(key, value)| Label { key, value });
+            let back = |t: &Value| {
+                Some(Revision::of(&target_template(
+                    &serde_json::json!({"spec": {"template": t}}),
+                    label.as_ref()?,
+                    &self.names,
+                )))
+            };
+            sets.iter().filter(|s| !s.pods.is_empty()).filter_map(|s| back(&s.template)).collect()
+        };
+        for revision in primary_revisions {
+            let may = self.laws.good.contains(&revision) || self.laws.primary_edited;
+            self.law("I2", may, &format!("a pod of the primary runs {revision}, which did not pass"));
+        }
+    }
+
+    /// Judges the moment.
+    pub(crate) fn judge_time(&mut self) {
+        let (now, Some(shares)) = (self.cluster.now, self.shares()) else { return };
+        let suspended = self.cluster.get(&self.canary).is_none_or(|c| c["spec"]["suspend"] == true);
+        let (target, primary) = (self.target_pods(), self.primary_pods());
+        let (canary_ready, primary_ready) = (target.ready(now), primary.ready(now));
+        let good = |r: &Revision| self.laws.released.as_ref() == Some(r) || self.laws.good.contains(r);
+        if canary_ready > 0 && primary_ready > 0 {
+            self.laws.stranded = None;
+            return;
+        }
+        let canary_fit = canary_ready > 0 && target.revisions().into_iter().all(good);
+        let run = self.cluster.get(&self.canary).is_some_and(|c| c.pointer("/status/run").is_some());
+        let stranded = (shares.canary > 0 && canary_ready == 0 && primary_ready > 0)
+            || (shares.primary > 0 && primary_ready == 0 && canary_fit && run);
+        let exempt = self.laws.dead || suspended;
+        self.laws.stranded = (stranded && !exempt).then(|| self.laws.stranded.unwrap_or(now));
+        let long = self.laws.stranded.is_some_and(|since| now > since + PATIENCE);
+        self.law("I3", !long, "weight stays on a backend without ready pods while the other one has some");
+    }
+}

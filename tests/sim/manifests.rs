@@ -1,0 +1,53 @@
+//! What a person applies.
+
+use serde_json::{Value, json};
+
+pub(crate) const NAMESPACE: &str = "test";
+
+/// Deployment `app` at an image; `ready` is the label that says how its pods get ready.
+pub(crate) fn deployment(image: &str, ready: Option<&str>, replicas: Option<i32>) -> Value {
+    let mut object = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"namespace": NAMESPACE, "name": "app"},
+        "spec": {
+            "progressDeadlineSeconds": 60,
+            "selector": {"matchLabels": {"app": "app"}},
+            "template": template(image, ready),
+        },
+    });
+    if let Some(replicas) = replicas {
+        object["spec"]["replicas"] = replicas.into();
+    }
+    object
+}
+
+pub(crate) fn template(image: &str, ready: Option<&str>) -> Value {
+    let mut template = json!({
+        "metadata": {"labels": {"app": "app"}},
+        "spec": {"containers": [{"name": "app", "image": format!("app:{image}"), "ports": [{"containerPort": 9898}]}]},
+    });
+    if let Some(ready) = ready {
+        template["metadata"]["labels"]["ready"] = ready.into();
+    }
+    template
+}
+
+/// Canary `app`, ten seconds an interval, three steps to 60 %; `hooks` are (name, type).
+pub(crate) fn canary(hooks: &[(&str, &str)]) -> Value {
+    let hook = |(name, kind): &(&str, &str)| json!({"name": name, "type": kind, "url": format!("http://hooks/{name}")});
+    json!({
+        "apiVersion": "flagger.app/v1beta1", "kind": "Canary",
+        "metadata": {"namespace": NAMESPACE, "name": "app"},
+        "spec": {
+            "provider": "istio",
+            "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "app"},
+            "progressDeadlineSeconds": 60,
+            "service": {"port": 80, "targetPort": 9898},
+            "analysis": {
+                "interval": "10s", "threshold": 2, "stepWeight": 20, "maxWeight": 60,
+                "metrics": [{"name": "request-success-rate", "interval": "1m", "thresholdRange": {"min": 99}}],
+                "webhooks": hooks.iter().map(hook).collect::<Vec<_>>(),
+            },
+        },
+    })
+}

@@ -1,0 +1,16 @@
+//! A cluster, its Deployment controller, the writers in it and one Sidetrack process, in virtual time.
+//!
+//! Objects are plain JSON. What the API server does with a write, and what the Deployment controller makes of a
+//! Deployment, is written down in [`cluster`] and [`workloads`] as observed on real ones; everything that Sidetrack
+//! itself decides is the shipped code. [`laws`] looks at every change from outside and panics when an invariant breaks.
+pub(crate) mod answers;
+pub(crate) mod cluster;
+pub(crate) mod laws;
+pub(crate) mod manifests;
+pub(crate) mod process;
+pub(crate) mod traffic;
+pub(crate) mod workloads;
+pub(crate) mod world;
+pub(crate) mod writers;
+
+pub(crate) use world::World;

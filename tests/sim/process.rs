@@ -1,0 +1,275 @@
+//! One Sidetrack process: the loop of the controller's actor, without its IO.
+
+use super::cluster::Refused;
+use super::world::World;
+use jiff::Timestamp;
+use serde_json::Value;
+use sidetrack::object::{Kind, ObjectRef, Write};
+use sidetrack::rollout::naming::label_value;
+use sidetrack::rollout::plan::{Answer, Check, Message, Plan, Step};
+use sidetrack::rollout::revision::Revision;
+use sidetrack::rollout::subject::{Config, Question, Snapshot, Subject};
+use sidetrack::rollout::{Memory, advance, objects};
+use std::collections::BTreeMap;
+
+/// Decisions in one look; more is a defect, whatever the shipped loop does about it.
+const MAX_DECISIONS: usize = 64;
+
+/// What a process holds, lost when it is killed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Process {
+    pub(crate) memory: Memory,
+    templates: BTreeMap<Revision, Value>,
+    pub(crate) wake: Option<Timestamp>,
+    pub(crate) seen: Option<u64>,
+    failures: u32,
+    answers: Vec<(Timestamp, Option<Timestamp>, Check, Answer)>,
+}
+
+/// Why a look ended early.
+#[derive(Debug)]
+enum Ended {
+    Killed,
+    Again,
+}
+
+impl Process {
+    /// The next answer to arrive.
+    pub(crate) fn next_answer(&self) -> Option<Timestamp> {
+        self.answers.iter().map(|(at, ..)| *at).min()
+    }
+
+    /// Takes in answers that have arrived. They count only in the tick that asked.
+    pub(crate) fn deliver(&mut self, now: Timestamp) -> bool {
+        let mut arrived = false;
+        let (due, later) = std::mem::take(&mut self.answers).into_iter().partition(|(at, ..)| *at <= now);
+        self.answers = later;
+        let due: Vec<(Timestamp, Option<Timestamp>, Check, Answer)> = due;
+        for (_, tick, check, answer) in due {
+            if self.memory.tick == tick && self.memory.asked.contains(&check) {
+                self.memory.answers.insert(check, answer);
+                arrived = true;
+            }
+        }
+        if arrived {
+            self.seen = None;
+        }
+        arrived
+    }
+}
+
+impl World {
+    /// Looks at the Canary until there is nothing to do.
+    pub(crate) fn look(&mut self) {
+        self.looks += 1;
+        let ended = self.decide();
+        let now = self.cluster.now;
+        let version = self.cluster.version();
+        let Some(process) = &mut self.process else { return };
+        match ended {
+            Ok(wake) => {
+                (process.wake, process.failures) = (wake, 0);
+                process.seen = Some(version);
+            }
+            Err(Ended::Killed) => {}
+            Err(Ended::Again) => {
+                process.failures += 1;
+                let pause = (50 << (process.failures - 1).min(10)).min(30_000);
+                process.wake = Some(now + jiff::SignedDuration::from_millis(pause));
+                process.seen = Some(version);
+            }
+        }
+    }
+
+    fn decide(&mut self) -> Result<Option<Timestamp>, Ended> {
+        let config = self.config.clone();
+        for _ in 0..MAX_DECISIONS {
+            let Some(process) = &mut self.process else { return Err(Ended::Killed) };
+            let templates = process.templates.clone();
+            let Some(subject) = subject(&self.cluster, &self.canary, &templates, &config) else {
+                *process = Process::default();
+                return Ok(None);
+            };
+            let observed = subject.observe();
+            let plan = advance(&observed, &mut process.memory, self.cluster.now);
+            if plan.steps.is_empty() && observed.status.run.is_none() {
+                process.templates.clear();
+                process.memory.loaded.clear();
+            }
+            let Plan { steps, wake } = plan;
+            if steps.is_empty() {
+                return Ok(wake);
+            }
+            for step in steps {
+                self.take(&subject, &step)?;
+            }
+        }
+        panic!("{MAX_DECISIONS} decisions did not come to rest:\n{}", self.tail());
+    }
+
+    fn take(&mut self, subject: &Subject<'_>, step: &Step) -> Result<(), Ended> {
+        match step {
+            Step::Say(message) => {
+                self.say(message);
+                return Ok(());
+            }
+            Step::Ask(check) => {
+                self.ask(subject, check);
+                return Ok(());
+            }
+            Step::LoadSnapshot(revision) => return self.load(subject, revision),
+            _ => {}
+        }
+        let Ok(writes) = subject.writes(step) else { return Err(Ended::Again) };
+        for write in writes {
+            self.our_write(&write)?;
+        }
+        match step {
+            Step::StoreSnapshot(revision) | Step::StorePrimarySnapshot(revision) => {
+                let live = subject.target_template().filter(|t| Revision::of(t) == *revision).cloned();
+                match (step, live) {
+                    (Step::StoreSnapshot(_), Some(template)) => self.keep(revision, template),
+                    _ => return self.load(subject, revision),
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn say(&mut self, message: &Message) {
+        self.note(format!("says: {}", message.text));
+        self.said.push(message.clone());
+    }
+
+    fn our_write(&mut self, write: &Write) -> Result<(), Ended> {
+        if self.fuse_blows(false) {
+            return Err(Ended::Killed);
+        }
+        let at = write.target().unwrap();
+        let before = self.cluster.get(&at).cloned();
+        let result = self.cluster.write(write, sidetrack::api::keys::FIELD_MANAGER);
+        self.writes += 1;
+        self.note(format!(
+            "writes {at}: {} -> {result:?}",
+            brief(write),
+            result = result.as_ref().map(|_| ())
+        ));
+        let outcome = match result {
+            Ok(_) => {
+                self.written.push(write.clone());
+                self.judge_write(&at, before.as_ref(), true);
+                Ok(())
+            }
+            Err(Refused(409))
+                if at.kind == Kind::ControllerRevision && matches!(write, Write::Create { .. }) =>
+            {
+                Ok(())
+            }
+            Err(Refused(404)) if matches!(write, Write::Delete { .. }) => Ok(()),
+            Err(Refused(_)) => Err(Ended::Again),
+        };
+        if self.fuse_blows(true) {
+            return Err(Ended::Killed);
+        }
+        self.interfere();
+        outcome
+    }
+
+    fn load(&mut self, subject: &Subject<'_>, revision: &Revision) -> Result<(), Ended> {
+        let at = ObjectRef::new(
+            Kind::ControllerRevision,
+            &subject.names.namespace,
+            subject.names.snapshot(revision),
+        );
+        let stored = self.cluster.get(&at).and_then(|s| objects::template_of(s, revision));
+        let live = || subject.target_template().filter(|t| Revision::of(t) == *revision).cloned();
+        let Some(template) = stored.or_else(live) else { return Err(Ended::Again) };
+        self.keep(revision, template);
+        Ok(())
+    }
+
+    fn keep(&mut self, revision: &Revision, template: Value) {
+        let Some(process) = &mut self.process else { return };
+        process.templates.insert(revision.clone(), template);
+        if !process.memory.loaded.contains(revision) {
+            process.memory.loaded.push(revision.clone());
+        }
+    }
+
+    fn ask(&mut self, subject: &Subject<'_>, check: &Check) {
+        let now = self.cluster.now;
+        let secret = subject.secret_of(check).map(|at| {
+            self.cluster.get(&at).cloned().ok_or_else(|| format!("secrets {:?} not found", at.name))
+        });
+        let (answer, delay) = match subject.question(check, secret) {
+            Question::Settled(answer) => (answer, jiff::SignedDuration::ZERO),
+            Question::Send(request) => {
+                let (exchange, delay) = self.answers.exchange(&request, now);
+                (subject.judge(check, &exchange).answer, delay)
+            }
+        };
+        self.note(format!("asks {check:?}: {}", if answer.passed { "yes" } else { "no" }));
+        self.laws.asked(check, &answer, now + delay);
+        let Some(process) = &mut self.process else { return };
+        process.answers.push((now + delay, process.memory.tick, check.clone(), answer));
+    }
+}
+
+/// What Sidetrack's cache would show of a Canary.
+pub(crate) fn subject<'a>(
+    cluster: &super::cluster::Cluster,
+    canary: &ObjectRef,
+    templates: &'a BTreeMap<Revision, Value>,
+    config: &'a Config,
+) -> Option<Subject<'a>> {
+    let object = cluster.get(canary)?.clone();
+    let typed = serde_json::from_value(object.clone()).unwrap();
+    let objects = Subject::references(&typed, config)
+        .into_iter()
+        .filter_map(|at| Some((at.clone(), cluster.get(&at)?.clone())))
+        .collect();
+    let label = label_value(&canary.name);
+    let snapshots = cluster
+        .objects
+        .iter()
+        .filter(|(at, o)| {
+            at.kind == Kind::ControllerRevision
+                && o["metadata"]["labels"][sidetrack::api::keys::CANARY] == label.as_str()
+        })
+        .map(|(at, o)| {
+            let text = |field: &str| o["metadata"][field].as_str().unwrap().to_owned();
+            (at.name.clone(), Snapshot { uid: text("uid"), created: text("creationTimestamp") })
+        })
+        .collect();
+    Some(Subject::new(object, objects, snapshots, templates, config).unwrap())
+}
+
+fn brief(write: &Write) -> String {
+    match write {
+        Write::Create { .. } => "create".into(),
+        Write::Replace { .. } => "replace".into(),
+        Write::ReplaceStatus { object } => {
+            let status = &object["status"];
+            format!(
+                "status {} weight {} failed {} run {}",
+                status["phase"], status["canaryWeight"], status["failedChecks"], status["run"]
+            )
+        }
+        Write::Scale { replicas, .. } => format!("scale to {replicas}"),
+        Write::Delete { .. } => "delete".into(),
+        Write::Patch { patch, .. } => {
+            let changes = patch.0.iter().filter(|op| !matches!(op, json_patch::PatchOperation::Test(_)));
+            let paths: Vec<String> = changes
+                .map(|op| match op {
+                    json_patch::PatchOperation::Add(add) => {
+                        let value = add.value.to_string();
+                        format!("{}={}", add.path, value.chars().take(60).collect::<String>())
+                    }
+                    other => format!("-{}", other.path()),
+                })
+                .collect();
+            format!("patch {}", paths.join(" "))
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Where the traffic of an application goes, read from the objects that a data plane reads.
+
+use super::cluster::{Cluster, text};
+use serde_json::Value;
+use sidetrack::object::{Kind, ObjectRef};
+
+/// Shares of the traffic in percent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shares {
+    pub(crate) primary: i64,
+    pub(crate) canary: i64,
+}
+
+/// The route, if there is one.
+pub(crate) fn route(cluster: &Cluster, namespace: &str, apex: &str) -> Option<(ObjectRef, Shares)> {
+    let kinds = [
+        Kind::VirtualService,
+        Kind::HttpRoute,
+        Kind::TrafficSplitV1Alpha1,
+        Kind::TrafficSplitV1Alpha2,
+        Kind::TrafficSplitV1Alpha3,
+    ];
+    kinds.into_iter().find_map(|kind| {
+        let at = ObjectRef::new(kind, namespace, apex);
+        let found = cluster.get(&at)?;
+        of(found, apex).map(|shares| (at, shares))
+    })
+}
+
+pub(crate) fn of(route: &Value, apex: &str) -> Option<Shares> {
+    let share = |name: &str| backends(route, &format!("{apex}-{name}"));
+    Some(Shares { primary: share("primary")?, canary: share("canary")? })
+}
+
+fn backends(route: &Value, service: &str) -> Option<i64> {
+    let rules = route
+        .pointer("/spec/http")
+        .or_else(|| route.pointer("/spec/tcp"))
+        .or_else(|| route.pointer("/spec/rules"));
+    let lists: Vec<&Value> = match rules.and_then(Value::as_array) {
+        Some(rules) => rules.iter().filter_map(|r| r.get("route").or_else(|| r.get("backendRefs"))).collect(),
+        None => route.pointer("/spec/backends").into_iter().collect(),
+    };
+    lists.into_iter().filter_map(Value::as_array).flatten().find_map(|backend| {
+        let named =
+            ["/destination/host", "/name", "/service"].iter().any(|p| text(backend, p) == Some(service));
+        let weight = backend.get("weight")?;
+        named.then(|| weight.as_i64().or_else(|| weight.as_str()?.parse().ok()))?
+    })
+}
+
+/// The shares: the route's; without one, whom the apex Service selects.
+pub(crate) fn shares(
+    cluster: &Cluster,
+    namespace: &str,
+    apex: &str,
+    selector: (&str, &str),
+) -> Option<Shares> {
+    if let Some((_, shares)) = route(cluster, namespace, apex) {
+        return Some(shares);
+    }
+    let service = cluster.get(&ObjectRef::new(Kind::Service, namespace, apex))?;
+    let selected = service.pointer("/spec/selector")?.get(selector.0)?.as_str()?;
+    let canary = if selected == selector.1 { 100 } else { 0 };
+    Some(Shares { primary: 100 - canary, canary })
+}

@@ -1,0 +1,371 @@
+//! Everything together, and time.
+
+use super::answers::Answers;
+use super::cluster::Cluster;
+use super::laws::Laws;
+use super::process::Process;
+use super::traffic::{self, Shares};
+use super::workloads::{Pods, Workloads};
+use super::writers::Webhook;
+use super::{manifests, process};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+use sidetrack::api::CanaryStatus;
+use sidetrack::api::status::Phase;
+use sidetrack::object::{Kind, ObjectRef, Write};
+use sidetrack::rollout::naming::Names;
+use sidetrack::rollout::plan::Message;
+use sidetrack::rollout::revision::Revision;
+use sidetrack::rollout::subject::Config;
+use std::collections::BTreeMap;
+
+/// Time that passes while anything goes on.
+const TICK: SignedDuration = SignedDuration::from_millis(10);
+/// Lines of the log that a failure shows.
+const TAIL: usize = 70;
+
+type Action = Box<dyn FnOnce(&mut World)>;
+
+/// When a process is killed: before or after its n-th write from now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fuse {
+    pub(crate) write: usize,
+    pub(crate) after: bool,
+}
+
+pub(crate) struct World {
+    pub(crate) cluster: Cluster,
+    pub(crate) workloads: Workloads,
+    pub(crate) answers: Answers,
+    pub(crate) process: Option<Process>,
+    pub(crate) config: Config,
+    pub(crate) canary: ObjectRef,
+    pub(crate) names: Names,
+    pub(crate) webhook: Webhook,
+    pub(crate) laws: Laws,
+    pub(crate) said: Vec<Message>,
+    /// Sidetrack's writes that were accepted.
+    pub(crate) written: Vec<Write>,
+    /// Its writes that were sent.
+    pub(crate) writes: usize,
+    pub(crate) looks: usize,
+    /// Nothing happened in the last step.
+    quiet: bool,
+    /// Distinct statuses, in order.
+    pub(crate) statuses: Vec<CanaryStatus>,
+    log: Vec<String>,
+    fuse: Option<Fuse>,
+    between: Option<(usize, Action)>,
+    later: Vec<(Timestamp, Action)>,
+}
+
+impl World {
+    /// An empty cluster with Sidetrack in it, which will see this Canary.
+    pub(crate) fn empty(namespace: &str, canary: &str, target: &str, apex: Option<&str>) -> Self {
+        Self {
+            cluster: Cluster { now: "2026-01-01T00:00:00Z".parse().unwrap(), ..Cluster::default() },
+            workloads: Workloads::default(),
+            answers: Answers::healthy(),
+            process: Some(Process::default()),
+            config: Config::default(),
+            canary: ObjectRef::new(Kind::Canary, namespace, canary),
+            names: Names::new(namespace, canary, target, apex),
+            webhook: Webhook::Up,
+            laws: Laws::default(),
+            said: Vec::new(),
+            written: Vec::new(),
+            writes: 0,
+            looks: 0,
+            quiet: false,
+            statuses: Vec::new(),
+            log: Vec::new(),
+            fuse: None,
+            between: None,
+            later: Vec::new(),
+        }
+    }
+
+    /// A copy of everything; what is to happen later is not in it.
+    pub(crate) fn fork(&self) -> Self {
+        assert!(self.later.is_empty() && self.between.is_none());
+        Self {
+            cluster: self.cluster.clone(),
+            workloads: self.workloads.clone(),
+            answers: self.answers.clone(),
+            process: self.process.clone(),
+            config: self.config.clone(),
+            canary: self.canary.clone(),
+            names: self.names.clone(),
+            webhook: self.webhook,
+            laws: self.laws.clone(),
+            said: self.said.clone(),
+            written: self.written.clone(),
+            writes: self.writes,
+            looks: self.looks,
+            quiet: false,
+            statuses: self.statuses.clone(),
+            log: self.log.clone(),
+            fuse: self.fuse,
+            between: None,
+            later: Vec::new(),
+        }
+    }
+
+    /// Deployment `app` at v1 with two pods, and a Canary.
+    pub(crate) fn with(canary: Value) -> Self {
+        let mut world = Self::empty(manifests::NAMESPACE, "app", "app", None);
+        world.apply(manifests::deployment("v1", None, Some(2)));
+        world.apply(canary);
+        world
+    }
+
+    /// The same, initialised.
+    pub(crate) fn initialised(canary: Value) -> Self {
+        let mut world = Self::with(canary);
+        world.until_phase(Phase::Initialized);
+        world
+    }
+
+    pub(crate) fn note(&mut self, line: String) {
+        self.log.push(format!("{} {line}", self.cluster.now));
+    }
+
+    /// The last lines of the log.
+    pub(crate) fn tail(&self) -> String {
+        self.log[self.log.len().saturating_sub(TAIL)..].join("\n")
+    }
+
+    pub(crate) fn fail(&self, why: &str) -> ! {
+        panic!("{why}\n{}\n{why}", self.tail());
+    }
+
+    // Time.
+
+    /// Lets something happen, or time pass up to the next thing that can.
+    pub(crate) fn step(&mut self, until: Timestamp) {
+        let due: Vec<Action> = {
+            let now = self.cluster.now;
+            let (due, later) = std::mem::take(&mut self.later).into_iter().partition(|(at, _)| *at <= now);
+            self.later = later;
+            let due: Vec<(Timestamp, Action)> = due;
+            due.into_iter().map(|(_, action)| action).collect()
+        };
+        let mut busy = !due.is_empty();
+        due.into_iter().for_each(|action| action(self));
+        let round = self.workloads.round(&mut self.cluster);
+        busy |= round;
+        if round {
+            self.judge_pods();
+        }
+        let (now, version) = (self.cluster.now, self.cluster.version());
+        if let Some(process) = &mut self.process {
+            process.deliver(now);
+            if process.seen != Some(version) || process.wake.is_some_and(|at| at <= now) {
+                self.look();
+                busy = true;
+                let wake = self.process.as_ref().and_then(|p| p.wake);
+                if wake.is_some_and(|at| at <= now) {
+                    self.fail("a look asks to be woken in the past: the loop would spin");
+                }
+            }
+        }
+        self.judge_time();
+        self.quiet = !busy;
+        let next = self
+            .later
+            .iter()
+            .map(|(at, _)| *at)
+            .chain(self.process.iter().flat_map(|p| [p.wake, p.next_answer()]).flatten())
+            .chain(self.workloads.next(&self.cluster))
+            .filter(|at| *at > now)
+            .min()
+            .map_or(until, |at| at.min(until));
+        self.cluster.now = if busy { now + TICK } else { next.max(now + SignedDuration::from_millis(1)) };
+    }
+
+    /// Runs until something is so, at most this many seconds. Whether it came.
+    pub(crate) fn run_until(&mut self, seconds: i64, mut so: impl FnMut(&Self) -> bool) -> bool {
+        let end = self.cluster.now + SignedDuration::from_secs(seconds);
+        while !so(self) {
+            if self.cluster.now >= end {
+                return false;
+            }
+            self.step(end);
+        }
+        true
+    }
+
+    pub(crate) fn run(&mut self, seconds: i64) {
+        self.run_until(seconds, |_| false);
+    }
+
+    /// Runs until something is so; fails after ten minutes.
+    pub(crate) fn until(&mut self, what: &str, so: impl FnMut(&Self) -> bool) {
+        if !self.run_until(600, so) {
+            let status = self.status();
+            self.fail(&format!("never came: {what}; status {:?} run {:?}", status.phase, status.run));
+        }
+    }
+
+    /// Runs until status has, or for a moment had, this phase.
+    pub(crate) fn until_phase(&mut self, phase: Phase) {
+        let seen = self.statuses.len();
+        let had = |w: &Self| w.statuses.get(seen..).into_iter().flatten().any(|s| s.phase == phase);
+        self.until(phase.as_str(), |w| w.is(phase) || had(w));
+    }
+
+    pub(crate) fn until_weight(&mut self, weight: i64) {
+        self.until(&format!("weight {weight}"), |w| w.weight() == weight);
+    }
+
+    /// Runs until a new run of the live template has ended as this phase, and all is quiet.
+    pub(crate) fn until_over(&mut self, phase: Phase) {
+        self.until(phase.as_str(), |w| w.is(phase) && w.at_rest() && w.status().run.is_none());
+    }
+
+    /// Whether nothing would happen any more.
+    pub(crate) fn at_rest(&self) -> bool {
+        let idle = |p: &Process| {
+            p.wake.is_none() && p.seen == Some(self.cluster.version()) && p.next_answer().is_none()
+        };
+        self.quiet
+            && self.process.as_ref().is_some_and(idle)
+            && self.workloads.next(&self.cluster).is_none()
+            && self.later.is_empty()
+    }
+
+    /// Does something later.
+    pub(crate) fn after(&mut self, seconds: i64, action: impl FnOnce(&mut Self) + 'static) {
+        self.later.push((self.cluster.now + SignedDuration::from_secs(seconds), Box::new(action)));
+    }
+
+    /// Does something right after Sidetrack's n-th write from now.
+    pub(crate) fn after_write(&mut self, write: usize, action: impl FnOnce(&mut Self) + 'static) {
+        self.between = Some((self.writes + write, Box::new(action)));
+    }
+
+    pub(crate) fn interfere(&mut self) {
+        if self.between.as_ref().is_some_and(|(write, _)| self.writes >= *write)
+            && let Some((_, action)) = self.between.take()
+        {
+            action(self);
+        }
+    }
+
+    // The process.
+
+    pub(crate) fn kill(&mut self) {
+        self.note("process killed".into());
+        self.process = None;
+        self.laws.process(false, self.cluster.now);
+    }
+
+    pub(crate) fn start(&mut self) {
+        self.note("process started".into());
+        self.process = Some(Process::default());
+        self.laws.process(true, self.cluster.now);
+    }
+
+    /// Arms the fuse, counted from now; three seconds after it blows a new process starts.
+    pub(crate) fn arm(&mut self, fuse: Fuse) {
+        self.fuse = Some(Fuse { write: self.writes + fuse.write, ..fuse });
+    }
+
+    pub(crate) fn fuse_blows(&mut self, after: bool) -> bool {
+        let done = self.writes + usize::from(!after);
+        let blows = self.fuse.is_some_and(|f| f.after == after && f.write == done);
+        if blows {
+            self.fuse = None;
+            self.kill();
+            self.after(3, Self::start);
+        }
+        blows
+    }
+
+    // What is there.
+
+    pub(crate) fn status(&self) -> CanaryStatus {
+        let status = self.cluster.get(&self.canary).and_then(|c| c.get("status")).cloned();
+        status.map(|s| serde_json::from_value(s).unwrap()).unwrap_or_default()
+    }
+
+    fn is(&self, phase: Phase) -> bool {
+        let stated = self.cluster.get(&self.canary).and_then(|c| c.pointer("/status/phase")?.as_str());
+        stated.unwrap_or_default() == phase.as_str()
+    }
+
+    pub(crate) fn deployment(&self, name: &str) -> ObjectRef {
+        ObjectRef::new(Kind::Deployment, &self.names.namespace, name)
+    }
+
+    pub(crate) fn target(&self) -> Option<&Value> {
+        self.cluster.get(&self.deployment(&self.names.target))
+    }
+
+    pub(crate) fn primary(&self) -> Option<&Value> {
+        self.cluster.get(&self.deployment(&self.names.primary))
+    }
+
+    pub(crate) fn target_pods(&self) -> &Pods {
+        self.workloads.of(&self.cluster, &self.deployment(&self.names.target))
+    }
+
+    pub(crate) fn primary_pods(&self) -> &Pods {
+        self.workloads.of(&self.cluster, &self.deployment(&self.names.primary))
+    }
+
+    /// The image tag of a Deployment's template.
+    pub(crate) fn image(&self, name: &str) -> String {
+        let object = self.cluster.get(&self.deployment(name));
+        let image = object.and_then(|d| d.pointer("/spec/template/spec/containers/0/image")?.as_str());
+        image.unwrap_or_default().rsplit(':').next().unwrap_or_default().to_owned()
+    }
+
+    pub(crate) fn key(&self, key: &str) -> Option<&str> {
+        self.target()?.pointer("/metadata/annotations")?.get(key)?.as_str()
+    }
+
+    pub(crate) fn replicas(&self, name: &str) -> i64 {
+        self.cluster.get(&self.deployment(name)).and_then(|d| d["spec"]["replicas"].as_i64()).unwrap_or(-1)
+    }
+
+    pub(crate) fn shares(&self) -> Option<Shares> {
+        let selector = self.laws.selector.as_ref()?;
+        traffic::shares(&self.cluster, &self.names.namespace, &self.names.apex, (&selector.0, &selector.1))
+    }
+
+    /// The canary's weight in the route.
+    pub(crate) fn weight(&self) -> i64 {
+        traffic::route(&self.cluster, &self.names.namespace, &self.names.apex).map_or(0, |(_, s)| s.canary)
+    }
+
+    pub(crate) fn has_said(&self, part: &str) -> bool {
+        self.said.iter().any(|m| m.text.contains(part))
+    }
+
+    pub(crate) fn times_said(&self, part: &str) -> usize {
+        self.said.iter().filter(|m| m.text.contains(part)).count()
+    }
+
+    /// The sentence in which status says what it waits for.
+    pub(crate) fn ready_message(&self) -> String {
+        let status = self.status();
+        status.conditions.iter().find(|c| c.type_ == "Ready").map(|c| c.message.clone()).unwrap_or_default()
+    }
+
+    /// What Sidetrack would do now, without doing it: `true` when that is nothing.
+    pub(crate) fn fresh_process_has_nothing_to_do(&self) -> bool {
+        let templates = BTreeMap::new();
+        let Some(subject) = process::subject(&self.cluster, &self.canary, &templates, &self.config) else {
+            return true;
+        };
+        let mut memory = sidetrack::rollout::Memory::default();
+        let plan = sidetrack::rollout::advance(&subject.observe(), &mut memory, self.cluster.now);
+        plan.steps.iter().all(|s| matches!(s, sidetrack::rollout::plan::Step::Say(_)))
+    }
+}
+
+/// The revision of one of our fixtures' templates.
+pub(crate) fn revision(image: &str) -> Revision {
+    Revision::of(&manifests::template(image, None))
+}
