@@ -13,6 +13,10 @@ use crate::rollout::workload::Workload;
 /// now: a newer one takes the place of the older, a revert ends the wait.
 pub(super) fn gated(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
     let o = case.o;
+    if target.held() && target.keys.hold.as_ref() != Some(&target.revision) {
+        // Written while the webhook was gone: the admission policy sees the shape of a hold only.
+        return Step::CorrectHold(target.revision.clone()).into();
+    }
     match case.newer(target, &run.revision) {
         Some(Newer::Reverted) => return rollback::cancel(case, target, run),
         Some(Newer::Superseded(hold)) => {

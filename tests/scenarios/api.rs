@@ -106,8 +106,16 @@ async fn what_is_not_served_is_refused_by_name_and_nothing_is_touched() -> Resul
     let header = json!({"headers": {"x-canary": {"exact": "yes"}}});
     let increase = json!({"name": "more", "type": "confirm-traffic-increase", "url": "http://127.0.0.1:1/"});
     let cases = [
-        ("match", "spec.analysis.match", json!({"analysis": {"match": [header], "iterations": 3}})),
-        ("iterations", "spec.analysis.iterations", json!({"analysis": {"iterations": 3}})),
+        (
+            "match",
+            "spec.analysis.match",
+            json!({"analysis": {"match": [header], "iterations": 3, "stepWeight": null, "maxWeight": null}}),
+        ),
+        (
+            "iterations",
+            "spec.analysis.iterations",
+            json!({"analysis": {"iterations": 3, "stepWeight": null, "maxWeight": null}}),
+        ),
         ("mirror", "spec.analysis.mirror", json!({"analysis": {"mirror": true}})),
         (
             "affinity",

@@ -81,6 +81,7 @@ async fn flux_finds_nothing_to_do_at_each_stage_of_a_release() -> Result<()> {
     world.phase(&ns, "Succeeded").await?;
     unchanged(world, &ns, &version("v2"), "after the promotion").await?;
 
+    world.cp.apply(canary(&ns, &json!({"progressDeadlineSeconds": 3, "analysis": {"webhooks": []}}))).await?;
     let mut bad = version("v4");
     let never =
         json!({"progressDeadlineSeconds": 2, "template": {"metadata": {"labels": {"ready": "never"}}}});
