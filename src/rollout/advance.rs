@@ -277,7 +277,15 @@ impl Case<'_> {
         let Some(primary) = &self.o.primary else {
             return Err(NotReady { message: "deployment not found".into(), deadline: false });
         };
-        primary.ready(&self.o.names.primary, self.o.policy.primary_ready, self.o.policy.deadline, self.now)
+        let ready = |p: &Workload| {
+            p.ready(&self.o.names.primary, self.o.policy.primary_ready, self.o.policy.deadline, self.now)
+        };
+        ready(primary)?;
+        let stopped = self.o.target.as_ref().is_some_and(|t| t.keys.requested_replicas == Some(0));
+        if primary.replicas == 0 && !stopped {
+            return Err(NotReady { message: "it is scaled to 0".into(), deadline: false });
+        }
+        Ok(())
     }
 
     /// Whether pods of the primary can take traffic at all.
@@ -288,6 +296,11 @@ impl Case<'_> {
     /// `Ok` when the live route has had the canary at zero, seen by the data plane where it says so, for the
     /// drain delay; else the plan that gets there. Without canary pods there is nothing to drain.
     pub(super) fn drained(&self, target: &Workload) -> Result<(), Plan> {
+        let weight = self.o.routes.weight.unwrap_or(0);
+        if weight > 0 && target.rollout.available > 0 && self.o.primary.is_some() && !self.primary_serves() {
+            // Traffic stays where ready pods are; the primary's are watched.
+            return Err(Plan::default());
+        }
         self.drained_since(self.o.routes.weight == Some(0), self.m.zero_since, target.rollout.replicas > 0, 0)
     }
 

@@ -14,8 +14,20 @@ pub(super) fn primary(case: &mut Case<'_>, target: &Workload, run: Option<&Run>)
     match &case.o.primary {
         None => Some(make_again(case, target, run)),
         Some(primary) if primary.terminating => Some(let_go(case, target, run, primary)),
+        Some(primary) if run.is_some() => replicas(case, primary),
         Some(_) => None,
     }
+}
+
+/// Pods that the primary was given and somebody took away again.
+pub(super) fn replicas(case: &Case<'_>, primary: &Workload) -> Option<Plan> {
+    let given = case.o.status.requested_replicas.filter(|_| case.o.policy.autoscaler.is_none())?;
+    if primary.replicas >= given {
+        return None;
+    }
+    let text =
+        format!("{} was scaled to {} by hand, {given} are asked for: repaired", case.primary(), primary.replicas);
+    Some(Plan::default().say(Message::warning(text)).then(Step::ScalePrimary(given)))
 }
 
 /// The revision that the primary runs, or is being written to.
@@ -30,9 +42,9 @@ fn wanted(target: &Workload, run: Option<&Run>) -> Option<Revision> {
 
 fn make_again(case: &Case<'_>, target: &Workload, run: Option<&Run>) -> Plan {
     let Some(revision) = wanted(target, run) else { return Plan::default() };
-    // Only pods that were released may take its traffic meanwhile.
-    let released = !target.held() && target.rollout.available > 0;
-    if released && run.is_some() && case.o.routes.weight.is_some_and(|w| w < 100) {
+    // Only pods of the run's revision, and of no other, may take its traffic meanwhile.
+    let released = !target.held() && target.uniform() && target.rollout.available > 0;
+    if released && run.is_some_and(|run| run.revision == target.revision.as_str()) && case.o.routes.weight.is_some_and(|w| w < 100) {
         return Step::SetWeight(100).into();
     }
     if let Err(plan) = case.loaded(&revision) {

@@ -90,7 +90,6 @@ fn primary(case: &mut Case<'_>, target: &Workload) -> Option<Plan> {
 fn replicas(case: &mut Case<'_>, target: &Workload, primary: &Workload) -> Option<Plan> {
     let o = case.o;
     let wanted = target.keys.requested_replicas?;
-    let stopped = wanted == 0;
     if o.status.requested_replicas != Some(wanted) {
         let status = Draft::from(o).requested(Some(wanted)).finish(o.status.phase, "", case.now);
         let mut plan = Plan::default();
@@ -99,15 +98,7 @@ fn replicas(case: &mut Case<'_>, target: &Workload, primary: &Workload) -> Optio
         }
         return Some(plan.then(status));
     }
-    if primary.replicas < wanted && !stopped {
-        let text = format!(
-            "{} was scaled to {} by hand, {wanted} are asked for: repaired",
-            case.primary(),
-            primary.replicas
-        );
-        return Some(Plan::default().say(Message::warning(text)).then(Step::ScalePrimary(wanted)));
-    }
-    None
+    repair::replicas(case, primary)
 }
 
 /// Interlock §5.10: an unheld template that nobody released.
