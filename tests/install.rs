@@ -1,4 +1,9 @@
 //! The committed manifests on a real API server, and what `sidetrack check` says of the cluster on the way.
+#![expect(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "helpers of tests, which Clippy does not take for such"
+)]
 
 #[path = "harness/mod.rs"]
 mod harness;
