@@ -92,7 +92,8 @@ impl World {
         let port = free_port();
         let file = std::fs::File::create(&log)?;
         // The shell kills what it started when the pipe from here closes, whatever closes it.
-        let guard = r#"pid=$1; shift; "$@" <&- & echo $! >"$pid"; read -r _; kill -9 $! 2>/dev/null; wait $!"#;
+        let guard =
+            r#"pid=$1; shift; "$@" <&- & echo $! >"$pid"; read -r _; kill -9 $! 2>/dev/null; wait $!"#;
         let child = Command::new("sh")
             .args(["-c", guard, "sh"])
             .arg(&pid)

@@ -169,7 +169,8 @@ impl World {
 
     /// Begins to record every state of the objects of some kinds.
     pub(crate) async fn timeline(&self, namespace: &str, kinds: &[&'static str]) -> Result<Timeline> {
-        let timeline = Timeline { states: Arc::default(), namespace: namespace.into(), kinds: kinds.to_vec() };
+        let timeline =
+            Timeline { states: Arc::default(), namespace: namespace.into(), kinds: kinds.to_vec() };
         for kind in kinds {
             let mut events = watcher(self.api(namespace, kind)?, watcher::Config::default()).boxed();
             let (states, kind) = (timeline.states.clone(), *kind);
