@@ -63,14 +63,14 @@ impl Lock {
     }
 
     async fn caught(&self) -> Result<()> {
-        self.world
-            .until("", CONFIGURATION[0], CONFIGURATION[1], "the bundle is injected", |c| {
-                let hooks = at(c, "/webhooks").as_array();
-                hooks.is_some_and(|h| {
-                    h.len() == 2 && h.iter().all(|h| at(h, "/clientConfig/caBundle").is_string())
-                })
-            })
-            .await?;
+        crate::harness::eventually("the bundle is injected", async || {
+            let text = self.kubectl(&["get", CONFIGURATION[0], CONFIGURATION[1], "-o", "json"]).await?;
+            let configuration: Value = serde_json::from_str(&text)?;
+            let hooks = at(&configuration, "/webhooks").as_array();
+            let injected = |hook: &Value| at(hook, "/clientConfig/caBundle").is_string();
+            Ok(hooks.is_some_and(|h| h.len() == 2 && h.iter().all(injected)).then_some(()))
+        })
+        .await?;
         self.world.wait_for_webhook().await
     }
 }
