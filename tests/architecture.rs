@@ -1,5 +1,7 @@
 //! The dependency rule: the pure modules name no client, no runtime and no clock, and files stay readable.
 
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a test stops at what it cannot read")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -93,7 +93,6 @@ impl World {
         // The shell kills what it started when the pipe from here closes, whatever closes it.
         let guard =
             r#"pid=$1; shift; "$@" <&- & echo $! >"$pid"; read -r _; kill -9 $! 2>/dev/null; wait $!"#;
-<<<<<<< HEAD
         let quick = [
             "--log-format=text".to_owned(),
             "--min-interval=1s".to_owned(),
@@ -105,8 +104,6 @@ impl World {
         ];
         let name = |flag: &str| flag.split('=').next().unwrap_or_default().to_owned();
         let replaced = |flag: &String| more.iter().any(|m| name(m) == name(flag));
-=======
->>>>>>> writers
         let child = Command::new("sh")
             .args(["-c", guard, "sh"])
             .arg(&pid)
