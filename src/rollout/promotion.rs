@@ -119,8 +119,9 @@ fn keep_serving(case: &Case<'_>, target: &Workload) -> Option<Plan> {
     if weight > 0 && !canary && primary {
         return Some(Step::SetWeight(0).into());
     }
-    if weight < 100 && canary && !primary && target.revision.as_str() == case.o.status.run.as_ref()?.revision
-    {
+    // With a newer revision held on top, the pods are still those that have the weight already.
+    let of_run = weight > 0 || target.revision.as_str() == case.o.status.run.as_ref()?.revision;
+    if weight < 100 && canary && !primary && of_run {
         return Some(Step::SetWeight(100).into());
     }
     None

@@ -45,11 +45,17 @@ fn wanted(target: &Workload, run: Option<&Run>) -> Option<Revision> {
 
 fn make_again(case: &Case<'_>, target: &Workload, run: Option<&Run>) -> Plan {
     let Some(revision) = wanted(target, run) else { return Plan::default() };
-    // Only pods of the run's revision, and of no other, may take its traffic meanwhile.
-    let released = !target.held() && target.uniform() && target.rollout.available > 0;
-    if released
-        && run.is_some_and(|run| run.revision == target.revision.as_str())
-        && case.o.routes.weight.is_some_and(|w| w < 100)
+    // Meanwhile its traffic may go to pods that have weight already, or had it in this run: a revision that was
+    // never judged does not get any because of the primary.
+    let weight = case.o.routes.weight.unwrap_or(0);
+    let of_run = run.is_some_and(|run| {
+        weight > 0
+            || (run.weight > 0
+                && !target.held()
+                && target.uniform()
+                && run.revision == target.revision.as_str())
+    });
+    if of_run && target.rollout.available > 0 && (0..100).contains(&weight) && case.o.routes.weight.is_some()
     {
         return Step::SetWeight(100).into();
     }

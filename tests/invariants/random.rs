@@ -153,6 +153,7 @@ fn check(deeds: &[(Deed, u32)]) {
     accounted_for(&world);
     // What is held for want of a person is released by one.
     world.note("-- a person retries".into());
+    world.retry().unwrap();
     world.update("v1");
     world.run_until(900, |w| w.at_rest() && w.status().run.is_none());
     accounted_for(&world);

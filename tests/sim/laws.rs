@@ -9,7 +9,7 @@ use super::world::World;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use sidetrack::api::keys;
-use sidetrack::api::status::{Phase, Stage};
+use sidetrack::api::status::{Phase, Run, Stage};
 use sidetrack::object::{Kind, ObjectRef};
 use sidetrack::rollout::naming::Names;
 use sidetrack::rollout::objects::{Label, target_template};
@@ -212,7 +212,8 @@ impl World {
             let serves = self.primary_pods().ready(self.cluster.now) > 0
                 || self.primary().is_none_or(|p| replicas(p) == 0);
             let status = self.status();
-            let served = status.run.is_some() || status.phase == Phase::Initializing;
+            let back = |r: &Run| matches!(r.stage, Stage::Cancelling | Stage::Finalising);
+            let served = status.run.as_ref().is_some_and(back) || status.phase == Phase::Initializing;
             self.law(
                 "I4",
                 empty || serves || shares.is_none() || !served,
@@ -453,8 +454,10 @@ impl World {
         }
         let canary_fit = canary_ready > 0 && target.revisions().into_iter().all(good);
         let run = self.cluster.get(&self.canary).is_some_and(|c| c.pointer("/status/run").is_some());
+        // A canary that has not had any weight yet gets none because of the primary.
+        let tried = self.laws.step.is_some() || shares.canary > 0;
         let stranded = (shares.canary > 0 && canary_ready == 0 && primary_ready > 0)
-            || (shares.primary > 0 && primary_ready == 0 && canary_fit && run);
+            || (shares.primary > 0 && primary_ready == 0 && canary_fit && run && tried);
         let exempt = self.laws.dead || suspended;
         self.laws.stranded = (stranded && !exempt).then(|| self.laws.stranded.unwrap_or(now));
         let long = self.laws.stranded.is_some_and(|since| now > since + PATIENCE);

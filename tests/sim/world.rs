@@ -223,6 +223,11 @@ impl World {
         self.until(phase.as_str(), |w| w.is(phase) && w.at_rest() && w.status().run.is_none());
     }
 
+    /// Something was changed that no version tells of.
+    pub(crate) const fn stir(&mut self) {
+        self.quiet = false;
+    }
+
     /// Whether nothing would happen any more.
     pub(crate) fn at_rest(&self) -> bool {
         let idle = |p: &Process| {

@@ -214,6 +214,7 @@ impl World {
 
     pub(crate) fn set_ready(&mut self, name: &str, ready: bool, count: usize) {
         self.note(format!("{count} pods of {name} ready: {ready}"));
+        self.stir();
         self.workloads.set_broken(&self.cluster, &self.deployment(name), !ready, count);
     }
 }
