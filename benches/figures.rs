@@ -15,7 +15,6 @@ mod webhook;
 
 #[path = "figures/api.rs"]
 mod api;
-#[expect(clippy::panic, reason = "shared with the scenarios, which are tests")]
 #[path = "../tests/harness/mod.rs"]
 mod harness;
 

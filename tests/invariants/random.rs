@@ -1,6 +1,8 @@
 //! Anything in any order: whatever people, answers, pods and crashes do, the invariants hold, and when they stop, all comes
 //! to rest with every revision accounted for.
 
+#![expect(clippy::unit_arg, reason = "deeds that cannot fail stand beside those that can")]
+
 use crate::sim::World;
 use crate::sim::manifests::{canary, deployment};
 use crate::sim::world::Fuse;
