@@ -20,8 +20,9 @@ pub struct Cache {
     interest: HashMap<ObjectRef, BTreeSet<CanaryKey>>,
     /// What a Canary refers to.
     references: HashMap<CanaryKey, Vec<ObjectRef>>,
-    /// Objects that are known not to exist.
-    absent: HashSet<ObjectRef>,
+    /// Objects that are known not to exist, with the version at which they went: the answer to the write that let one go
+    /// may come after the news that it is gone.
+    absent: HashMap<ObjectRef, u64>,
     /// Kinds whose watch has listed everything.
     synced: HashSet<Kind>,
     /// Stored templates by namespace and Canary label.
@@ -50,7 +51,8 @@ impl Cache {
             return Vec::new();
         }
         let version = version(&object);
-        if self.objects.get(&at).is_some_and(|known| known.version >= version) {
+        let newest = self.objects.get(&at).map(|known| known.version);
+        if newest.or_else(|| self.absent.get(&at).copied()).is_some_and(|newest| newest >= version) {
             return Vec::new();
         }
         prune(at.kind, &mut object);
@@ -66,14 +68,18 @@ impl Cache {
         if self.objects.get(&at).is_some_and(|known| known.version > version(object)) {
             return Vec::new();
         }
-        self.forget(&at)
+        let dirty = self.forget(&at);
+        if let Some(gone) = self.absent.get_mut(&at) {
+            *gone = version(object);
+        }
+        dirty
     }
 
     /// Takes in that an object does not exist, by a read that did not find it.
     pub fn forget(&mut self, at: &ObjectRef) -> Vec<CanaryKey> {
         self.objects.remove(at);
         if self.interest.contains_key(at) {
-            self.absent.insert(at.clone());
+            self.absent.insert(at.clone(), 0);
         }
         self.interested(at)
     }
@@ -100,7 +106,7 @@ impl Cache {
             .collect();
         for at in missing {
             dirty.extend(self.interested(&at));
-            self.absent.insert(at);
+            self.absent.insert(at, 0);
         }
         dirty
     }
@@ -137,7 +143,7 @@ impl Cache {
             .get(canary)
             .into_iter()
             .flatten()
-            .filter(|at| !self.objects.contains_key(at) && !self.absent.contains(at))
+            .filter(|at| !self.objects.contains_key(at) && !self.absent.contains_key(at))
             .cloned()
             .collect()
     }
@@ -263,6 +269,17 @@ mod tests {
         assert!(cache.get(&at("x")).is_some());
         assert_eq!(cache.remove(&deployment("x", 6)), [key("c")]);
         assert!(cache.get(&at("x")).is_none());
+    }
+
+    #[test]
+    fn a_late_answer_does_not_bring_back_what_is_gone() {
+        let mut cache = Cache::default();
+        cache.refer(&key("c"), vec![at("x")]);
+        cache.upsert(deployment("x", 5));
+        cache.remove(&deployment("x", 7));
+        assert!(cache.upsert(deployment("x", 6)).is_empty());
+        assert!(cache.get(&at("x")).is_none());
+        assert_eq!(cache.upsert(deployment("x", 9)), [key("c")], "made anew");
     }
 
     #[test]

@@ -50,7 +50,7 @@ async fn a_release_is_analysed_and_promoted() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revision_whose_pods_never_become_ready_is_rejected() -> Result<()> {
     let (world, _) = shared().await;
-    let ns = initialized("reject", &json!({"progressDeadlineSeconds": 2})).await?;
+    let ns = initialized("reject", &json!({})).await?;
     let mut bad = deployment(&ns, "v2", 2);
     json_patch::merge(
         &mut bad,
