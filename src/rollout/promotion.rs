@@ -73,9 +73,6 @@ pub(super) fn promoting(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
     if o.policy.autoscaler.is_some() && o.autoscaler_stale {
         return Step::SyncAutoscaler.into();
     }
-    if let Some(plan) = keep_serving(case, target) {
-        return plan;
-    }
     match case.primary_ready() {
         Ok(()) => {
             let mut plan = Plan::default();
@@ -111,28 +108,9 @@ pub(super) fn promoting(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
     }
 }
 
-/// A side without ready pods carries no traffic while the other has some (interlock I3).
-fn keep_serving(case: &Case<'_>, target: &Workload) -> Option<Plan> {
-    let weight = case.o.routes.weight?;
-    let canary = target.rollout.available > 0;
-    let primary = case.primary_serves();
-    if weight > 0 && !canary && primary {
-        return Some(Step::SetWeight(0).into());
-    }
-    // With a newer revision held on top, the pods are still those that have the weight already.
-    let of_run = weight > 0 || target.revision.as_str() == case.o.status.run.as_ref()?.revision;
-    if weight < 100 && canary && !primary && of_run {
-        return Some(Step::SetWeight(100).into());
-    }
-    None
-}
-
 /// Traffic returns to the primary, in steps of `stepWeightPromotion` or at once.
 pub(super) fn returning(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
     if let Err(error) = case.primary_ready() {
-        if let Some(plan) = keep_serving(case, target) {
-            return plan;
-        }
         let text = format!("{} not ready: {}", case.primary(), error.message);
         return case.repeating(Message::warning(text));
     }
@@ -222,16 +200,10 @@ pub(super) fn restoring(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
         return rollback::begin(case, run, None);
     };
     if !case.primary_runs(&previous) {
-        if let Some(plan) = keep_serving(case, target) {
-            return plan;
-        }
         if let Err(plan) = case.loaded(&previous) {
             return plan;
         }
         return Step::WritePrimary { revision: previous, replicas: None }.into();
-    }
-    if let Some(plan) = keep_serving(case, target) {
-        return plan;
     }
     match case.primary_ready() {
         Ok(()) => {

@@ -187,6 +187,9 @@ impl World {
                 self.law("I4", self.shares().is_none_or(|s| s.canary == 0), "a release at weight");
                 self.judge_gates(&revision);
             }
+            // What ran before, by hand for one, is on its way out.
+            let running: Vec<Revision> = self.target_pods().revisions().into_iter().cloned().collect();
+            self.laws.leaving.extend(running);
             self.laws.leaving.insert(revision.clone());
             self.laws.released = Some(revision);
             self.laws.by_hand = false;
