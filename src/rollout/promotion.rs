@@ -7,7 +7,7 @@ use crate::rollout::policy::HookKind;
 use crate::rollout::revision::Revision;
 use crate::rollout::rollback;
 use crate::rollout::status::Draft;
-use crate::rollout::workload::Workload;
+use crate::rollout::workload::{NotReady, Workload};
 
 /// The analysis passed, or is skipped: the primary is written, from the snapshot, to exactly what was analysed.
 pub(super) fn begin(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
@@ -82,37 +82,41 @@ pub(super) fn promoting(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
             let next = case.enter(run, Stage::Returning);
             returning_from(case, plan, target, &next)
         }
-        Err(error) => {
-            let text = format!("{} not ready: {}", case.primary(), error.message);
-            let deadline = run.since.saturating_add(o.policy.deadline).unwrap_or(case.now);
-            if error.deadline || case.now >= deadline {
-                let mut next = case.enter(run, Stage::Restoring);
-                next.reason = Some(text.clone());
-                return Plan::default()
-                    .say(Message::warning(format!(
-                        "Promotion of {} failed, primary not ready: {text}",
-                        case.target()
-                    )))
-                    .then(Draft::from(o).run(Some(next)).finish(
-                        Phase::Promoting,
-                        "The primary did not become ready; the revision before is written back.",
-                        case.now,
-                    ));
-            }
-            let due = run.since.saturating_add(o.policy.interval).unwrap_or(case.now);
-            if case.now < due {
-                return Plan::default().wake(due.min(deadline));
-            }
-            case.repeating(Message::warning(text)).wake(deadline)
-        }
+        Err(error) => unready(case, run, &error),
     }
+}
+
+/// The primary is not ready on the revision: it is waited for within a deadline of each stage, then the promotion
+/// has failed.
+fn unready(case: &mut Case<'_>, run: &Run, error: &NotReady) -> Plan {
+    let o = case.o;
+    let text = format!("{} not ready: {}", case.primary(), error.message);
+    let deadline = run.since.saturating_add(o.policy.deadline).unwrap_or(case.now);
+    if error.deadline || case.now >= deadline {
+        let mut next = case.enter(run, Stage::Restoring);
+        next.reason = Some(text.clone());
+        return Plan::default()
+            .say(Message::warning(format!(
+                "Promotion of {} failed, primary not ready: {text}",
+                case.target()
+            )))
+            .then(Draft::from(o).run(Some(next)).finish(
+                Phase::Promoting,
+                "The primary did not become ready; the revision before is written back.",
+                case.now,
+            ));
+    }
+    let due = run.since.saturating_add(o.policy.interval).unwrap_or(case.now);
+    if case.now < due {
+        return Plan::default().wake(due.min(deadline));
+    }
+    case.repeating(Message::warning(text)).wake(deadline)
 }
 
 /// Traffic returns to the primary, in steps of `stepWeightPromotion` or at once.
 pub(super) fn returning(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
     if let Err(error) = case.primary_ready() {
-        let text = format!("{} not ready: {}", case.primary(), error.message);
-        return case.repeating(Message::warning(text));
+        return unready(case, run, &error);
     }
     if let Some(due) = run.last_step.and_then(|at| at.saturating_add(case.o.policy.interval).ok())
         && case.now < due
@@ -153,12 +157,8 @@ fn returning_from(case: &mut Case<'_>, plan: Plan, _target: &Workload, run: &Run
 /// The canary is drained and scaled down; then, and only then, the run has succeeded.
 pub(super) fn finalising(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
     let o = case.o;
-    if !case.primary_serves()
-        && target.rollout.available > 0
-        && o.primary.as_ref().is_some_and(|p| p.replicas > 0)
-    {
-        let text = format!("{} lost its ready pods, waiting", case.primary());
-        return case.repeating(Message::warning(text));
+    if let Err(error) = case.primary_ready() {
+        return unready(case, run, &error);
     }
     if let Err(plan) = case.drained(target) {
         return plan;

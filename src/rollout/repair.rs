@@ -111,8 +111,9 @@ pub(super) fn serving(case: &Case<'_>, target: &Workload, run: &Run) -> Option<P
     if weight > 0 && !canary && primary {
         return Some(Step::SetWeight(0).into());
     }
-    let passed = matches!(run.stage, Stage::Promoting | Stage::Returning | Stage::Finalising | Stage::Restoring)
-        && target.revision.as_str() == run.revision;
+    let passed =
+        matches!(run.stage, Stage::Promoting | Stage::Returning | Stage::Finalising | Stage::Restoring)
+            && target.revision.as_str() == run.revision;
     if weight < 100 && canary && !primary && (weight > 0 || passed) {
         return Some(Step::SetWeight(100).into());
     }
