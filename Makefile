@@ -13,7 +13,6 @@ test: ## Everything that needs no root: pure tests, and scenarios on a real cont
 
 bench: ## The figures of the README, also written to target/bench.json
 	cargo run --quiet --locked --package ground -- build
-	cargo build --locked --release --bin sidetrack
 	cargo bench --locked --bench figures
 
 lint: ## Formatting, clippy with warnings denied, licences and bans of dependencies

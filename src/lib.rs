@@ -1,4 +1,30 @@
 //! Sidetrack: progressive delivery for Kubernetes.
+//!
+//! A mutating admission webhook *holds* every new pod template of an enrolled Deployment on its way in; a controller
+//! releases it as a canary, moves traffic to it step by step, judges it, and either copies the analysed template to the
+//! primary or takes all traffic back. The two talk through labels and annotations on the Deployment and nothing else
+//! ([`api::keys`]).
+//!
+//! ```text
+//!  API server ── watch ──▶ cache ──▶ Subject ──▶ Observed ──▶ advance ──▶ Plan ──▶ writes ──▶ API server
+//!      │                               ▲                      (pure)       │
+//!      │                          hooks, metrics ◀─────────────────────────┘ questions as data
+//!      └── AdmissionReview ──▶ decide ──▶ JSON Patch          (pure, stateless, every replica)
+//! ```
+//!
+//! The middle is pure: plain data and the time in, data out. It is what the tests run by the thousand.
+//!
+//! - [`admission`]: `decide`, from an AdmissionReview to an answer; its HTTP server; the webhook configuration and the
+//!   admission policies that stand in when the webhook does not answer.
+//! - [`rollout`]: `advance`, from what is observed of a Canary to the next steps, one file a stage; [`rollout::subject`]
+//!   knows which object plays which role and turns steps into writes.
+//! - [`router`], [`metrics`], [`hooks`]: traffic providers, queries and webhooks, as pure functions over JSON and
+//!   HTTP messages.
+//! - [`object`], [`outbound`]: a Kubernetes write, and an HTTP request, as values.
+//! - [`controller`]: watches, cache, queue and the loop that executes what the core decided.
+//! - [`kubernetes`], [`tls`], [`telemetry`]: the API client and leader election, certificates, logs and metrics.
+//! - [`api`]: Flagger's custom resources, their schemas, and what a spec asks for that is not served.
+//! - [`cli`]: what people type.
 pub mod admission;
 pub mod api;
 pub mod cli;

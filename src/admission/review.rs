@@ -257,7 +257,7 @@ mod tests {
 
     #[test]
     fn absent_field_manager_is_none() {
-        let undo = recorded().into_iter().find(|r| r.field_manager().is_none());
+        let undo = recorded().iter().find(|r| r.field_manager().is_none());
         assert!(undo.is_some_and(|r| r.operation == Operation::Update && !r.is_dry_run()));
     }
 

@@ -66,10 +66,19 @@ impl<'a> View<'a> {
     /// Returns whether a field manager other than ours owns a field of `spec`, named `f:<field>`: only
     /// then did somebody ask for its value. A default that came back is owned by nobody.
     pub(super) fn foreign_owner(self, field: &str) -> bool {
-        let Some(entries) = self.metadata("managedFields").and_then(Value::as_array) else { return false };
-        entries.iter().any(|entry| {
-            entry.get("manager").and_then(Value::as_str) != Some(keys::FIELD_MANAGER)
-                && entry.get("fieldsV1").and_then(|fields| fields.get("f:spec")?.get(field)).is_some()
+        self.owners(field).any(|manager| manager != Some(keys::FIELD_MANAGER))
+    }
+
+    /// Returns whether this manager, not being ours, owns a field of `spec`, named `f:<field>`.
+    pub(super) fn is_owner(self, field: &str, manager: &str) -> bool {
+        manager != keys::FIELD_MANAGER && self.owners(field).any(|owner| owner == Some(manager))
+    }
+
+    fn owners(self, field: &str) -> impl Iterator<Item = Option<&'a str>> {
+        let entries = self.metadata("managedFields").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        entries.iter().filter_map(move |entry| {
+            entry.get("fieldsV1")?.get("f:spec")?.get(field)?;
+            Some(entry.get("manager").and_then(Value::as_str))
         })
     }
 

@@ -1,5 +1,6 @@
 //! What people type.
 
+pub mod check;
 pub mod manifests;
 pub mod run;
 
@@ -21,6 +22,8 @@ enum Command {
     Run(Box<run::RunArgs>),
     /// Print the manifests of an installation.
     Manifests(manifests::Manifests),
+    /// Look at a cluster: is Sidetrack installed as it should be, and does it serve every Canary?
+    Check(check::Check),
 }
 
 impl Cli {
@@ -40,6 +43,10 @@ impl Cli {
             Command::Run(args) => {
                 tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run::run(*args))
             }
+            Command::Check(check) => tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?
+                .block_on(check.run(&mut std::io::stdout())),
             Command::Manifests(manifests) => manifests.run(&mut std::io::stdout()),
         }
     }

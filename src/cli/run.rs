@@ -28,8 +28,9 @@ const FILES_INTERVAL: Duration = Duration::from_secs(30);
 /// Time that requests under way have after the drain.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Flags of `sidetrack run`. Those that Flagger has mean the same.
+/// Flags of `sidetrack run`. Those that Flagger has mean the same; of a flag given twice the last counts, as in Go.
 #[derive(Args, Debug)]
+#[command(args_override_self = true)]
 pub struct RunArgs {
     /// Path of a kubeconfig; without it `$KUBECONFIG`, then the pod's ServiceAccount.
     #[arg(long, env = "SIDETRACK_KUBECONFIG")]

@@ -1,4 +1,4 @@
-//! Kubernetes Events: one task sends them, in order, so that no decision waits for them.
+//! Kubernetes Events: a few tasks send them, those of a Canary in order, so that no decision waits for them.
 //!
 //! They are core `v1` Events with Flagger's reason. One Event stands for one text about one Canary: saying it again raises
 //! its count. The name derives from Canary and text, so that a message said once more after a crash is not a second Event.
@@ -16,6 +16,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 /// Reason of every Event (Flagger's; scripts select on it).
 const REASON: &str = "Synced";
@@ -24,8 +25,39 @@ const COMPONENT: &str = "sidetrack";
 /// How long the API server keeps an Event by default.
 const KEPT_SECONDS: i64 = 3600;
 
+/// Tasks that send: one alone falls behind when many Canaries are analysed at once.
+const LANES: usize = 8;
+/// Events that may wait in each.
+const WAITING: usize = 128;
+
+/// A message and the Canary that it is about.
+type Said = (Box<Canary>, Message);
+
 /// Sends Events until the channel closes.
-pub async fn publish(client: Client, mut inbox: mpsc::Receiver<(Box<Canary>, Message)>) {
+pub async fn publish(client: Client, mut inbox: mpsc::Receiver<Said>) {
+    let mut tasks = JoinSet::new();
+    let lanes: Vec<mpsc::Sender<Said>> = (0..LANES)
+        .map(|_| {
+            let (lane, outbox) = mpsc::channel(WAITING);
+            tasks.spawn(send_in_order(client.clone(), outbox));
+            lane
+        })
+        .collect();
+    while let Some(event) = inbox.recv().await {
+        if let Some(lane) = lanes.get(lane_of(&event.0)) {
+            // A lane ends with this task only.
+            let _ = lane.send(event).await;
+        }
+    }
+}
+
+/// One Canary, one lane.
+fn lane_of(canary: &Canary) -> usize {
+    let digest = Sha256::digest(canary.uid().unwrap_or_default());
+    digest.first().map_or(0, |byte| usize::from(*byte) % LANES)
+}
+
+async fn send_in_order(client: Client, mut inbox: mpsc::Receiver<Said>) {
     let mut counts: HashMap<String, (i32, Timestamp)> = HashMap::new();
     while let Some((canary, message)) = inbox.recv().await {
         let now = super::clock::now();
@@ -73,7 +105,8 @@ fn event(canary: &Canary, message: &Message, now: Timestamp) -> Event {
     let at = Some(Time(Timestamp::from_second(now.as_second()).unwrap_or(now)));
     Event {
         metadata: ObjectMeta {
-            name: Some(format!("{}.{hash}", canary.name_any())),
+            // An object's name has at most 253 characters, a Canary's too.
+            name: Some(format!("{}.{hash}", canary.name_any().get(..230).unwrap_or(&canary.name_any()))),
             namespace: canary.namespace(),
             ..ObjectMeta::default()
         },

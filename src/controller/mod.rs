@@ -102,8 +102,7 @@ pub async fn run(setup: Setup) -> Result<(), ControllerError> {
     let (mut leadership, mut leads) = (controller.setup.leadership.clone(), false);
     loop {
         controller.start_looks();
-        let next =
-            controller.queue.next().unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+        let next = controller.queue.next().unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
         tokio::select! {
             change = inbox.recv() => match change {
                 Some(change) => controller.take_in(change)?,

@@ -13,12 +13,21 @@ use crate::rollout::workload::Workload;
 /// now: a newer one takes the place of the older, a revert ends the wait.
 pub(super) fn gated(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
     let o = case.o;
+    if target.held() && target.keys.hold.as_ref() != Some(&target.revision) {
+        // Written while the webhook was gone: the admission policy sees the shape of a hold only.
+        return Step::CorrectHold(target.revision.clone()).into();
+    }
     match case.newer(target, &run.revision) {
         Some(Newer::Reverted) => return rollback::cancel(case, target, run),
         Some(Newer::Superseded(hold)) => {
             return rest::start(case, target, &hold);
         }
-        None => {}
+        // The glass may be broken over the very revision that waits: its gates are not asked again.
+        None => {
+            if let Some(hold) = target.keys.hold.as_ref().filter(|_| target.glassed(&run.revision)) {
+                return rest::start(case, target, hold);
+            }
+        }
     }
     if let Err(plan) = case.drained(target) {
         return plan;
@@ -74,16 +83,6 @@ pub(super) fn releasing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
             plan = plan.then(Step::StoreSnapshot(target.revision.clone()));
         }
         return plan.then(Step::Release(target.revision.clone()));
-    }
-    if target.revision.as_str() != run.revision {
-        let text = format!(
-            "InterlockBypassed: revision {} of {} was not held on its way in; it is held now and analysed as any other",
-            target.revision,
-            case.target()
-        );
-        return Plan::default()
-            .say(Message::warning(text))
-            .then(Step::Hold { revision: target.revision.clone(), failed: false });
     }
     if target.replicas == 0 {
         return Step::ScaleTarget(canary_replicas(case)).into();

@@ -59,7 +59,8 @@ fn primary(case: &mut Case<'_>, target: &Workload) -> Option<Plan> {
         // Re-derived from the primary (interlock §3), e.g. after break-glass on it.
         return Some(Step::MarkPromoted(running.clone()).into());
     }
-    if o.primary_drifted {
+    let glassed = primary.keys.glassed.as_ref() == Some(&primary.revision);
+    if o.primary_drifted && !glassed {
         let text = format!(
             "InterlockBypassed: the template of {} was changed by hand; the next promotion replaces it",
             case.primary()
@@ -108,11 +109,7 @@ fn bypass(case: &mut Case<'_>, target: &Workload) -> Option<Plan> {
     if held || known {
         return None;
     }
-    let text = format!(
-        "InterlockBypassed: revision {} of {} was not held on its way in; it is held now and analysed as any other",
-        target.revision,
-        case.target()
-    );
+    let text = case.bypass_text(&target.revision);
     Some(
         Plan::default()
             .say(Message::warning(text))

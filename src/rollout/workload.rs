@@ -154,6 +154,12 @@ impl Workload {
         })
     }
 
+    /// Returns whether a person broke the glass over this revision.
+    #[must_use]
+    pub fn glassed(&self, revision: &str) -> bool {
+        self.keys.glassed.as_ref().is_some_and(|glassed| glassed.as_str() == revision)
+    }
+
     /// Whether the template is held: it may not run until the hold is released.
     #[must_use]
     pub fn held(&self) -> bool {

@@ -1,7 +1,9 @@
 //! Sidetrack as its users run it: the binary, under its own ServiceAccount's rights, on a real control plane, with its
 //! webhook and admission policies installed. Shared by the scenarios and the benchmark.
-#![expect(clippy::allow_attributes, reason = "an expectation of dead code would not hold in every binary")]
 #![allow(dead_code, reason = "each binary that includes this uses a part of it")]
+
+pub(crate) mod objects;
+pub(crate) mod outside;
 
 use anyhow::{Context, Result, bail, ensure};
 use ground::{ControlPlane, Options, RouterCrds, SIDETRACK};
@@ -48,6 +50,7 @@ impl World {
         let cp = ControlPlane::start(Options {
             crds,
             router_crds: RouterCrds::ALL.to_vec(),
+            log_dir: std::env::var_os("SIDETRACK_TEST_LOGS").map(Into::into),
             audit,
             ..Options::default()
         })
@@ -79,7 +82,7 @@ impl World {
         Ok(())
     }
 
-    /// Starts `sidetrack run` with quick settings; `more` flags come last and win.
+    /// Starts `sidetrack run` with quick settings; `more` flags take their place.
     pub(crate) fn run(&self, more: &[&str]) -> Result<Sidetrack> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let n = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -88,16 +91,25 @@ impl World {
         let port = free_port();
         let file = std::fs::File::create(&log)?;
         // The shell kills what it started when the pipe from here closes, whatever closes it.
-        let guard = r#"pid=$1; shift; "$@" <&- & echo $! >"$pid"; read -r _; kill -9 $! 2>/dev/null"#;
+        let guard =
+            r#"pid=$1; shift; "$@" <&- & echo $! >"$pid"; read -r _; kill -9 $! 2>/dev/null; wait $!"#;
+        let quick = [
+            "--log-format=text".to_owned(),
+            "--min-interval=1s".to_owned(),
+            "--drain-delay=200ms".to_owned(),
+            format!("--kubeconfig={}", self.cp.kubeconfig(SIDETRACK).display()),
+            format!("--webhook-bind={}", self.webhook),
+            "--webhook-name=127.0.0.1".to_owned(),
+            format!("--port={port}"),
+        ];
+        let name = |flag: &str| flag.split('=').next().unwrap_or_default().to_owned();
+        let replaced = |flag: &String| more.iter().any(|m| name(m) == name(flag));
         let child = Command::new("sh")
             .args(["-c", guard, "sh"])
             .arg(&pid)
             .arg(env!("CARGO_BIN_EXE_sidetrack"))
-            .args(["run", "--log-format=text", "--min-interval=1s", "--drain-delay=200ms"])
-            .arg(format!("--kubeconfig={}", self.cp.kubeconfig(SIDETRACK).display()))
-            .arg(format!("--webhook-bind={}", self.webhook))
-            .arg("--webhook-name=127.0.0.1")
-            .arg(format!("--port={port}"))
+            .arg("run")
+            .args(quick.iter().filter(|flag| !replaced(flag)))
             .args(more)
             .stdin(Stdio::piped())
             .stdout(file.try_clone()?)
@@ -139,32 +151,6 @@ impl World {
         Ok(format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
     }
 
-    /// Reads an object; `Null` when it does not exist.
-    pub(crate) async fn get(&self, namespace: &str, kind: &str, name: &str) -> Result<Value> {
-        let text =
-            self.kubectl(&["-n", namespace, "get", kind, name, "-o", "json", "--ignore-not-found"]).await?;
-        if text.trim().is_empty() { Ok(Value::Null) } else { Ok(serde_json::from_str(&text)?) }
-    }
-
-    /// Waits until an object fulfils a condition, and returns it.
-    pub(crate) async fn until(
-        &self,
-        namespace: &str,
-        kind: &str,
-        name: &str,
-        what: &str,
-        fulfils: impl Fn(&Value) -> bool,
-    ) -> Result<Value> {
-        let mut last = Value::Null;
-        let waited = eventually(what, async || {
-            let object = self.get(namespace, kind, name).await?;
-            last.clone_from(&object);
-            Ok(fulfils(&object).then_some(object))
-        })
-        .await;
-        waited.with_context(|| format!("last seen: {last:#}"))
-    }
-
     /// Applies as Flux does: a dry run, then server-side apply, both forced, under its field manager.
     pub(crate) async fn flux(&self, object: Value) -> Result<()> {
         self.cp.apply_as("flux", "kustomize-controller", object).await?;
@@ -203,7 +189,7 @@ impl Sidetrack {
         let kib = |key: &str| {
             status
                 .lines()
-                .find_map(|l| l.strip_prefix(key)?.split_whitespace().nth(1)?.parse::<u64>().ok())
+                .find_map(|l| l.strip_prefix(key)?.split_whitespace().next()?.parse::<u64>().ok())
                 .unwrap_or(0)
         };
         Ok((kib("VmRSS:") * 1024, kib("VmHWM:") * 1024))
@@ -241,11 +227,15 @@ impl Drop for Sidetrack {
 }
 
 /// Waits until a condition yields something.
-pub(crate) async fn eventually<T>(what: &str, condition: impl AsyncFnMut() -> Result<Option<T>>) -> Result<T> {
+pub(crate) async fn eventually<T>(
+    what: &str,
+    condition: impl AsyncFnMut() -> Result<Option<T>>,
+) -> Result<T> {
     ground::eventually(what, PATIENCE, condition).await
 }
 
 /// A world with one Sidetrack on it, shared by all scenarios of a binary.
+#[expect(clippy::panic, reason = "no scenario can go on without it")]
 pub(crate) async fn shared() -> &'static (World, Sidetrack) {
     static SHARED: OnceCell<(World, Sidetrack)> = OnceCell::const_new();
     let made = SHARED

@@ -1,6 +1,8 @@
 //! Anything in any order: whatever people, answers, pods and crashes do, the invariants hold, and when they stop, all comes
 //! to rest with every revision accounted for.
 
+#![expect(clippy::unit_arg, reason = "deeds that cannot fail stand beside those that can")]
+
 use crate::sim::World;
 use crate::sim::manifests::{canary, deployment};
 use crate::sim::world::Fuse;
@@ -131,12 +133,24 @@ fn check(deeds: &[(Deed, u32)]) {
         }
     }
     world.note("-- all is well from here on".into());
-    for deed in [Deed::Gate(true), Deed::Load(true), Deed::Rate(true), Deed::CanaryPods(true), Deed::PrimaryPods(true), Deed::Pause(false)] {
+    for deed in [
+        Deed::Gate(true),
+        Deed::Load(true),
+        Deed::Rate(true),
+        Deed::CanaryPods(true),
+        Deed::PrimaryPods(true),
+        Deed::Pause(false),
+    ] {
         act(&mut world, &deed);
     }
     if !world.run_until(900, |w| w.at_rest() && w.status().run.is_none()) {
         let status = world.status();
-        world.fail(&format!("never comes to rest: {:?} {:?} {}", status.phase, status.run, world.ready_message()));
+        world.fail(&format!(
+            "never comes to rest: {:?} {:?} {}",
+            status.phase,
+            status.run,
+            world.ready_message()
+        ));
     }
     accounted_for(&world);
     // What is held for want of a person is released by one.

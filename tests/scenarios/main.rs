@@ -4,4 +4,15 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod api;
+mod flux;
+mod gates;
+mod leaving;
+mod metrics;
+mod processes;
+mod promotion;
+mod repairs;
+mod routers;
 mod story;
+mod supersede;
+mod writers;

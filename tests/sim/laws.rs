@@ -217,7 +217,11 @@ impl World {
             let status = self.status();
             let back = |r: &Run| matches!(r.stage, Stage::Cancelling | Stage::Finalising);
             let served = status.run.as_ref().is_some_and(back) || status.phase == Phase::Initializing;
-            self.law("I4", empty || serves || shares.is_none() || !served, "the last ready pods are taken away");
+            self.law(
+                "I4",
+                empty || serves || shares.is_none() || !served,
+                "the last ready pods are taken away",
+            );
         }
         if ours && replicas(after) == 0 && scaled.is_some() {
             self.laws.by_hand = false;

@@ -267,7 +267,8 @@ fn status(pods: &mut Pods, wish: &Wish<'_>, object: &Value, now: Timestamp) -> V
     let updated = pods.new_set(wish.template).map_or(0, |i| pods.sets[i].pods.len());
     let (total, ready) = (pods.total(), pods.ready(now));
     let counts = (count(updated), count(ready), -count(total - updated));
-    if !wish.paused && !(pods.reason == "NewReplicaSetAvailable" && total == updated) {
+    let complete = pods.reason == "NewReplicaSetAvailable" && total == updated;
+    if !(wish.paused || complete) {
         let progressed = counts > pods.counts || counts.1 > pods.counts.1 || counts.2 > pods.counts.2;
         if updated == wish.replicas && total == updated && ready >= updated {
             pods.reason = "NewReplicaSetAvailable";

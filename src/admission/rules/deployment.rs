@@ -15,6 +15,9 @@ use std::borrow::Cow;
 /// The API server's limit on the bytes of all annotations together.
 pub(in crate::admission) const ANNOTATION_LIMIT: usize = 256 * 1024;
 
+/// Keys that people may take away: to retry, to let go of their own pause, to tidy up.
+const REMOVABLE: [&str; 3] = [keys::FAILED, keys::PAUSED_BEFORE, keys::BREAK_GLASS];
+
 /// Decides about the write.
 pub(in crate::admission) fn update(request: &Request, old: View<'_>, new: View<'_>) -> Outcome {
     let break_glass = BreakGlass::read(old, new);
@@ -148,22 +151,23 @@ impl<'a> Write<'a> {
         keys::LABELS.iter().any(|key| old.label(key) != new.label(key))
             || old.traffic_finalizer().is_some() != new.traffic_finalizer().is_some()
             || keys::ANNOTATIONS.iter().any(|&key| {
-                let may_differ = key == keys::BREAK_GLASS
-                    && (break_glass == BreakGlass::Outdated || new.annotation(key).is_none());
-                !may_differ && old.annotation(key) != new.annotation(key)
+                let removed = REMOVABLE.contains(&key) && new.annotation(key).is_none();
+                let mended = key == keys::BREAK_GLASS && break_glass == BreakGlass::Outdated;
+                !removed && !mended && old.annotation(key) != new.annotation(key)
             })
     }
 
     /// Takes the few things that people say through our annotations; all others stay as stored.
     fn take_what_people_may_write(&mut self) {
-        for key in [keys::FAILED, keys::PAUSED_BEFORE, keys::BREAK_GLASS] {
+        for key in REMOVABLE {
             if self.new.annotation(key).is_none() {
                 self.keys.remove(key);
             }
         }
         if self.glass {
             self.keys.set(keys::BREAK_GLASS, self.new.annotation(keys::BREAK_GLASS).map(Cow::Borrowed));
-        } else if self.is_primary_copy_target()
+        }
+        if self.is_primary_copy_target()
             && let Some(number) = self.new.annotation(keys::REQUESTED_REPLICAS)
             && is_replica_count(number)
         {
@@ -296,13 +300,16 @@ impl<'a> Write<'a> {
         if !new.paused() {
             return false;
         }
-        let asked_for = new.foreign_owner("f:paused");
         if self.was_held() {
             let carried = recorded && old.annotation(keys::PAUSED_BEFORE).is_some();
+            // Only the writer's own entry speaks of this write: a manager that applied `paused: false`
+            // before owns the field too, and our hold has made it true since.
+            let asked_for =
+                self.request.field_manager().is_some_and(|manager| new.is_owner("f:paused", manager));
             carried || (asked_for && !hold(old))
         } else {
             // A hold from nowhere brought its own pause.
-            old.paused() || (asked_for && new.annotation(keys::HOLD).is_none())
+            old.paused() || (new.foreign_owner("f:paused") && new.annotation(keys::HOLD).is_none())
         }
     }
 

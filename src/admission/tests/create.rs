@@ -95,13 +95,13 @@ fn rule_0_holds_nothing() {
 #[test]
 fn recorded_reviews_of_objects_that_are_not_ours_pass() {
     for request in recorded() {
-        assert!(answer(&request).passes_untouched());
+        assert!(answer(request).passes_untouched());
     }
 }
 
 #[test]
 fn an_update_without_objects_is_400() {
-    let mut request = recorded().pop().unwrap();
+    let mut request = recorded()[39].clone();
     request.old_object = serde_json::Value::Null;
     let Verdict::Deny(denial) = answer(&request).outcome.verdict else { panic!("not denied") };
     assert_eq!(denial.reason.code(), 400);

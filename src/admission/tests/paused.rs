@@ -38,8 +38,18 @@ fn a_pause_in_the_write_that_is_held_is_recorded_r23() {
 #[test]
 fn a_pause_over_an_older_hold_is_recorded_b7() {
     for write in Write::targets() {
-        let answer = write.held("v3").template("v4").asks(pauses("kubectl")).run();
+        let answer = write.held("v3").template("v4").asks(pauses("kustomize-controller")).run();
         assert_eq!(answer.annotation(keys::PAUSED_BEFORE), Some("true"));
+    }
+}
+
+#[test]
+fn an_explicit_unpaused_applied_before_is_not_taken_for_a_pause() {
+    for write in Write::targets() {
+        // kubectl applied `paused: false` over the hold and owns the field; now Flux brings v4.
+        let owned = json!({"metadata": {"managedFields": [owner("kubectl", &["f:paused"])]}});
+        let answer = write.held("v3").stored(owned).template("v4").run();
+        assert_eq!(answer.annotation(keys::PAUSED_BEFORE), None);
     }
 }
 
@@ -48,7 +58,7 @@ fn our_own_pause_is_never_the_owners_b7() {
     for write in Write::targets() {
         let nobody = write.clone().held("v3").template("v4").run();
         assert_eq!(nobody.annotation(keys::PAUSED_BEFORE), None);
-        let ours = write.held("v3").template("v4").asks(pauses(keys::FIELD_MANAGER)).run();
+        let ours = write.template("v4").asks(pauses(keys::FIELD_MANAGER)).run();
         assert_eq!(ours.annotation(keys::PAUSED_BEFORE), None);
     }
 }

@@ -82,7 +82,8 @@ pub const RIGHTS: [Right; 20] = [
     Right::new("networking.istio.io", "destinationrules", MAKE),
     Right::new("split.smi-spec.io", "trafficsplits", MAKE),
     Right::new("gateway.networking.k8s.io", "httproutes", MAKE),
-    Right::new("events.k8s.io", "events", &["create", "patch"]),
+    // Events are core ones; one that exists is read for its count.
+    Right::new("", "events", &["get", "create", "patch"]),
     Right::new("admissionregistration.k8s.io", "mutatingwebhookconfigurations", READ_PATCH)
         .named(configuration::NAME),
     // A right to create cannot be limited to a name.

@@ -14,11 +14,15 @@ pub const HTTP_PORT: u16 = 8080;
 /// Builds the namespace. Its pods must meet the strictest pod security standard, as ours do.
 #[must_use]
 pub fn namespace() -> Value {
-    let mut labels = labels();
-    for mode in ["enforce", "audit", "warn"] {
-        labels[format!("pod-security.kubernetes.io/{mode}")] = "restricted".into();
-    }
-    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": keys::NAMESPACE, "labels": labels}})
+    json!({
+        "apiVersion": "v1", "kind": "Namespace",
+        "metadata": {"name": keys::NAMESPACE, "labels": {
+            "app.kubernetes.io/name": NAME,
+            "pod-security.kubernetes.io/enforce": "restricted",
+            "pod-security.kubernetes.io/audit": "restricted",
+            "pod-security.kubernetes.io/warn": "restricted",
+        }},
+    })
 }
 
 /// Builds Service, PodDisruptionBudget and Deployment.
@@ -27,13 +31,13 @@ pub fn objects(image: &str) -> Vec<Value> {
     vec![service(), disruption_budget(), deployment(image)]
 }
 
-fn metadata() -> Value {
-    json!({"name": NAME, "namespace": keys::NAMESPACE, "labels": labels()})
+fn metadata(labels: &Value) -> Value {
+    json!({"name": NAME, "namespace": keys::NAMESPACE, "labels": labels})
 }
 
 fn service() -> Value {
     json!({
-        "apiVersion": "v1", "kind": "Service", "metadata": metadata(),
+        "apiVersion": "v1", "kind": "Service", "metadata": metadata(&labels()),
         "spec": {
             "selector": labels(),
             "ports": [
@@ -46,18 +50,17 @@ fn service() -> Value {
 
 fn disruption_budget() -> Value {
     json!({
-        "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": metadata(),
+        "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": metadata(&labels()),
         "spec": {"minAvailable": 1, "selector": {"matchLabels": labels()}},
     })
 }
 
 fn deployment(image: &str) -> Value {
-    let mut pod_labels = labels();
-    pod_labels["app.kubernetes.io/version"] = env!("CARGO_PKG_VERSION").into();
-    let mut metadata = metadata();
-    metadata["labels"] = pod_labels.clone();
+    let labelled = json!({
+        "app.kubernetes.io/name": NAME, "app.kubernetes.io/version": env!("CARGO_PKG_VERSION"),
+    });
     json!({
-        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata,
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata(&labelled),
         "spec": {
             // Every replica answers the webhook; one of them writes.
             "replicas": 2,
@@ -65,7 +68,7 @@ fn deployment(image: &str) -> Value {
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "template": {
                 "metadata": {
-                    "labels": pod_labels,
+                    "labels": labelled,
                     "annotations": {
                         "prometheus.io/scrape": "true",
                         "prometheus.io/port": HTTP_PORT.to_string(),
@@ -99,10 +102,7 @@ fn pod(image: &str) -> Value {
             "name": NAME,
             "image": image,
             "args": ["run"],
-            "env": [
-                {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
-                {"name": "POD_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
-            ],
+            "env": [own("POD_NAME", "metadata.name")],
             "ports": [
                 {"name": "webhook", "containerPort": WEBHOOK_PORT, "protocol": "TCP"},
                 {"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"},
@@ -120,6 +120,12 @@ fn pod(image: &str) -> Value {
             },
         }],
     })
+}
+
+/// An environment variable with a field of the pod. Its `apiVersion` is spelled out: the field is one whole, and without
+/// it a server-side apply would conflict with the client-side one before.
+fn own(name: &str, path: &str) -> Value {
+    json!({"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}})
 }
 
 fn probe(path: &str, period: u32) -> Value {

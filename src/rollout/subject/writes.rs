@@ -173,9 +173,11 @@ impl Subject<'_> {
                 .set("/spec/paused", true.into()),
             Step::RecordReplicas(n) => guarded().annotation(keys::REQUESTED_REPLICAS, &n.to_string()),
             Step::MarkPromoted(revision) => guarded().annotation(keys::PROMOTED, revision.as_str()),
-            Step::UnguardTarget => {
-                Edit::new(self.at(&self.names.target), target).without_finalizer(keys::TRAFFIC_FINALIZER)
-            }
+            // What would be the next write goes along.
+            Step::UnguardTarget => Self::disown(
+                Edit::new(self.at(&self.names.target), target).without_finalizer(keys::TRAFFIC_FINALIZER),
+                target,
+            ),
             Step::RestoreTarget(revision) => guarded()
                 .set("/spec/template", self.template(revision)?.clone())
                 .without_annotation(keys::HOLD)

@@ -1,0 +1,129 @@
+//! What was found out about a cluster, as plain data.
+
+use crate::cli::manifests::rights::Right;
+use crate::object::Kind;
+use jiff::Timestamp;
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// What the API server answered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// HTTP status code; 0 when there was no answer.
+    pub code: u16,
+    /// Its words.
+    pub message: String,
+}
+
+/// An answer, or why there is none.
+pub type Answer<T> = Result<T, Refusal>;
+
+/// One object of an installation.
+#[derive(Clone, Debug)]
+pub struct Installed {
+    /// As this binary would install it.
+    pub wanted: Value,
+    /// As it is; `None` when it is not there.
+    pub live: Answer<Option<Value>>,
+}
+
+/// One verb of one right of the controller.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// The right.
+    pub right: Right,
+    /// The verb.
+    pub verb: &'static str,
+    /// Whether the controller's ServiceAccount has it.
+    pub allowed: Answer<bool>,
+}
+
+/// A write that changes nothing (`dryRun=All`) and that the API server has to show to a webhook: the creation of an
+/// object with our label, which the webhook takes off.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    /// The webhook, by its name in the configuration.
+    pub webhook: &'static str,
+    /// The object as it would have been stored.
+    pub answer: Answer<Value>,
+}
+
+/// A Secret that some object names.
+#[derive(Clone, Debug)]
+pub struct SecretUse {
+    /// `MetricTemplate namespace/name`.
+    pub user: String,
+    /// Namespace of both.
+    pub namespace: String,
+    /// The Secret.
+    pub secret: String,
+    /// Whether the controller's ServiceAccount may read it.
+    pub allowed: Answer<bool>,
+}
+
+/// Namespace and name.
+pub type Key = (String, String);
+
+/// Everything that the findings are made of.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// When it was gathered.
+    pub now: Timestamp,
+    /// The answer to `/version`.
+    pub version: Value,
+    /// Who asks.
+    pub user: Answer<String>,
+    /// The objects of an installation.
+    pub installed: Vec<Installed>,
+    /// The rights of the controller.
+    pub rights: Vec<Asked>,
+    /// What became of the dry-run writes.
+    pub probes: Vec<Probe>,
+    /// Every Canary.
+    pub canaries: Answer<Vec<Value>>,
+    /// Whether the cluster serves the kinds that Canaries route with.
+    pub served: BTreeMap<Kind, Answer<bool>>,
+    /// The targets of Canaries and their primaries.
+    pub deployments: BTreeMap<Key, Answer<Option<Value>>>,
+    /// The autoscalers of the namespaces that have Canaries.
+    pub autoscalers: BTreeMap<String, Answer<Vec<Value>>>,
+    /// Deployments that look like Flagger's.
+    pub flaggers: Answer<Vec<Value>>,
+    /// Secrets that are named.
+    pub secrets: Vec<SecretUse>,
+}
+
+impl Facts {
+    /// Returns an object of the installation by kind and name.
+    #[must_use]
+    pub fn installed(&self, kind: &str, name: &str) -> Option<&Installed> {
+        self.installed
+            .iter()
+            .find(|i| text(&i.wanted, "/kind") == kind && text(&i.wanted, "/metadata/name") == name)
+    }
+
+    /// Returns an object of the installation as it is, where it is known.
+    #[must_use]
+    pub fn live(&self, kind: &str, name: &str) -> Option<&Value> {
+        self.installed(kind, name)?.live.as_ref().ok()?.as_ref()
+    }
+}
+
+/// Returns a text at a JSON pointer; empty when there is none.
+#[must_use]
+pub fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Returns a list at a JSON pointer; empty when there is none.
+#[must_use]
+pub fn list<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
+    value.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+/// Returns namespace and name of an object.
+#[must_use]
+pub fn key(object: &Value) -> Key {
+    (text(object, "/metadata/namespace").to_owned(), text(object, "/metadata/name").to_owned())
+}

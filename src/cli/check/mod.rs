@@ -1,0 +1,102 @@
+//! `sidetrack check`: looks at a cluster as a careful operator would, and says what to do.
+//!
+//! [`gather`] asks the API server for [`facts`]; [`findings`] makes sentences of them and knows nothing else.
+
+mod applications;
+pub mod compare;
+pub mod facts;
+pub mod finding;
+pub mod gather;
+mod installation;
+pub mod settings;
+mod webhook;
+
+use crate::controller::clock;
+use crate::kubernetes::client;
+use anyhow::{Context as _, bail};
+use facts::Facts;
+use finding::{Finding, Level};
+use serde_json::json;
+use std::io::Write;
+use std::path::PathBuf;
+
+/// Looks at a cluster: is Sidetrack installed as it should be, and does it serve every Canary?
+#[derive(Clone, Debug, clap::Args)]
+pub struct Check {
+    /// A kubeconfig file; none means $KUBECONFIG, then ~/.kube/config, then the pod's ServiceAccount.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// A context of the kubeconfig other than its current one.
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
+    /// How findings are printed.
+    #[arg(long, short, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// How findings are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+impl Check {
+    /// Looks, and prints what it finds to `stdout`.
+    ///
+    /// # Errors
+    /// When the API server cannot be reached, and when a finding is an error.
+    pub async fn run(&self, stdout: &mut impl Write) -> anyhow::Result<()> {
+        let settings =
+            client::Settings { kubeconfig: self.kubeconfig.clone(), context: self.context.clone() };
+        let facts = gather::gather(client::connect(&settings).await?, clock::now()).await?;
+        let findings = findings(&facts);
+        let printed = match self.output {
+            Output::Text => text(&findings),
+            Output::Json => format!("{:#}\n", json!({"findings": findings})),
+        };
+        stdout.write_all(printed.as_bytes()).context("printing the findings")?;
+        match count(&findings, Level::Error) {
+            0 => Ok(()),
+            1 => bail!("one error was found"),
+            errors => bail!("{errors} errors were found"),
+        }
+    }
+}
+
+/// Returns what the facts amount to: first the installation, then the applications.
+#[must_use]
+pub fn findings(facts: &Facts) -> Vec<Finding> {
+    let mut found = installation::findings(facts);
+    found.extend(applications::findings(facts));
+    found
+}
+
+fn count(findings: &[Finding], level: Level) -> usize {
+    findings.iter().filter(|finding| finding.level == level).count()
+}
+
+/// Prints findings for people: a column for the level, reasons and advice below.
+#[must_use]
+pub fn text(findings: &[Finding]) -> String {
+    let mut lines = Vec::new();
+    for finding in findings {
+        lines.push(format!("{:<8} {}", finding.level.as_str(), finding.what));
+        for (label, text) in [("why", &finding.why), ("do", &finding.action)] {
+            if !text.is_empty() {
+                lines.push(format!("{:<8}   {label:<4} {text}", ""));
+            }
+        }
+    }
+    let counts = [Level::Error, Level::Warning, Level::Info, Level::Ok]
+        .map(|level| format!("{} {}", count(findings, level), level.as_str()));
+    lines.push(String::new());
+    lines.push(counts.join(", "));
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests;

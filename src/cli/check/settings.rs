@@ -1,0 +1,57 @@
+//! The settings of the installed controller, read from the flags of its Deployment.
+
+use super::facts::{Facts, list};
+use crate::api::duration;
+use crate::cli::manifests::workload;
+use crate::rollout::subject::Config;
+use serde_json::Value;
+
+/// Returns the settings by which the installed controller judges Canaries; defaults where it is not installed.
+#[must_use]
+pub fn config(facts: &Facts) -> Config {
+    let mut config = Config::default();
+    let Some(deployment) = facts.live("Deployment", workload::NAME) else { return config };
+    if let Some(provider) = flag(deployment, "mesh-provider") {
+        config.mesh_provider = provider;
+    }
+    if let Some(interval) = flag(deployment, "min-interval").as_deref().and_then(duration::parse) {
+        config.min_interval = interval;
+    }
+    config
+}
+
+/// Returns the value of a flag, written as `--name=value` or `--name value`, with one dash or two.
+fn flag(deployment: &Value, name: &str) -> Option<String> {
+    let containers = list(deployment, "/spec/template/spec/containers");
+    containers.iter().find_map(|container| {
+        let mut words =
+            ["/command", "/args"].into_iter().flat_map(|p| list(container, p)).filter_map(Value::as_str);
+        while let Some(word) = words.next() {
+            let Some(rest) = word.strip_prefix('-').map(|w| w.trim_start_matches('-')) else { continue };
+            match rest.split_once('=') {
+                Some((flag, value)) if flag == name => return Some(value.to_owned()),
+                None if rest == name => return words.next().map(str::to_owned),
+                _ => {}
+            }
+        }
+        None
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn flags_are_found_in_each_way_of_writing_them() {
+        for args in [
+            json!(["run", "--mesh-provider=smi:v1alpha2", "--port=1"]),
+            json!(["run", "-mesh-provider", "smi:v1alpha2"]),
+        ] {
+            let deployment = json!({"spec": {"template": {"spec": {"containers": [{"args": args}]}}}});
+            assert_eq!(flag(&deployment, "mesh-provider").as_deref(), Some("smi:v1alpha2"));
+            assert_eq!(flag(&deployment, "provider"), None);
+        }
+    }
+}

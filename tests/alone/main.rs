@@ -1,0 +1,8 @@
+//! Scenarios that change what a whole cluster shares (webhook configuration, certificates, the one process), each on a
+//! control plane of its own.
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod certificates;
+mod second_lock;

@@ -1,0 +1,318 @@
+//! Objects as a person or another controller reads, changes and watches them.
+
+use super::{PATIENCE, World, at, eventually};
+use anyhow::{Context, Result, bail, ensure};
+use futures::{StreamExt, TryStreamExt};
+use kube::Client;
+use kube::api::{
+    Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams,
+    PostParams,
+};
+use kube::runtime::watcher::{self, Event, watcher};
+use serde_json::{Value, json};
+use sidetrack::object::Kind;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Who changes things by hand.
+pub(crate) const PERSON: &str = "alice";
+
+fn resource(kind: &str) -> Option<ApiResource> {
+    let known = match kind {
+        "canary" => Kind::Canary,
+        "deploy" => Kind::Deployment,
+        "svc" => Kind::Service,
+        "secret" => Kind::Secret,
+        "hpa" => Kind::HorizontalPodAutoscaler,
+        "vs" => Kind::VirtualService,
+        "dr" => Kind::DestinationRule,
+        "controllerrevision" => Kind::ControllerRevision,
+        "split:v1alpha1" => Kind::TrafficSplitV1Alpha1,
+        "split:v1alpha2" => Kind::TrafficSplitV1Alpha2,
+        "split:v1alpha3" => Kind::TrafficSplitV1Alpha3,
+        "httproute" => Kind::HttpRoute,
+        "pod" => return Some(made("", "v1", "Pod", "pods")),
+        "event" => return Some(made("", "v1", "Event", "events")),
+        "rs" => return Some(made("apps", "v1", "ReplicaSet", "replicasets")),
+        "slice" => return Some(made("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices")),
+        _ => return None,
+    };
+    let (group, version, kind, plural) = known.names();
+    Some(made(group, version, kind, plural))
+}
+
+fn made(group: &str, version: &str, kind: &str, plural: &str) -> ApiResource {
+    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural)
+}
+
+fn value(object: &DynamicObject) -> Value {
+    serde_json::to_value(object).unwrap_or_default()
+}
+
+impl World {
+    /// The objects of a kind by its short name, as [`PERSON`].
+    pub(crate) fn api(&self, namespace: &str, kind: &str) -> Result<Api<DynamicObject>> {
+        let resource = resource(kind).with_context(|| format!("no kind {kind} here"))?;
+        let client: Client = self.cp.client_as(PERSON);
+        Ok(Api::namespaced_with(client, namespace, &resource))
+    }
+
+    /// Reads an object; `Null` when it does not exist.
+    pub(crate) async fn get(&self, namespace: &str, kind: &str, name: &str) -> Result<Value> {
+        Ok(self.api(namespace, kind)?.get_opt(name).await?.as_ref().map_or(Value::Null, value))
+    }
+
+    /// Reads the objects of a kind with a label selector.
+    pub(crate) async fn list(&self, namespace: &str, kind: &str, selector: &str) -> Result<Vec<Value>> {
+        let all = self.api(namespace, kind)?.list(&ListParams::default().labels(selector)).await?;
+        Ok(all.items.iter().map(value).collect())
+    }
+
+    /// Waits until an object fulfils a condition, and returns it. Each state that it passes through is seen.
+    pub(crate) async fn until(
+        &self,
+        namespace: &str,
+        kind: &str,
+        name: &str,
+        what: &str,
+        fulfils: impl Fn(&Value) -> bool,
+    ) -> Result<Value> {
+        let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+        let mut events = watcher(self.api(namespace, kind)?, config).boxed();
+        let mut last = Value::Null;
+        let waited = tokio::time::timeout(PATIENCE, async {
+            while let Some(event) = events.try_next().await? {
+                match event {
+                    Event::Init | Event::Delete(_) => last = Value::Null,
+                    Event::Apply(object) | Event::InitApply(object) => last = value(&object),
+                    Event::InitDone => {}
+                }
+                if !last.is_null() && fulfils(&last) {
+                    return Ok(());
+                }
+            }
+            bail!("the watch ended")
+        })
+        .await;
+        match waited {
+            Ok(Ok(())) => Ok(last),
+            Ok(Err(error)) => Err(error),
+            Err(_) => bail!("{what}: waited in vain; last seen: {last:#}"),
+        }
+    }
+
+    /// Waits until an object is gone.
+    pub(crate) async fn gone(&self, namespace: &str, kind: &str, name: &str) -> Result<()> {
+        let api = self.api(namespace, kind)?;
+        eventually(&format!("{kind} {name} is gone"), async || {
+            Ok(api.get_opt(name).await?.is_none().then_some(()))
+        })
+        .await
+    }
+
+    /// Changes an object by a merge patch.
+    pub(crate) async fn merge(&self, namespace: &str, kind: &str, name: &str, patch: Value) -> Result<Value> {
+        let api = self.api(namespace, kind)?;
+        let params = PatchParams { field_manager: Some("kubectl-edit".into()), ..PatchParams::default() };
+        let changed = api.patch(name, &params, &Patch::Merge(&patch)).await;
+        Ok(value(&changed.with_context(|| format!("patching {kind} {name} with {patch}"))?))
+    }
+
+    /// Changes an object by a JSON patch.
+    pub(crate) async fn edit(&self, namespace: &str, kind: &str, name: &str, patch: Value) -> Result<Value> {
+        let api = self.api(namespace, kind)?;
+        let patch: json_patch::Patch = serde_json::from_value(patch)?;
+        let changed = api.patch(name, &PatchParams::default(), &Patch::Json::<()>(patch)).await;
+        Ok(value(&changed.with_context(|| format!("editing {kind} {name}"))?))
+    }
+
+    /// Creates an object.
+    pub(crate) async fn create(&self, namespace: &str, kind: &str, object: Value) -> Result<()> {
+        let object: DynamicObject = serde_json::from_value(object)?;
+        self.api(namespace, kind)?.create(&PostParams::default(), &object).await?;
+        Ok(())
+    }
+
+    /// Scales a Deployment through its subresource.
+    pub(crate) async fn scale(&self, namespace: &str, name: &str, replicas: i32) -> Result<()> {
+        let scale = json!({"spec": {"replicas": replicas}});
+        let params = PatchParams::default();
+        self.api(namespace, "deploy")?.patch_scale(name, &params, &Patch::Merge(&scale)).await?;
+        Ok(())
+    }
+
+    /// Deletes an object and does not wait.
+    pub(crate) async fn delete(&self, namespace: &str, kind: &str, name: &str) -> Result<()> {
+        self.api(namespace, kind)?.delete(name, &DeleteParams::background()).await?;
+        Ok(())
+    }
+
+    /// Waits for an Event about Canary `app` with this text in its message; returns the message.
+    pub(crate) async fn event(&self, namespace: &str, text: &str) -> Result<String> {
+        let api = self.api(namespace, "event")?;
+        let mut seen = Vec::new();
+        let waited = eventually("the Event", async || {
+            let all = api.list(&ListParams::default()).await?.items;
+            let about = all.iter().map(value).filter(|e| at(e, "/involvedObject/kind") == "Canary");
+            seen = about.filter_map(|e| at(&e, "/message").as_str().map(str::to_owned)).collect();
+            Ok(seen.iter().find(|m| m.contains(text)).cloned())
+        })
+        .await;
+        waited.with_context(|| format!("{text:?} is not among {seen:#?}"))
+    }
+
+    /// Whether there is such an Event now.
+    pub(crate) async fn has_event(&self, namespace: &str, text: &str) -> Result<bool> {
+        let all = self.list(namespace, "event", "").await?;
+        Ok(all.iter().any(|e| at(e, "/message").as_str().is_some_and(|m| m.contains(text))))
+    }
+
+    /// Begins to record every state of the objects of some kinds.
+    pub(crate) async fn timeline(&self, namespace: &str, kinds: &[&'static str]) -> Result<Timeline> {
+        let timeline =
+            Timeline { states: Arc::default(), namespace: namespace.into(), kinds: kinds.to_vec() };
+        for kind in kinds {
+            let mut events = watcher(self.api(namespace, kind)?, watcher::Config::default()).boxed();
+            let (states, kind) = (timeline.states.clone(), *kind);
+            tokio::spawn(async move {
+                while let Some(event) = events.next().await {
+                    let (object, deleted) = match event {
+                        Ok(Event::Apply(object) | Event::InitApply(object)) => (object, false),
+                        Ok(Event::Delete(object)) => (object, true),
+                        Ok(Event::Init | Event::InitDone) | Err(_) => continue,
+                    };
+                    let object = value(&object);
+                    let version = version(&object);
+                    let name = at(&object, "/metadata/name").as_str().unwrap_or_default().to_owned();
+                    let state = State { version, kind, name, object: (!deleted).then_some(object) };
+                    states.lock().unwrap_or_else(PoisonError::into_inner).push(state);
+                }
+            });
+        }
+        timeline.caught_up(self).await?;
+        Ok(timeline)
+    }
+}
+
+fn version(object: &Value) -> u64 {
+    at(object, "/metadata/resourceVersion").as_str().and_then(|v| v.parse().ok()).unwrap_or(0)
+}
+
+/// One state of one object; resourceVersion orders them all, whatever their kind.
+#[derive(Clone, Debug)]
+pub(crate) struct State {
+    /// When, in writes of the store.
+    pub(crate) version: u64,
+    /// Short name of the kind.
+    pub(crate) kind: &'static str,
+    /// The name.
+    pub(crate) name: String,
+    /// The object; `None` when it was deleted.
+    pub(crate) object: Option<Value>,
+}
+
+/// All that exists at one moment, by kind and name.
+pub(crate) type Cluster = BTreeMap<(&'static str, String), Value>;
+
+/// A recording.
+pub(crate) struct Timeline {
+    states: Arc<Mutex<Vec<State>>>,
+    namespace: String,
+    kinds: Vec<&'static str>,
+}
+
+impl Timeline {
+    /// The states so far, in the order in which they came to be.
+    pub(crate) fn states(&self) -> Vec<State> {
+        let mut all = self.states.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        all.sort_by_key(|s| s.version);
+        all.dedup_by(|a, b| a.version == b.version && a.kind == b.kind && a.name == b.name);
+        all
+    }
+
+    /// Waits until everything that there is now has been recorded.
+    pub(crate) async fn caught_up(&self, world: &World) -> Result<()> {
+        for kind in &self.kinds {
+            let api = world.api(&self.namespace, kind)?;
+            eventually("the recording has caught up", async || {
+                let (now, states) = (api.list(&ListParams::default()).await?.items, self.states());
+                let recorded = |object: &Value| {
+                    let name = at(object, "/metadata/name");
+                    states.iter().any(|s| s.kind == *kind && name == &s.name && s.version >= version(object))
+                };
+                Ok(now.iter().map(value).all(|object| recorded(&object)).then_some(()))
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Plays the recording: what existed after each write must obey a law.
+    pub(crate) async fn obeys(
+        &self,
+        world: &World,
+        mut law: impl FnMut(&Cluster, &State) -> Result<()>,
+    ) -> Result<()> {
+        self.caught_up(world).await?;
+        let mut cluster = Cluster::new();
+        for state in self.states() {
+            let at = (state.kind, state.name.clone());
+            match &state.object {
+                Some(object) => drop(cluster.insert(at, object.clone())),
+                None => drop(cluster.remove(&at)),
+            }
+            law(&cluster, &state)
+                .with_context(|| format!("after {} {} at {}", state.kind, state.name, state.version))?;
+        }
+        Ok(())
+    }
+
+    /// The distinct values that something about one object took, in order.
+    pub(crate) async fn values<T: PartialEq>(
+        &self,
+        world: &World,
+        kind: &str,
+        name: &str,
+        read: impl Fn(&Value) -> Option<T>,
+    ) -> Result<Vec<T>> {
+        self.caught_up(world).await?;
+        let states = self.states();
+        let of = states.iter().filter(|s| s.kind == kind && s.name == name);
+        let mut values: Vec<T> = of.filter_map(|s| read(s.object.as_ref()?)).collect();
+        values.dedup();
+        Ok(values)
+    }
+}
+
+/// Whether a pod is ready.
+pub(crate) fn ready(pod: &Value) -> bool {
+    pod.pointer("/status/conditions")
+        .and_then(Value::as_array)
+        .is_some_and(|all| all.iter().any(|c| at(c, "/type") == "Ready" && at(c, "/status") == "True"))
+}
+
+/// The image of a pod.
+pub(crate) fn pod_image(pod: &Value) -> &str {
+    pod.pointer("/spec/containers/0/image").and_then(Value::as_str).unwrap_or_default()
+}
+
+/// The pods of an application (`app` the target, `app-primary` the primary) in a recorded cluster.
+pub(crate) fn pods_of<'c>(cluster: &'c Cluster, app: &str) -> Vec<&'c Value> {
+    cluster
+        .iter()
+        .filter(|((kind, _), pod)| *kind == "pod" && at(pod, "/metadata/labels/app") == app)
+        .map(|(_, pod)| pod)
+        .collect()
+}
+
+/// The laws that hold at each moment of any release: pods of the target run a revision only when they may, and weight
+/// stands on ready pods only.
+pub(crate) fn lawful(cluster: &Cluster) -> Result<()> {
+    let weight = cluster.get(&("vs", "app".to_owned())).and_then(super::weight).unwrap_or(0);
+    if weight > 0 {
+        let images: std::collections::BTreeSet<&str> =
+            pods_of(cluster, "app").into_iter().map(pod_image).collect();
+        ensure!(images.len() <= 1, "weight {weight} while the target has pods of {images:?}");
+    }
+    Ok(())
+}

@@ -1,0 +1,160 @@
+//! Every router: the weights of a release, and what other people do to the routes meanwhile.
+
+use crate::harness::outside::{Outside, no_sample, sample};
+use crate::harness::{at, deployment, eventually, image, initialized, shared, weight};
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+
+/// Plays a release and compares the weights that the route passed through.
+async fn story(ns: &str, kind: &'static str, read: fn(&Value) -> Option<i64>) -> Result<()> {
+    let (world, _) = shared().await;
+    let timeline = world.timeline(ns, &[kind]).await?;
+    world.flux(deployment(ns, "v2", 2)).await?;
+    world.phase(ns, "Succeeded").await?;
+    let weights = timeline.values(world, kind, "app", read).await?;
+    ensure!(weights == [0, 25, 50, 0], "weights were {weights:?}");
+    ensure!(image(&world.get(ns, "deploy", "app-primary").await?) == "app:v2");
+    Ok(())
+}
+
+fn split_weight(split: &Value) -> Option<i64> {
+    let all = split.pointer("/spec/backends")?.as_array()?;
+    let weight = all.iter().find(|b| b["service"] == "app-canary")?.get("weight")?;
+    weight.as_i64().or_else(|| weight.as_str()?.parse().ok())
+}
+
+fn route_weight(route: &Value) -> Option<i64> {
+    let all = route.pointer("/spec/rules/0/backendRefs")?.as_array()?;
+    all.iter().find(|b| b["name"] == "app-canary")?.get("weight")?.as_i64()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn smi_v1alpha1_splits_the_traffic() -> Result<()> {
+    let ns = initialized("smi1", &json!({"provider": "smi:v1alpha1"})).await?;
+    story(&ns, "split:v1alpha1", split_weight).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn smi_v1alpha2_splits_the_traffic() -> Result<()> {
+    let ns = initialized("smi2", &json!({"provider": "smi:v1alpha2"})).await?;
+    story(&ns, "split:v1alpha2", split_weight).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn smi_v1alpha3_splits_the_traffic() -> Result<()> {
+    let ns = initialized("smi3", &json!({"provider": "smi:v1alpha3"})).await?;
+    story(&ns, "split:v1alpha3", split_weight).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gateway_api_splits_the_traffic_and_its_status_is_waited_for() -> Result<()> {
+    let (world, _) = shared().await;
+    let gateway = json!({"name": "gateway", "namespace": "default"});
+    let spec = json!({"provider": "gatewayapi:v1", "service": {"gatewayRefs": [gateway]}});
+    let ns = initialized("gateway", &spec).await?;
+    // A gateway that takes up a generation when it is told to.
+    let accept = async || {
+        let route = world.get(&ns, "httproute", "app").await?;
+        let status = json!({"status": {"parents": [{
+            "controllerName": "example.com/gateway", "parentRef": gateway,
+            "conditions": [{"type": "Accepted", "status": "True", "reason": "Accepted", "message": "",
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+                "observedGeneration": at(&route, "/metadata/generation")}],
+        }]}});
+        let patch = kube::api::Patch::Merge(&status);
+        let api = world.api(&ns, "httproute")?;
+        api.patch_status("app", &kube::api::PatchParams::default(), &patch).await?;
+        anyhow::Ok(())
+    };
+    accept().await?;
+    let timeline = world.timeline(&ns, &["httproute", "deploy"]).await?;
+    world.flux(deployment(&ns, "v2", 2)).await?;
+    world.phase(&ns, "Finalising").await?;
+    // Weight 0 stands in the route, but the gateway has not seen it: the canary keeps its pods.
+    let target = world.get(&ns, "deploy", "app").await?;
+    ensure!(at(&target, "/spec/replicas") == 2, "pods went before the gateway knew");
+    eventually("the gateway has taken up the route", async || {
+        accept().await?;
+        let canary = world.get(&ns, "canary", "app").await?;
+        Ok((at(&canary, "/status/phase") == "Succeeded").then_some(()))
+    })
+    .await?;
+    let weights = timeline.values(world, "httproute", "app", route_weight).await?;
+    ensure!(weights == [0, 25, 50, 0], "weights were {weights:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn foreign_edits_stay_and_foreign_weights_do_not() -> Result<()> {
+    let (world, _) = shared().await;
+    let outside = Outside::start().await?;
+    outside.says("requests", 200, &no_sample());
+    let ns = initialized(
+        "foreign",
+        &json!({"metricsServer": outside.url(""), "analysis": {"threshold": 1000, "metrics": [
+            {"name": "requests", "query": "requests", "thresholdRange": {"min": 1}}]}}),
+    )
+    .await?;
+    world.flux(deployment(&ns, "v2", 2)).await?;
+    world.until(&ns, "vs", "app", "weight 25", |vs| weight(vs) == Some(25)).await?;
+    let timeline = world.timeline(&ns, &["vs"]).await?;
+    let fault = json!({"abort": {"httpStatus": 418, "percentage": {"value": 0}}});
+    let edit = json!([{"op": "add", "path": "/spec/http/0/fault", "value": fault}]);
+    world.edit(&ns, "vs", "app", edit).await?;
+    world.event(&ns, "no values found").await?;
+    ensure!(timeline.values(world, "vs", "app", weight).await? == [25], "an edit resets no weight");
+
+    let reset = json!([{"op": "replace", "path": "/spec/http/0/route/0/weight", "value": 100},
+        {"op": "replace", "path": "/spec/http/0/route/1/weight", "value": 0}]);
+    world.edit(&ns, "vs", "app", reset).await?;
+    world.until(&ns, "vs", "app", "weight 25 again", |vs| weight(vs) == Some(25)).await?;
+    world
+        .event(&ns, &format!("Routes of app.{ns} were changed to canary weight 0, restoring weight 25"))
+        .await?;
+
+    world.delete(&ns, "vs", "app").await?;
+    world.until(&ns, "vs", "app", "it is made again", |vs| weight(vs) == Some(25)).await?;
+    world
+        .edit(&ns, "vs", "app", json!([{"op": "add", "path": "/spec/http/0/fault", "value": fault}]))
+        .await?;
+    outside.says("requests", 200, &sample("2"));
+    world.phase(&ns, "Succeeded").await?;
+    let route = world.get(&ns, "vs", "app").await?;
+    ensure!(weight(&route) == Some(0) && *at(&route, "/spec/http/0/fault") == fault);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn routes_and_service_of_the_owner_are_adopted_and_kept_when_the_canary_goes() -> Result<()> {
+    let (world, _) = shared().await;
+    let ns = world.cp.namespace("adopt").await?;
+    world.flux(deployment(&ns, "v1", 2)).await?;
+    let metadata = json!({"name": "app", "namespace": ns, "labels": {"team": "shop"}});
+    world
+        .flux(json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {
+        "selector": {"app": "app"},
+        "ports": [{"name": "http", "port": 80, "targetPort": 8080}, {"name": "admin", "port": 9901}]}}))
+        .await?;
+    world
+        .flux(json!({"apiVersion": "networking.istio.io/v1beta1", "kind": "VirtualService",
+        "metadata": metadata, "spec": {"hosts": ["shop.example.com"],
+        "http": [{"route": [{"destination": {"host": "app"}}]}]}}))
+        .await?;
+    world.cp.apply(crate::harness::canary(&ns, &json!({"service": {"hosts": ["shop.example.com"]}}))).await?;
+    world.phase(&ns, "Initialized").await?;
+    let service = world.get(&ns, "svc", "app").await?;
+    ensure!(
+        at(&service, "/spec/selector/app") == "app-primary"
+            && at(&service, "/metadata/labels/team") == "shop"
+    );
+    ensure!(service.to_string().contains("\"admin\""), "the owner's own port stays: {service:#}");
+    ensure!(weight(&world.get(&ns, "vs", "app").await?) == Some(0));
+    story(&ns, "vs", weight).await?;
+    world.delete(&ns, "canary", "app").await?;
+    world.gone(&ns, "canary", "app").await?;
+    let service = world.get(&ns, "svc", "app").await?;
+    ensure!(at(&service, "/spec/selector/app") == "app", "{service:#}");
+    let route = world.get(&ns, "vs", "app").await?;
+    ensure!(at(&route, "/spec/http/0/route/0/destination/host") == "app", "{route:#}");
+    Ok(())
+}
