@@ -97,6 +97,12 @@ impl Case<'_> {
         if let Some(plan) = repair::primary(self, target, Some(run)) {
             return plan;
         }
+        // The analysis says so, and counts it.
+        if run.stage != Stage::Analysing
+            && let Some(plan) = repair::serving(self, target, run)
+        {
+            return plan;
+        }
         match run.stage {
             Stage::Gated => release::gated(self, target, run),
             Stage::Releasing => release::releasing(self, target, run),

@@ -7,7 +7,7 @@ use crate::rollout::policy::HookKind;
 use crate::rollout::revision::Revision;
 use crate::rollout::rollback;
 use crate::rollout::status::Draft;
-use crate::rollout::workload::Workload;
+use crate::rollout::workload::{NotReady, Workload};
 
 /// The analysis passed, or is skipped: the primary is written, from the snapshot, to exactly what was analysed.
 pub(super) fn begin(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
@@ -73,9 +73,6 @@ pub(super) fn promoting(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
     if o.policy.autoscaler.is_some() && o.autoscaler_stale {
         return Step::SyncAutoscaler.into();
     }
-    if let Some(plan) = keep_serving(case, target) {
-        return plan;
-    }
     match case.primary_ready() {
         Ok(()) => {
             let mut plan = Plan::default();
@@ -85,56 +82,41 @@ pub(super) fn promoting(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
             let next = case.enter(run, Stage::Returning);
             returning_from(case, plan, target, &next)
         }
-        Err(error) => {
-            let text = format!("{} not ready: {}", case.primary(), error.message);
-            let deadline = run.since.saturating_add(o.policy.deadline).unwrap_or(case.now);
-            if error.deadline || case.now >= deadline {
-                let mut next = case.enter(run, Stage::Restoring);
-                next.reason = Some(text.clone());
-                return Plan::default()
-                    .say(Message::warning(format!(
-                        "Promotion of {} failed, primary not ready: {text}",
-                        case.target()
-                    )))
-                    .then(Draft::from(o).run(Some(next)).finish(
-                        Phase::Promoting,
-                        "The primary did not become ready; the revision before is written back.",
-                        case.now,
-                    ));
-            }
-            let due = run.since.saturating_add(o.policy.interval).unwrap_or(case.now);
-            if case.now < due {
-                return Plan::default().wake(due.min(deadline));
-            }
-            case.repeating(Message::warning(text)).wake(deadline)
-        }
+        Err(error) => unready(case, run, &error),
     }
 }
 
-/// A side without ready pods carries no traffic while the other has some (interlock I3).
-fn keep_serving(case: &Case<'_>, target: &Workload) -> Option<Plan> {
-    let weight = case.o.routes.weight?;
-    let canary = target.rollout.available > 0;
-    let primary = case.primary_serves();
-    if weight > 0 && !canary && primary {
-        return Some(Step::SetWeight(0).into());
+/// The primary is not ready on the revision: it is waited for within a deadline of each stage, then the promotion
+/// has failed.
+fn unready(case: &mut Case<'_>, run: &Run, error: &NotReady) -> Plan {
+    let o = case.o;
+    let text = format!("{} not ready: {}", case.primary(), error.message);
+    let deadline = run.since.saturating_add(o.policy.deadline).unwrap_or(case.now);
+    if error.deadline || case.now >= deadline {
+        let mut next = case.enter(run, Stage::Restoring);
+        next.reason = Some(text.clone());
+        return Plan::default()
+            .say(Message::warning(format!(
+                "Promotion of {} failed, primary not ready: {text}",
+                case.target()
+            )))
+            .then(Draft::from(o).run(Some(next)).finish(
+                Phase::Promoting,
+                "The primary did not become ready; the revision before is written back.",
+                case.now,
+            ));
     }
-    // With a newer revision held on top, the pods are still those that have the weight already.
-    let of_run = weight > 0 || target.revision.as_str() == case.o.status.run.as_ref()?.revision;
-    if weight < 100 && canary && !primary && of_run {
-        return Some(Step::SetWeight(100).into());
+    let due = run.since.saturating_add(o.policy.interval).unwrap_or(case.now);
+    if case.now < due {
+        return Plan::default().wake(due.min(deadline));
     }
-    None
+    case.repeating(Message::warning(text)).wake(deadline)
 }
 
 /// Traffic returns to the primary, in steps of `stepWeightPromotion` or at once.
 pub(super) fn returning(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
     if let Err(error) = case.primary_ready() {
-        if let Some(plan) = keep_serving(case, target) {
-            return plan;
-        }
-        let text = format!("{} not ready: {}", case.primary(), error.message);
-        return case.repeating(Message::warning(text));
+        return unready(case, run, &error);
     }
     if let Some(due) = run.last_step.and_then(|at| at.saturating_add(case.o.policy.interval).ok())
         && case.now < due
@@ -175,12 +157,8 @@ fn returning_from(case: &mut Case<'_>, plan: Plan, _target: &Workload, run: &Run
 /// The canary is drained and scaled down; then, and only then, the run has succeeded.
 pub(super) fn finalising(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
     let o = case.o;
-    if !case.primary_serves()
-        && target.rollout.available > 0
-        && o.primary.as_ref().is_some_and(|p| p.replicas > 0)
-    {
-        let text = format!("{} lost its ready pods, waiting", case.primary());
-        return case.repeating(Message::warning(text));
+    if let Err(error) = case.primary_ready() {
+        return unready(case, run, &error);
     }
     if let Err(plan) = case.drained(target) {
         return plan;
@@ -222,16 +200,10 @@ pub(super) fn restoring(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
         return rollback::begin(case, run, None);
     };
     if !case.primary_runs(&previous) {
-        if let Some(plan) = keep_serving(case, target) {
-            return plan;
-        }
         if let Err(plan) = case.loaded(&previous) {
             return plan;
         }
         return Step::WritePrimary { revision: previous, replicas: None }.into();
-    }
-    if let Some(plan) = keep_serving(case, target) {
-        return plan;
     }
     match case.primary_ready() {
         Ok(()) => {

@@ -88,6 +88,10 @@ fn let_go(case: &mut Case<'_>, target: &Workload, run: Option<&Run>, primary: &W
         );
         return Plan::default().say(Message::warning(text)).then(Step::ScaleTarget(primary.replicas));
     }
+    let weight = case.o.routes.weight.unwrap_or(0);
+    if weight > 0 && target.rollout.available == 0 && primary.rollout.available > 0 {
+        return Step::SetWeight(0).into();
+    }
     if let Err(error) = target.ready(&case.o.names.target, 100, case.o.policy.deadline, case.now) {
         let text = format!("{} not ready: {}", case.target(), error.message);
         return case.repeating(Message::warning(text));
@@ -96,4 +100,22 @@ fn let_go(case: &mut Case<'_>, target: &Workload, run: Option<&Run>, primary: &W
         Err(plan) => plan,
         Ok(()) => Step::UnguardPrimary.into(),
     }
+}
+
+/// A side without ready pods carries no traffic while the other has some (interlock I3), whatever a run is about. Pods
+/// that have weight may get all of it; without weight only those that passed.
+pub(super) fn serving(case: &Case<'_>, target: &Workload, run: &Run) -> Option<Plan> {
+    let weight = case.o.routes.weight?;
+    let canary = target.rollout.available > 0;
+    let primary = case.primary_serves();
+    if weight > 0 && !canary && primary {
+        return Some(Step::SetWeight(0).into());
+    }
+    let passed =
+        matches!(run.stage, Stage::Promoting | Stage::Returning | Stage::Finalising | Stage::Restoring)
+            && target.revision.as_str() == run.revision;
+    if weight < 100 && canary && !primary && (weight > 0 || passed) {
+        return Some(Step::SetWeight(100).into());
+    }
+    None
 }

@@ -187,6 +187,9 @@ impl World {
                 self.law("I4", self.shares().is_none_or(|s| s.canary == 0), "a release at weight");
                 self.judge_gates(&revision);
             }
+            // What ran before, by hand for one, is on its way out.
+            let running: Vec<Revision> = self.target_pods().revisions().into_iter().cloned().collect();
+            self.laws.leaving.extend(running);
             self.laws.leaving.insert(revision.clone());
             self.laws.released = Some(revision);
             self.laws.by_hand = false;
@@ -453,11 +456,12 @@ impl World {
             return;
         }
         let canary_fit = canary_ready > 0 && target.revisions().into_iter().all(good);
-        let run = self.cluster.get(&self.canary).is_some_and(|c| c.pointer("/status/run").is_some());
+        let run = self.cluster.get(&self.canary).and_then(|c| text(c, "/status/run/revision"));
         // A canary that has not had any weight yet gets none because of the primary.
-        let tried = self.laws.step.is_some() || shares.canary > 0;
+        let stepped = self.laws.step.as_ref().is_some_and(|(r, ..)| Some(r.as_str()) == run);
+        let tried = stepped || shares.canary > 0;
         let stranded = (shares.canary > 0 && canary_ready == 0 && primary_ready > 0)
-            || (shares.primary > 0 && primary_ready == 0 && canary_fit && run && tried);
+            || (shares.primary > 0 && primary_ready == 0 && canary_fit && run.is_some() && tried);
         let exempt = self.laws.dead || suspended;
         self.laws.stranded = (stranded && !exempt).then(|| self.laws.stranded.unwrap_or(now));
         let long = self.laws.stranded.is_some_and(|since| now > since + PATIENCE);
