@@ -5,6 +5,7 @@ mod invariants {
     mod crashes;
     mod races;
     mod random;
+    mod review;
     mod runs;
 }
 #[cfg(test)]

@@ -95,7 +95,9 @@ impl Laws {
         if glassed(new) != glassed(old) {
             self.glassed.extend(glassed(new));
         }
-        if !generated && new["spec"]["replicas"] != old["spec"]["replicas"] {
+        // A paused Deployment that is scaled starts pods of whatever ReplicaSet it has; they get no weight.
+        let pauses = new["spec"]["paused"] == true && annotation(new, keys::HOLD).is_none();
+        if !generated && (pauses || new["spec"]["replicas"] != old["spec"]["replicas"]) {
             self.by_hand = true;
         }
         if unheld && !generated && annotation(new, keys::HOLD).is_none() {
@@ -191,12 +193,13 @@ impl World {
             let running: Vec<Revision> = self.target_pods().revisions().into_iter().cloned().collect();
             self.laws.leaving.extend(running);
             self.laws.leaving.insert(revision.clone());
-            self.laws.released = Some(revision);
+            self.laws.released = Some(revision.clone());
             self.laws.by_hand = false;
         }
         let enrolled =
             |o: &Value| o.pointer("/metadata/labels").is_some_and(|l| l.get(keys::CANARY).is_some());
         if before.is_some_and(|b| !enrolled(b)) && enrolled(after) {
+            self.laws.good.extend(is.is_none().then(|| revision.clone()));
             // What ran before it was ours is the owner's; it has no weight.
             let running: Vec<Revision> = self.target_pods().revisions().into_iter().cloned().collect();
             self.laws.leaving.extend(running);
@@ -333,13 +336,16 @@ impl World {
         let leaving = status.phase == Phase::Terminating;
         if is.canary > was.canary {
             let evacuates = primary == 0 && canary > 0;
-            let ready = self.has_threshold(&self.names.target.clone(), "canaryReadyThreshold");
+            let live = self.target().and_then(|t| t.pointer("/spec/template")).map(Revision::of).unwrap();
+            // The pods count, not the template: a newer one may have been held on top a moment ago.
+            let revision = status.run.as_ref().map(|r| Revision::from_key(&r.revision)).unwrap_or_else(|| live.clone());
+            let ready = live != revision && self.target_pods().revisions() == [&revision]
+                || self.has_threshold(&self.names.target.clone(), "canaryReadyThreshold");
             self.law(
                 "I3",
                 evacuates || (ready && canary > 0),
                 "the canary's weight rises below its ready threshold",
             );
-            let revision = self.target().and_then(|t| t.pointer("/spec/template")).map(Revision::of).unwrap();
             if stage == Some(Stage::Analysing) && !evacuates {
                 let repeats =
                     self.laws.step.as_ref().is_some_and(|(r, _, w)| *r == revision && *w == is.canary);
