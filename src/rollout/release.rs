@@ -87,7 +87,8 @@ pub(super) fn releasing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
     if target.replicas == 0 {
         if target.paused {
             // Scaled while paused, it would start pods of an older ReplicaSet (interlock §5.3).
-            let text = format!("Revision {} waits until its owner resumes {}.", target.revision, case.target());
+            let text =
+                format!("Revision {} waits until its owner resumes {}.", target.revision, case.target());
             return case.waits(o.status.phase, &text);
         }
         return Step::ScaleTarget(canary_replicas(case)).into();

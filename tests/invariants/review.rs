@@ -44,7 +44,10 @@ fn a4_an_owners_pause_keeps_the_revision_held_with_that_reason() {
     world.pause(true).unwrap();
     world.update("v2");
     world.run(60);
-    assert_eq!((world.key(keys::HOLD), world.target_pods().revisions().len()), (Some(revision("v2").as_str()), 0));
+    assert_eq!(
+        (world.key(keys::HOLD), world.target_pods().revisions().len()),
+        (Some(revision("v2").as_str()), 0)
+    );
     assert!(world.ready_message().contains("until its owner resumes"), "{}", world.ready_message());
     world.pause(false).unwrap();
     world.until_over(Phase::Succeeded);
@@ -110,8 +113,11 @@ fn a5_a_target_made_anew_between_release_and_scale_is_not_scaled() {
 fn a6_no_look_ends_with_a_field_of_the_targets_spec_in_our_name() {
     let mut world = World::initialised(canary(&[]));
     let check = |world: &World| {
-        let entries = world.target().unwrap()["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
-        let ours = |e: &serde_json::Value| e["manager"] == keys::FIELD_MANAGER && e["fieldsV1"].get("f:spec").is_some();
+        let entries =
+            world.target().unwrap()["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
+        let ours = |e: &serde_json::Value| {
+            e["manager"] == keys::FIELD_MANAGER && e["fieldsV1"].get("f:spec").is_some()
+        };
         assert!(!entries.iter().any(ours), "{}", world.tail());
     };
     for (image, end) in [("v2", Phase::Succeeded), ("v3", Phase::Failed)] {
@@ -169,7 +175,9 @@ fn a9_a_revert_at_any_moment_of_a_promotion_is_no_cancellation() {
             w.update("v1");
             w.after(3, World::start);
         });
-        world.until("the end", |w| w.at_rest() && w.image("app-primary") == "v1" && w.key(keys::HOLD).is_none());
+        world.until("the end", |w| {
+            w.at_rest() && w.image("app-primary") == "v1" && w.key(keys::HOLD).is_none()
+        });
         assert_eq!(world.key(keys::PROMOTED), Some(revision("v1").as_str()), "after write {write}");
     }
 }
@@ -282,11 +290,15 @@ fn b26_rollout_settings_are_promoted_with_the_template() {
     let mut world = World::initialised(canary(&[]));
     let mut object = deployment("v2", None, Some(2));
     object["spec"]["minReadySeconds"] = json!(7);
-    object["spec"]["strategy"] = json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}});
+    object["spec"]["strategy"] =
+        json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}});
     world.apply(object);
     world.until_over(Phase::Succeeded);
     let spec = &world.primary().unwrap()["spec"];
-    assert_eq!((&spec["minReadySeconds"], &spec["strategy"]["rollingUpdate"]["maxSurge"]), (&json!(7), &json!(1)));
+    assert_eq!(
+        (&spec["minReadySeconds"], &spec["strategy"]["rollingUpdate"]["maxSurge"]),
+        (&json!(7), &json!(1))
+    );
 }
 
 /// §5.11: a restart of the target restarts the primary, with the same revision.
@@ -322,12 +334,13 @@ fn a_hold_that_names_another_revision_is_corrected_before_anything_is_released()
     let mut world = World::initialised(canary(&[]));
     world.webhook = Webhook::Gone;
     let at = world.deployment("app");
-    world.edit_as(&at, Manager::update("evil"), |d| {
-        d["spec"]["template"] = template("v2", None);
-        d["spec"]["paused"] = json!(true);
-        d["metadata"]["annotations"][keys::HOLD] = json!("forged");
-    })
-    .unwrap();
+    world
+        .edit_as(&at, Manager::update("evil"), |d| {
+            d["spec"]["template"] = template("v2", None);
+            d["spec"]["paused"] = json!(true);
+            d["metadata"]["annotations"][keys::HOLD] = json!("forged");
+        })
+        .unwrap();
     world.webhook = Webhook::Up;
     world.until_over(Phase::Succeeded);
     assert_eq!(world.image("app-primary"), "v2");

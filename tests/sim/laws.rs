@@ -338,7 +338,8 @@ impl World {
             let evacuates = primary == 0 && canary > 0;
             let live = self.target().and_then(|t| t.pointer("/spec/template")).map(Revision::of).unwrap();
             // The pods count, not the template: a newer one may have been held on top a moment ago.
-            let revision = status.run.as_ref().map(|r| Revision::from_key(&r.revision)).unwrap_or_else(|| live.clone());
+            let revision =
+                status.run.as_ref().map(|r| Revision::from_key(&r.revision)).unwrap_or_else(|| live.clone());
             let ready = live != revision && self.target_pods().revisions() == [&revision]
                 || self.has_threshold(&self.names.target.clone(), "canaryReadyThreshold");
             self.law(
