@@ -344,7 +344,7 @@ fn a_hold_that_names_another_revision_is_corrected_before_anything_is_released()
     world.webhook = Webhook::Up;
     world.until_over(Phase::Succeeded);
     assert_eq!(world.image("app-primary"), "v2");
-    assert!(world.laws.applied.get("I2").is_some());
+    assert!(world.laws.applied.contains_key("I2"));
 }
 
 /// Objects that routing consists of come back, and the run's weight with them.
