@@ -26,7 +26,7 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan
     if let Some(plan) = backends(case, target, run) {
         return plan;
     }
-    if let Some(plan) = foreign_weight(case, run) {
+    if let Some(plan) = foreign_weight(case, target, run) {
         return plan;
     }
     if let Err(plan) = case.tick(run.last_step) {
@@ -78,13 +78,17 @@ fn backends(case: &mut Case<'_>, target: &Workload, run: &Run) -> Option<Plan> {
 }
 
 /// Weights that somebody else wrote are put right and reported.
-fn foreign_weight(case: &mut Case<'_>, run: &Run) -> Option<Plan> {
+fn foreign_weight(case: &mut Case<'_>, target: &Workload, run: &Run) -> Option<Plan> {
     let weight = case.o.routes.weight?;
     if weight == run.weight {
         case.m.confirmed_weight = Some(weight);
         return None;
     }
     if weight == 100 && !case.primary_serves() {
+        return None;
+    }
+    // Up only with the ready threshold, whoever took it down; the tick says what is waited for.
+    if weight < run.weight && case.canary_ready(target, &run.revision).is_err() {
         return None;
     }
     let mut plan = Plan::default();

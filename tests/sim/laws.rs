@@ -35,6 +35,8 @@ pub(crate) struct Laws {
     glassed: BTreeSet<Revision>,
     /// Somebody edited the primary's template by hand.
     primary_edited: bool,
+    /// Somebody else set the weight that is there.
+    foreign_weight: bool,
     /// Pods of the target that somebody scaled up.
     by_hand: bool,
     /// When the live hold arrived.
@@ -164,10 +166,13 @@ impl World {
         let shares = self.shares();
         if let Some((route, shares)) = traffic::route(&self.cluster, &self.names.namespace, &self.names.apex)
             && route == *at
-            && ours
             && let Some(was) = before.and_then(|b| traffic::of(b, &self.names.apex))
+            && was != shares
         {
-            self.judge_weight(was, shares);
+            self.laws.foreign_weight = !ours;
+            if ours {
+                self.judge_weight(was, shares);
+            }
         }
         let zero =
             |is: Option<bool>, since: Option<Timestamp>| is.unwrap_or(false).then(|| since.unwrap_or(now));
@@ -429,7 +434,7 @@ impl World {
                 self.law("I1", may, &text);
             }
             let mixed = running.len() > 1 && shares.is_some_and(|s| s.canary > 0);
-            let allowed = self.laws.unheld.iter().any(|r| running.contains(r));
+            let allowed = self.laws.foreign_weight || self.laws.unheld.iter().any(|r| running.contains(r));
             self.law("I4", !mixed || allowed, "pods behind the canary's weight change revision");
         }
         let primary_revisions: Vec<Revision> = {
