@@ -268,14 +268,15 @@ impl Case<'_> {
     }
 
     /// Judges the canary: the pods of the run's snapshot, all of them, and ready (interlock §5.4).
-    pub(super) fn canary_ready(&self, target: &Workload, revision: &str) -> Result<(), NotReady> {
-        if target.revision.as_str() != revision && target.keys.hold.is_none() {
+    pub(super) fn canary_ready(&self, target: &Workload, run: &Run) -> Result<(), NotReady> {
+        if target.revision.as_str() != run.revision && target.keys.hold.is_none() {
             return Err(NotReady {
                 message: format!("the template is {}, not the analysed one", target.revision),
                 deadline: false,
             });
         }
-        target.ready(&self.o.names.target, self.o.policy.canary_ready, self.o.policy.deadline, self.now)
+        let policy = &self.o.policy;
+        target.ready(&self.o.names.target, policy.canary_ready, policy.deadline, run.since, self.now)
     }
 
     /// Judges the primary.
@@ -283,10 +284,9 @@ impl Case<'_> {
         let Some(primary) = &self.o.primary else {
             return Err(NotReady { message: "deployment not found".into(), deadline: false });
         };
-        let ready = |p: &Workload| {
-            p.ready(&self.o.names.primary, self.o.policy.primary_ready, self.o.policy.deadline, self.now)
-        };
-        ready(primary)?;
+        let since = self.o.status.run.as_ref().map_or(Timestamp::UNIX_EPOCH, |run| run.since);
+        let policy = &self.o.policy;
+        primary.ready(&self.o.names.primary, policy.primary_ready, policy.deadline, since, self.now)?;
         let stopped = self.o.target.as_ref().is_some_and(|t| t.keys.requested_replicas == Some(0));
         if primary.replicas == 0 && !stopped {
             return Err(NotReady { message: "it is scaled to 0".into(), deadline: false });

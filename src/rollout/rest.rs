@@ -186,7 +186,7 @@ pub(super) fn begin(case: &Case<'_>, target: &Workload, hold: &Revision, stage: 
         last_step: None,
         weight: 0,
         previous: target.keys.promoted.as_ref().map(|r| r.as_str().to_owned()),
-        skip: case.o.policy.skip_analysis || target.keys.glassed.as_ref() == Some(hold),
+        skip: false,
         reason: None,
     }
 }

@@ -30,6 +30,8 @@ pub struct Workload {
     pub paused: bool,
     /// `spec.strategy.type` is Recreate.
     pub recreate: bool,
+    /// `spec.progressDeadlineSeconds`.
+    pub progress_deadline: SignedDuration,
     /// Our annotations.
     pub keys: Keys,
     /// What the Deployment controller says.
@@ -70,8 +72,12 @@ pub struct Rollout {
     pub ready: i32,
     /// `availableReplicas`.
     pub available: i32,
-    /// The Progressing condition says ProgressDeadlineExceeded.
-    pub deadline_exceeded: bool,
+    /// Since when the Progressing condition says ProgressDeadlineExceeded. It goes on saying so of the next template
+    /// until that one makes progress.
+    pub exceeded_at: Option<Timestamp>,
+    /// The Progressing condition says NewReplicaSetAvailable: to the Deployment controller the rollout is over, and
+    /// it holds no pod to the deadline any more. So it is when it has seen a release before its pods were asked for.
+    pub settled: bool,
     /// `lastUpdateTime` of an Available condition that is False for want of replicas.
     pub unavailable_since: Option<Timestamp>,
 }
@@ -140,6 +146,9 @@ impl Workload {
                 .unwrap_or(1),
             paused: object.pointer("/spec/paused").and_then(Value::as_bool).unwrap_or(false),
             recreate: object.pointer("/spec/strategy/type").is_some_and(|t| t == "Recreate"),
+            progress_deadline: SignedDuration::from_secs(
+                object.pointer("/spec/progressDeadlineSeconds").and_then(Value::as_i64).unwrap_or(600),
+            ),
             keys: Keys {
                 hold: revision(keys::HOLD),
                 failed: revision(keys::FAILED),
@@ -167,7 +176,8 @@ impl Workload {
     }
 
     /// Judges readiness in Flagger's order and words (docs.flagger.app, "Canary stages"): the pods counted are
-    /// those of the live template's ReplicaSet. `threshold` is in percent of the updated replicas.
+    /// those of the live template's ReplicaSet. `threshold` is in percent of the updated replicas, `since` when the
+    /// rollout that is judged began.
     ///
     /// # Errors
     ///
@@ -177,6 +187,7 @@ impl Workload {
         name: &str,
         threshold: i32,
         deadline: SignedDuration,
+        since: Timestamp,
         now: Timestamp,
     ) -> Result<(), NotReady> {
         let r = &self.rollout;
@@ -187,7 +198,9 @@ impl Workload {
                     .into(),
             ));
         }
-        if r.deadline_exceeded {
+        // Times of the API are whole seconds, and so is the shortest deadline: one that passed in the second in which
+        // the rollout began is an older rollout's.
+        if r.exceeded_at.is_some_and(|at| at.as_second() > since.as_second()) {
             return Err(NotReady {
                 message: format!("deployment {name:?} exceeded its progress deadline"),
                 deadline: true,
@@ -241,12 +254,18 @@ impl Rollout {
             updated: number(object, "/status/updatedReplicas"),
             ready: number(object, "/status/readyReplicas"),
             available: number(object, "/status/availableReplicas"),
-            deadline_exceeded: condition("Progressing", "ProgressDeadlineExceeded").is_some(),
+            exceeded_at: condition("Progressing", "ProgressDeadlineExceeded")
+                .map(|c| updated(c).unwrap_or(Timestamp::MAX)),
+            settled: condition("Progressing", "NewReplicaSetAvailable").is_some(),
             unavailable_since: condition("Available", "MinimumReplicasUnavailable")
                 .filter(|c| c.get("status").is_some_and(|s| s == "False"))
-                .and_then(|c| c.get("lastUpdateTime")?.as_str()?.parse().ok()),
+                .and_then(updated),
         }
     }
+}
+
+fn updated(condition: &Value) -> Option<Timestamp> {
+    condition.get("lastUpdateTime")?.as_str()?.parse().ok()
 }
 
 fn owned(object: &Value) -> Vec<Owned> {
@@ -282,7 +301,7 @@ mod tests {
     }
 
     fn verdict(status: &Value) -> Result<(), NotReady> {
-        deployment(status).ready("app", 100, SignedDuration::from_secs(60), NOW)
+        deployment(status).ready("app", 100, SignedDuration::from_secs(60), NOW, NOW)
     }
 
     #[test]
@@ -311,9 +330,12 @@ mod tests {
 
     #[test]
     fn a_passed_deadline_is_final() {
-        let exceeded = json!({"observedGeneration": 2,
-            "conditions": [{"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}]});
-        assert!(verdict(&exceeded).unwrap_err().deadline);
+        let exceeded = |at: &str| {
+            json!({"observedGeneration": 2, "conditions": [{"type": "Progressing", "status": "False",
+                "reason": "ProgressDeadlineExceeded", "lastUpdateTime": at}]})
+        };
+        assert!(verdict(&exceeded("1970-01-01T00:00:01Z")).unwrap_err().deadline);
+        assert!(!verdict(&exceeded("1970-01-01T00:00:00Z")).unwrap_err().deadline, "an older rollout's");
         let unavailable = json!({"observedGeneration": 2, "updatedReplicas": 2, "replicas": 2,
             "conditions": [{"type": "Available", "status": "False", "reason": "MinimumReplicasUnavailable",
                 "lastUpdateTime": "1969-12-31T23:58:00Z"}]});
