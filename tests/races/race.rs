@@ -33,7 +33,6 @@ pub(crate) struct Race {
 }
 
 /// A world without webhook and policies, for the naive controller.
-#[expect(clippy::panic, reason = "no scenario can go on without it")]
 async fn bare() -> &'static World {
     static BARE: OnceCell<World> = OnceCell::const_new();
     let made = BARE.get_or_try_init(|| async {
