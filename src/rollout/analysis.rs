@@ -135,7 +135,7 @@ fn tick(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
     if first {
         said.push(Message::normal(format!("Starting canary analysis for {}", case.target())));
     }
-    match case.hooks(if first { HookKind::PreRollout } else { HookKind::Rollout }, phase) {
+    match case.hooks(if first { HookKind::PreRollout } else { HookKind::Rollout }, Phase::Progressing) {
         Err(plan) => return plan,
         Ok(Round::Refused { answer, .. }) => {
             said.extend(answer.messages);

@@ -157,7 +157,11 @@ impl World {
         ));
         let outcome = match result {
             Ok(_) => {
-                self.written.push(write.clone());
+                self.written.push((write.clone(), self.cluster.get(&at).cloned()));
+                if matches!(write, Write::Create { .. }) && at.kind != Kind::ControllerRevision {
+                    let text = format!("{} {}.{} created", at.kind.as_str(), at.name, at.namespace);
+                    self.said.push(Message::log(text));
+                }
                 self.judge_write(&at, before.as_ref(), true);
                 Ok(())
             }

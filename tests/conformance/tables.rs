@@ -1,0 +1,118 @@
+//! The two tables: what deviates, and which traces are not driven.
+
+use super::trace::Trace;
+use sidetrack::api::CanarySpec;
+use sidetrack::api::validate::review;
+use std::time::Duration;
+
+/// Whose a difference is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Ours,
+    Theirs,
+    /// On both, elsewhere.
+    Moved,
+}
+
+struct Row {
+    trace: String,
+    what: String,
+    side: String,
+    text: String,
+    used: bool,
+}
+
+/// `tests/data/deviations.tsv`: trace, what, side, text, reason. `*` stands for any text.
+pub(super) struct Deviations(Vec<Row>);
+
+fn lines(text: &'static str) -> impl Iterator<Item = Vec<&'static str>> {
+    text.lines().filter(|l| !l.is_empty() && !l.starts_with('#')).map(|l| l.split('\t').collect())
+}
+
+/// Whether a pattern with `*` matches a text.
+fn matches(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = text.strip_prefix(first) else { return false };
+    let parts: Vec<&str> = parts.collect();
+    let Some((last, middle)) = parts.split_last() else { return rest.is_empty() };
+    for part in middle {
+        let Some(at) = rest.find(part) else { return false };
+        rest = &rest[at + part.len()..];
+    }
+    rest.ends_with(last)
+}
+
+impl Deviations {
+    pub(super) fn read() -> Self {
+        let rows = lines(include_str!("../data/deviations.tsv")).map(|columns| {
+            let [trace, what, side, text, reason] = columns[..] else { panic!("not five columns: {columns:?}") };
+            assert!(reason.len() > 10, "no reason: {columns:?}");
+            Row { trace: trace.into(), what: what.into(), side: side.into(), text: text.into(), used: false }
+        });
+        Self(rows.collect())
+    }
+
+    /// Whether a difference is listed.
+    pub(super) fn lists(&mut self, trace: &str, what: &str, side: Side, text: &str) -> bool {
+        let side = match side {
+            Side::Ours => "ours",
+            Side::Theirs => "theirs",
+            Side::Moved => "moved",
+        };
+        let row = self.0.iter_mut().find(|r| {
+            r.what == what && r.side == side && matches(&r.trace, trace) && matches(&r.text, text)
+        });
+        if let Some(row) = row {
+            row.used = true;
+            return true;
+        }
+        false
+    }
+
+    pub(super) fn unused(&self) -> Vec<String> {
+        let rows = self.0.iter().filter(|r| !r.used);
+        rows.map(|r| format!("deviation not needed: {} {} {} {}", r.trace, r.what, r.side, r.text)).collect()
+    }
+}
+
+/// `tests/data/traces-left-out.tsv`: trace, reason. What the review of a Canary refuses needs no row.
+pub(super) struct LeftOut(Vec<(&'static str, bool)>);
+
+impl LeftOut {
+    pub(super) fn read() -> Self {
+        let rows = lines(include_str!("../data/traces-left-out.tsv")).map(|columns| {
+            let [trace, reason] = columns[..] else { panic!("not two columns: {columns:?}") };
+            assert!(reason.len() > 10, "no reason: {columns:?}");
+            (trace, false)
+        });
+        Self(rows.collect())
+    }
+
+    pub(super) fn names(&mut self, trace: &Trace) -> bool {
+        let provider = trace.flag("-mesh-provider").unwrap_or("istio");
+        let refused = trace.canaries().iter().any(|canary| {
+            let spec: CanarySpec = serde_json::from_value(canary["spec"].clone()).unwrap();
+            !review(&spec, provider, Duration::from_secs(10)).refusals.is_empty()
+        });
+        if refused {
+            return true;
+        }
+        let row = self.0.iter_mut().find(|(name, _)| *name == trace.name());
+        if let Some((_, used)) = row {
+            *used = true;
+            return true;
+        }
+        false
+    }
+
+    pub(super) fn unused(&self) -> Vec<String> {
+        self.0.iter().filter(|(_, used)| !used).map(|(name, _)| format!("left out twice: {name}")).collect()
+    }
+}
+
+#[test]
+fn patterns_match_whole_texts() {
+    assert!(matches("a*c*", "abcd") && matches("*", "") && matches("a", "a"));
+    assert!(!matches("a", "ab") && !matches("*b", "ba") && !matches("a*a", "a"));
+}
