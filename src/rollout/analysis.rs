@@ -43,6 +43,9 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan
         let text = format!("{} not ready: {}", case.primary(), error.message);
         return halted(case, run, vec![Message::warning(text)], false);
     }
+    if let Some(why) = o.routes.unsettled.clone() {
+        return halted(case, run, vec![Message::warning(why)], false);
+    }
     tick(case, target, run)
 }
 

@@ -47,7 +47,12 @@ fn paired(mut apart: Vec<(Side, &str)>) -> Vec<(Side, &str)> {
 }
 
 /// Differences that are not listed.
-pub(super) fn differences(trace: &str, theirs: &View, ours: &View, deviations: &mut Deviations) -> Vec<String> {
+pub(super) fn differences(
+    trace: &str,
+    theirs: &View,
+    ours: &View,
+    deviations: &mut Deviations,
+) -> Vec<String> {
     let mut found = Vec::new();
     let mut themes: Vec<&String> = theirs.keys().chain(ours.keys()).collect();
     themes.sort();

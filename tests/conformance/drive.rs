@@ -30,7 +30,7 @@ pub(super) fn drive(trace: &Trace) -> View {
     }
     let statuses = trace.statuses();
     let mut seen = 0;
-    let mut last = 0.0;
+    let (mut last, mut gateway) = (0.0, false);
     for action in trace.actions() {
         let t = action["t"].as_f64().unwrap();
         let before = statuses.iter().filter(|(at, _)| *at <= t).count();
@@ -40,24 +40,47 @@ pub(super) fn drive(trace: &Trace) -> View {
             world.run_until(PATIENCE, |w| lines(w).iter().skip(from).any(|l| anchor(l) == anchor(state)));
             (seen, last) = (before, *at);
         }
-        pass(&mut world, t - last);
+        pass(&mut world, t - last, gateway);
         last = t;
+        gateway |= action["do"] == "gateway controller simulated: status follows generation";
         act(&mut world, action);
     }
-    pass(&mut world, trace.end() - last);
+    pass(&mut world, trace.end() - last, gateway);
     view_of(&world)
 }
 
-fn pass(world: &mut World, seconds: f64) {
+fn pass(world: &mut World, seconds: f64, gateway: bool) {
     let end = world.cluster.now + SignedDuration::from_secs_f64(seconds.max(0.0));
     while world.cluster.now < end {
+        if gateway {
+            accept_routes(world);
+        }
         world.step(end);
     }
 }
 
-/// What of a status is waited for: the phase, and while weights rise the weight too.
+/// A gateway that takes up every generation of the routes that it reports on.
+fn accept_routes(world: &mut World) {
+    let routes: Vec<ObjectRef> =
+        world.cluster.objects.keys().filter(|at| at.kind == Kind::HttpRoute).cloned().collect();
+    for at in routes {
+        let mut route = world.cluster.get(&at).cloned().unwrap();
+        let generation = route["metadata"]["generation"].clone();
+        let parents = route.pointer_mut("/status/parents").and_then(Value::as_array_mut);
+        for condition in parents.into_iter().flatten().flat_map(|p| p["conditions"].as_array_mut().unwrap()) {
+            condition["observedGeneration"] = generation.clone();
+        }
+        world.cluster.store(&at, route, None);
+    }
+}
+
+/// What of a status is waited for: the phase, while weights rise the weight too, and checks that have failed.
 fn anchor(line: &str) -> &str {
-    let counters = if line.starts_with("Progressing") { " failed" } else { " weight" };
+    let counters = match line.starts_with("Progressing") {
+        true if line.ends_with(" failed 0") => " failed",
+        true => return line,
+        false => " weight",
+    };
     line.split(counters).next().unwrap_or_default()
 }
 
@@ -80,7 +103,8 @@ fn metrics(table: &Value) -> Vec<(String, Value)> {
 
 fn answer_hook(world: &mut World, hook: &str, answer: &Value) {
     let old = world.answers.hooks.get(hook).cloned();
-    let mut next = old.unwrap_or(HookAnswer { code: 200, body: "{}".into(), delay: SignedDuration::from_millis(20) });
+    let mut next =
+        old.unwrap_or(HookAnswer { code: 200, body: "{}".into(), delay: SignedDuration::from_millis(20) });
     if let Some(code) = answer["code"].as_u64() {
         next.code = u16::try_from(code).unwrap();
     }
@@ -145,7 +169,7 @@ fn view_of(world: &World) -> View {
         view::add(&mut view, "statuses", line);
     }
     for message in &world.said {
-        view::add(&mut view, "messages", message.text.clone());
+        view::message(&mut view, &message.text);
     }
     for call in &world.answers.calls {
         if let Some(line) = view::hook(&call.to, &call.body) {
@@ -161,11 +185,15 @@ fn view_of(world: &World) -> View {
             continue;
         }
         if let Write::Scale { replicas, .. } = write {
-            view::add(&mut view, &format!("object Scale {}", at.name), json!({"replicas": replicas}).to_string());
-        } else if at.kind != Kind::Deployment || at.name == world.names.primary {
-            if let Some((theme, line)) = after.as_ref().and_then(view::object) {
-                view::add(&mut view, &theme, line);
-            }
+            view::add(
+                &mut view,
+                &format!("object Scale {}", at.name),
+                json!({"replicas": replicas}).to_string(),
+            );
+        } else if (at.kind != Kind::Deployment || at.name == world.names.primary)
+            && let Some((theme, line)) = after.as_ref().and_then(view::object)
+        {
+            view::add(&mut view, &theme, line);
         }
     }
     view

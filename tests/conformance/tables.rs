@@ -3,6 +3,7 @@
 use super::trace::Trace;
 use sidetrack::api::CanarySpec;
 use sidetrack::api::validate::review;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Whose a difference is.
@@ -46,7 +47,9 @@ fn matches(pattern: &str, text: &str) -> bool {
 impl Deviations {
     pub(super) fn read() -> Self {
         let rows = lines(include_str!("../data/deviations.tsv")).map(|columns| {
-            let [trace, what, side, text, reason] = columns[..] else { panic!("not five columns: {columns:?}") };
+            let [trace, what, side, text, reason] = columns[..] else {
+                panic!("not five columns: {columns:?}")
+            };
             assert!(reason.len() > 10, "no reason: {columns:?}");
             Row { trace: trace.into(), what: what.into(), side: side.into(), text: text.into(), used: false }
         });
@@ -60,9 +63,10 @@ impl Deviations {
             Side::Theirs => "theirs",
             Side::Moved => "moved",
         };
-        let row = self.0.iter_mut().find(|r| {
-            r.what == what && r.side == side && matches(&r.trace, trace) && matches(&r.text, text)
-        });
+        let row = self
+            .0
+            .iter_mut()
+            .find(|r| r.what == what && r.side == side && matches(&r.trace, trace) && matches(&r.text, text));
         if let Some(row) = row {
             row.used = true;
             return true;
@@ -77,37 +81,49 @@ impl Deviations {
 }
 
 /// `tests/data/traces-left-out.tsv`: trace, reason. What the review of a Canary refuses needs no row.
-pub(super) struct LeftOut(Vec<(&'static str, bool)>);
+pub(super) struct LeftOut {
+    rows: Vec<(&'static str, &'static str)>,
+    used: Vec<&'static str>,
+    reasons: BTreeMap<String, usize>,
+}
 
 impl LeftOut {
     pub(super) fn read() -> Self {
         let rows = lines(include_str!("../data/traces-left-out.tsv")).map(|columns| {
             let [trace, reason] = columns[..] else { panic!("not two columns: {columns:?}") };
             assert!(reason.len() > 10, "no reason: {columns:?}");
-            (trace, false)
+            (trace, reason)
         });
-        Self(rows.collect())
+        Self { rows: rows.collect(), used: Vec::new(), reasons: BTreeMap::new() }
     }
 
     pub(super) fn names(&mut self, trace: &Trace) -> bool {
         let provider = trace.flag("-mesh-provider").unwrap_or("istio");
-        let refused = trace.canaries().iter().any(|canary| {
+        let refusal = trace.canaries().iter().find_map(|canary| {
             let spec: CanarySpec = serde_json::from_value(canary["spec"].clone()).unwrap();
-            !review(&spec, provider, Duration::from_secs(10)).refusals.is_empty()
+            review(&spec, provider, Duration::from_secs(10)).refusals.into_iter().next()
         });
-        if refused {
-            return true;
-        }
-        let row = self.0.iter_mut().find(|(name, _)| *name == trace.name());
-        if let Some((_, used)) = row {
-            *used = true;
-            return true;
-        }
-        false
+        let row = || self.rows.iter().find(|(name, _)| *name == trace.name());
+        let reason = match (refusal, row()) {
+            (Some(refusal), _) => refusal,
+            (None, Some((name, reason))) => {
+                self.used.push(name);
+                (*reason).to_owned()
+            }
+            (None, None) => return false,
+        };
+        *self.reasons.entry(reason).or_default() += 1;
+        true
+    }
+
+    /// How many traces are left out, by reason.
+    pub(super) const fn reasons(&self) -> &BTreeMap<String, usize> {
+        &self.reasons
     }
 
     pub(super) fn unused(&self) -> Vec<String> {
-        self.0.iter().filter(|(_, used)| !used).map(|(name, _)| format!("left out twice: {name}")).collect()
+        let unused = self.rows.iter().filter(|(name, _)| !self.used.contains(name));
+        unused.map(|(name, _)| format!("left out twice: {name}")).collect()
     }
 }
 

@@ -1,24 +1,47 @@
-//! Recorded runs. They lie in `$SIDETRACK_FIXTURES`, else in `../shared/fixtures` beside the checkout; without either
-//! there is nothing to drive, and the test says so and passes.
+//! Recorded runs. They lie in `$SIDETRACK_FIXTURES`, else in `../shared/fixtures` beside the checkout. A checkout that
+//! stands alone has nothing to drive, and says so; where the variable or `../shared` is there, the recordings must be.
 
 use serde_json::Value;
-use std::path::PathBuf;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 
 pub(super) struct Trace(Value);
 
-pub(super) fn all() -> Vec<Trace> {
+fn directory() -> Option<PathBuf> {
+    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
     let given = std::env::var_os("SIDETRACK_FIXTURES").map(PathBuf::from);
-    let demanded = given.is_some();
-    let root = given.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/fixtures"));
-    let Ok(entries) = std::fs::read_dir(root.join("flagger-traces")) else {
-        assert!(!demanded, "no traces in {}", root.display());
-        eprintln!("skipped: no traces in {}", root.display());
-        return Vec::new();
+    let root = given.or_else(|| shared.is_dir().then(|| shared.join("fixtures")));
+    let Some(root) = root.filter(|root| !root.as_os_str().is_empty()) else {
+        // Not captured with what the test prints.
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED: no recorded runs here; SIDETRACK_FIXTURES names where they are"
+        );
+        return None;
     };
-    let mut files: Vec<PathBuf> = entries.map(|e| e.unwrap().path()).collect();
-    files.retain(|f| f.file_name().is_some_and(|n| n.to_string_lossy().starts_with("trace-")));
-    files.sort();
-    files.iter().map(|f| Trace(serde_json::from_slice(&std::fs::read(f).unwrap()).unwrap())).collect()
+    let directory = root.join("flagger-traces");
+    assert!(
+        directory.is_dir(),
+        "no recorded runs in {}: let SIDETRACK_FIXTURES name the directory that holds flagger-traces, or nothing to skip",
+        directory.display()
+    );
+    Some(directory)
+}
+
+/// The run of this name; `None` without recordings.
+pub(super) fn named(name: &str) -> Option<Trace> {
+    let text = std::fs::read(directory()?.join(format!("trace-{name}.json"))).unwrap();
+    Some(Trace(serde_json::from_slice(&text).unwrap()))
+}
+
+/// All runs; none without recordings.
+pub(super) fn all() -> Vec<Trace> {
+    let Some(directory) = directory() else { return Vec::new() };
+    let files = std::fs::read_dir(directory).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> =
+        files.filter_map(|f| Some(f.strip_prefix("trace-")?.strip_suffix(".json")?.to_owned())).collect();
+    names.sort();
+    names.iter().filter_map(|name| named(name)).collect()
 }
 
 impl Trace {
@@ -50,7 +73,11 @@ impl Trace {
 
     /// The Canaries as they were applied.
     pub(super) fn canaries(&self) -> Vec<&Value> {
-        self.actions().iter().filter(|a| a["do"] == "apply" && a["kind"] == "Canary").map(|a| &a["object"]).collect()
+        self.actions()
+            .iter()
+            .filter(|a| a["do"] == "apply" && a["kind"] == "Canary")
+            .map(|a| &a["object"])
+            .collect()
     }
 
     /// Entries of the timeline of one type.

@@ -18,6 +18,16 @@ pub(super) fn add(view: &mut View, theme: &str, line: String) {
     }
 }
 
+/// What Flagger says at each tick of an initialisation is compared once.
+const SAID_ONCE: [&str; 2] =
+    ["all the metrics providers are available!", "Error checking metric providers: "];
+
+/// Adds a message.
+pub(super) fn message(view: &mut View, text: &str) {
+    let add = if SAID_ONCE.iter().any(|once| text.starts_with(once)) { add_new } else { add };
+    add(view, "messages", text.to_owned());
+}
+
 /// Adds a line that has not been there before.
 pub(super) fn add_new(view: &mut View, theme: &str, line: String) {
     let lines = view.entry(theme.to_owned()).or_default();
@@ -44,7 +54,9 @@ pub(super) fn object(object: &Value) -> Option<(String, String)> {
                 let target = p.get("targetPort").unwrap_or(&p["port"]);
                 json!({"name": p["name"], "port": p["port"], "to": target, "app": p["appProtocol"]})
             };
-            let ports: Vec<Value> = spec["ports"].as_array().into_iter().flatten().map(port).collect();
+            // Flagger discovers ports in the order of a map.
+            let mut ports: Vec<Value> = spec["ports"].as_array().into_iter().flatten().map(port).collect();
+            ports.sort_by_key(|p| p["name"].to_string());
             json!({"selector": spec["selector"], "ports": ports, "headless": spec["clusterIP"] == "None"})
         }
         "Deployment" => {
@@ -53,8 +65,13 @@ pub(super) fn object(object: &Value) -> Option<(String, String)> {
             if let Some(map) = annotations.as_object_mut() {
                 map.remove("flagger-id");
             }
-            let images: Vec<&Value> =
-                template.pointer("/spec/containers").and_then(Value::as_array).into_iter().flatten().map(|c| &c["image"]).collect();
+            let images: Vec<&Value> = template
+                .pointer("/spec/containers")
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+                .map(|c| &c["image"])
+                .collect();
             json!({
                 "replicas": spec["replicas"], "labels": template.pointer("/metadata/labels"),
                 "annotations": annotations, "images": images, "selector": spec["selector"]["matchLabels"],
@@ -95,7 +112,7 @@ pub(super) fn of_trace(trace: &Trace) -> View {
         add(&mut view, "statuses", line);
     }
     for line in trace.list("log").iter().filter(|l| l.get("canary").is_some() && l["level"] != "debug") {
-        add(&mut view, "messages", line["msg"].as_str().unwrap().to_owned());
+        message(&mut view, line["msg"].as_str().unwrap());
     }
     for call in trace.list("hooks") {
         if let Some(line) = hook(call["to"].as_str().unwrap(), &call["body"]) {
