@@ -283,7 +283,12 @@ impl Case<'_> {
                 deadline: false,
             });
         }
-        target.ready(&self.o.names.target, self.o.policy.canary_ready, self.o.policy.deadline, self.now)
+        let o = self.o;
+        let mut target = target.clone();
+        if o.status.run.as_ref().is_some_and(|run| target.deadline_of_another(run.since)) {
+            target.rollout.deadline_exceeded = None;
+        }
+        target.ready(&o.names.target, o.policy.canary_ready, o.policy.deadline, self.now)
     }
 
     /// Judges the primary.

@@ -70,8 +70,8 @@ pub struct Rollout {
     pub ready: i32,
     /// `availableReplicas`.
     pub available: i32,
-    /// The Progressing condition says ProgressDeadlineExceeded.
-    pub deadline_exceeded: bool,
+    /// Since when the Progressing condition says ProgressDeadlineExceeded.
+    pub deadline_exceeded: Option<Timestamp>,
     /// `lastUpdateTime` of an Available condition that is False for want of replicas.
     pub unavailable_since: Option<Timestamp>,
 }
@@ -187,7 +187,7 @@ impl Workload {
                     .into(),
             ));
         }
-        if r.deadline_exceeded {
+        if r.deadline_exceeded.is_some() {
             return Err(NotReady {
                 message: format!("deployment {name:?} exceeded its progress deadline"),
                 deadline: true,
@@ -217,6 +217,13 @@ impl Workload {
         Ok(())
     }
 
+    /// The Deployment controller leaves the condition of a passed deadline alone while it is paused, and for a moment
+    /// after: whether it is older than what began at `since`, and so another revision's.
+    #[must_use]
+    pub fn deadline_of_another(&self, since: Timestamp) -> bool {
+        self.rollout.deadline_exceeded.is_some_and(|at| at.as_second() <= since.as_second())
+    }
+
     /// Whether pods of one ReplicaSet only exist, those of the live template.
     #[must_use]
     pub const fn uniform(&self) -> bool {
@@ -241,7 +248,10 @@ impl Rollout {
             updated: number(object, "/status/updatedReplicas"),
             ready: number(object, "/status/readyReplicas"),
             available: number(object, "/status/availableReplicas"),
-            deadline_exceeded: condition("Progressing", "ProgressDeadlineExceeded").is_some(),
+            deadline_exceeded: condition("Progressing", "ProgressDeadlineExceeded").map(|c| {
+                let at = c.get("lastUpdateTime").and_then(Value::as_str).and_then(|at| at.parse().ok());
+                at.unwrap_or(Timestamp::MAX)
+            }),
             unavailable_since: condition("Available", "MinimumReplicasUnavailable")
                 .filter(|c| c.get("status").is_some_and(|s| s == "False"))
                 .and_then(|c| c.get("lastUpdateTime")?.as_str()?.parse().ok()),
@@ -318,6 +328,16 @@ mod tests {
             "conditions": [{"type": "Available", "status": "False", "reason": "MinimumReplicasUnavailable",
                 "lastUpdateTime": "1969-12-31T23:58:00Z"}]});
         assert!(verdict(&unavailable).unwrap_err().deadline);
+    }
+
+    #[test]
+    fn a_deadline_that_passed_before_is_another_revisions() {
+        let at = |second: i64| Timestamp::from_second(second).unwrap();
+        let exceeded = deployment(&json!({"conditions": [{"type": "Progressing", "status": "False",
+            "reason": "ProgressDeadlineExceeded", "lastUpdateTime": "1970-01-01T00:01:00Z"}]}));
+        assert!(!exceeded.deadline_of_another(at(59)));
+        assert!(exceeded.deadline_of_another(at(60)) && exceeded.deadline_of_another(at(61)));
+        assert!(!deployment(&json!({})).deadline_of_another(at(61)));
     }
 
     #[test]

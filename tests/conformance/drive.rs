@@ -1,7 +1,7 @@
 //! A trace's input, given to the simulated cluster.
 
 use super::trace::Trace;
-use super::view::{self, View};
+use super::view::{self, View, anchor};
 use crate::sim::World;
 use crate::sim::answers::HookAnswer;
 use jiff::SignedDuration;
@@ -72,16 +72,6 @@ fn accept_routes(world: &mut World) {
         }
         world.cluster.store(&at, route, None);
     }
-}
-
-/// What of a status is waited for: the phase, while weights rise the weight too, and checks that have failed.
-fn anchor(line: &str) -> &str {
-    let counters = match line.starts_with("Progressing") {
-        true if line.ends_with(" failed 0") => " failed",
-        true => return line,
-        false => " weight",
-    };
-    line.split(counters).next().unwrap_or_default()
 }
 
 /// The statuses of the Canary, one line each.

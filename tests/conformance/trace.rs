@@ -89,9 +89,7 @@ impl Trace {
     pub(super) fn statuses(&self) -> Vec<(f64, String)> {
         let mut all: Vec<(f64, String)> = Vec::new();
         for entry in self.timeline("status") {
-            let status = &entry["status"];
-            let phase = status["phase"].as_str().unwrap_or_default();
-            let text = format!("{phase} weight {} failed {}", status["canaryWeight"], status["failedChecks"]);
+            let Some(text) = super::view::status(&entry["status"]) else { continue };
             if all.last().is_none_or(|(_, last)| *last != text) {
                 all.push((entry["t"].as_f64().unwrap(), text));
             }

@@ -43,6 +43,22 @@ pub(super) fn hook(to: &str, body: &Value) -> Option<String> {
     (!is_event && !RECEIVERS.contains(&to)).then(|| format!("{to} {body}"))
 }
 
+/// What of a status is waited for: the phase, while weights rise the weight too, and checks that have failed.
+pub(super) fn anchor(line: &str) -> &str {
+    let counters = match line.starts_with("Progressing") {
+        true if line.ends_with(" failed 0") => " failed",
+        true => return line,
+        false => " weight",
+    };
+    line.split(counters).next().unwrap_or_default()
+}
+
+/// What is compared of a status; nothing of one that is not written yet.
+pub(super) fn status(status: &Value) -> Option<String> {
+    let phase = status["phase"].as_str()?;
+    Some(format!("{phase} weight {} failed {}", status["canaryWeight"], status["failedChecks"]))
+}
+
 /// What is compared of an object that was written: nothing for kinds that the routers' own replays compare.
 pub(super) fn object(object: &Value) -> Option<(String, String)> {
     let kind = object["kind"].as_str()?;

@@ -301,7 +301,8 @@ fn status(pods: &mut Pods, wish: &Wish<'_>, object: &Value, now: Timestamp) -> V
     json!({
         "observedGeneration": observed, "replicas": total, "updatedReplicas": updated,
         "readyReplicas": ready, "availableReplicas": ready,
-        "conditions": [condition, {"type": "Progressing", "status": progressing, "reason": pods.reason}],
+        "conditions": [condition, {"type": "Progressing", "status": progressing, "reason": pods.reason,
+            "lastUpdateTime": (pods.since + if progressing == "False" { wish.deadline } else { SignedDuration::ZERO }).to_string()}],
     })
 }
 
