@@ -5,16 +5,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
-
-/// The recorded traces: named by `SIDETRACK_FIXTURES`, else beside the checkout; not part of the repository.
-fn traces() -> Option<Vec<PathBuf>> {
-    let fixtures = std::env::var_os("SIDETRACK_FIXTURES")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/fixtures"), PathBuf::from);
-    let files = std::fs::read_dir(fixtures.join("flagger-traces")).ok()?;
-    let trace = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with("trace-");
-    Some(files.map(|entry| entry.unwrap().path()).filter(trace).collect())
-}
+use std::path::Path;
 
 /// Reads an object into its type and writes it back.
 fn round_trip(object: &Value) -> Value {
@@ -60,10 +51,10 @@ fn lost(schema: &Value, read: &Value, written: &Value, path: &str) -> Vec<String
 
 #[test]
 fn recorded_objects_are_read_and_written_back_whole() {
-    let Some(traces) = traces() else {
-        eprintln!("no recorded traces here: set SIDETRACK_FIXTURES");
+    let traces = crate::router::traces::files();
+    if traces.is_empty() {
         return;
-    };
+    }
     let crds = crds();
     let mut seen = BTreeMap::new();
     for path in traces {

@@ -7,10 +7,11 @@ use super::analysis::{Alert, Analysis, HookType, Metric, Webhook};
 use super::canary::CanarySpec;
 use super::duration;
 use super::service::CanaryService;
+use crate::router::Provider;
 use std::time::Duration;
 
-/// The traffic routers that this version serves.
-pub const PROVIDERS: [&str; 5] = ["istio", "gatewayapi:v1", "smi:v1alpha1", "smi:v1alpha2", "smi:v1alpha3"];
+/// The traffic routers that this version serves. The flag may name a mesh after a version: `smi:v1alpha2:linkerd`.
+const SERVED: &str = "istio, gatewayapi:v1, smi:v1alpha1, smi:v1alpha2, smi:v1alpha3, linkerd, osm";
 
 /// What is to be said about a Canary, a sentence each, in the order of the fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,12 +71,12 @@ fn references(spec: &CanarySpec, review: &mut Review) {
 
 fn routing(spec: &CanarySpec, default_provider: &str, review: &mut Review) {
     let provider = spec.provider(default_provider);
-    if !PROVIDERS.contains(&provider) {
+    let served = Provider::parse(provider).is_ok();
+    if !served {
         review.refuse(format!(
-            "spec.provider is {provider:?}{}: traffic could not be shifted, because this version serves only {}; \
+            "spec.provider is {provider:?}{}: traffic could not be shifted, because this version serves only {SERVED}; \
              choose one of them.",
-            if spec.provider("").is_empty() { " by default" } else { "" },
-            PROVIDERS.join(", ")
+            if spec.provider("").is_empty() { " by default" } else { "" }
         ));
     }
     if provider.starts_with("gatewayapi:") && spec.service.gateway_refs.is_empty() {
@@ -99,7 +100,7 @@ fn routing(spec: &CanarySpec, default_provider: &str, review: &mut Review) {
         ("routeRef", spec.route_ref.is_some()),
         ("upstreamRef", spec.upstream_ref.is_some()),
     ] {
-        if given && PROVIDERS.contains(&provider) {
+        if given && served {
             review.warn(format!("spec.{field} is not used by provider {provider:?}."));
         }
     }
@@ -332,7 +333,7 @@ mod tests {
     #[test]
     fn a_sound_canary_has_nothing_to_be_said_about() {
         assert_eq!(with(&[]), Review::default());
-        for provider in PROVIDERS {
+        for provider in SERVED.split(", ").chain(["smi:v1alpha3:linkerd", "gatewayapi:v1beta1"]) {
             let gateways = json!([{"name": "public"}]);
             let review = with(&[("/provider", json!(provider)), ("/service/gatewayRefs", gateways)]);
             assert_eq!(review, Review::default(), "{provider}");
@@ -396,8 +397,8 @@ mod tests {
     #[test]
     fn says_when_a_refused_provider_is_the_default() {
         let spec = serde_json::from_value(sound()).unwrap();
-        let review = review(&spec, "linkerd", FLOOR);
-        assert!(review.refusals[0].contains("spec.provider is \"linkerd\" by default"), "{review:?}");
+        let review = review(&spec, "nginx", FLOOR);
+        assert!(review.refusals[0].contains("spec.provider is \"nginx\" by default"), "{review:?}");
     }
 
     #[test]

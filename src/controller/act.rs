@@ -12,7 +12,7 @@ use crate::object::{Kind, ObjectRef, Write};
 use crate::rollout::naming::label_value;
 use crate::rollout::plan::{Check, Level, Message, Plan, Step};
 use crate::rollout::revision::Revision;
-use crate::rollout::subject::{Config, Impossible, Question, Subject};
+use crate::rollout::subject::{Config, Impossible, Question, Subject, logged};
 use crate::rollout::{Memory, advance, objects};
 use crate::telemetry::log::chain;
 use crate::telemetry::metrics::Metrics;
@@ -212,6 +212,9 @@ impl Actor {
         }
         for write in subject.writes(&step)? {
             self.write(&write).await?;
+            if let Some(message) = logged(&step, &write) {
+                self.say(subject, &message);
+            }
         }
         match &step {
             Step::Status(status) => {
@@ -230,11 +233,6 @@ impl Actor {
     async fn write(&self, write: &Write) -> Result<(), ActError> {
         match self.writer.write(write).await {
             Ok(answer) => {
-                if let (Write::Create { .. }, Some(at)) = (write, write.target())
-                    && at.kind != Kind::ControllerRevision
-                {
-                    tracing::info!("{} {}.{} created", at.kind.as_str(), at.name, at.namespace);
-                }
                 match (answer, write) {
                     (Some(object), _) => drop(lock(&self.cache).upsert(object)),
                     (None, Write::Scale { target, .. }) => self.refresh(target).await?,

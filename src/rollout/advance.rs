@@ -56,10 +56,11 @@ impl Case<'_> {
             return leave::advance(self);
         }
         if !o.refusals.is_empty() {
-            return Draft::from(o)
-                .refuse(&o.refusals.join(" "), self.now)
-                .map(Plan::from)
-                .unwrap_or_default();
+            let why = o.refusals.join(" ");
+            let refused = Draft::from(o).refuse(&why, self.now);
+            return refused.map_or_else(Plan::default, |status| {
+                Plan::default().say(Message::warning(why)).then(status)
+            });
         }
         if !o.guarded {
             return Step::GuardCanary.into();
@@ -206,6 +207,13 @@ impl Case<'_> {
         }
         self.m.said_at = Some(self.now);
         Plan::default().say(message).wake(at)
+    }
+
+    /// Says why something that began at `since` is not done: what is merely under way is not news, what takes longer
+    /// than an interval is.
+    pub(super) fn overdue(&mut self, since: Timestamp, message: Message) -> Plan {
+        let due = since.saturating_add(self.o.policy.interval).unwrap_or(self.now);
+        if self.now < due { Plan::default().wake(due) } else { self.repeating(message) }
     }
 
     /// `canary.namespace`, as most messages have it.

@@ -43,6 +43,9 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan
         let text = format!("{} not ready: {}", case.primary(), error.message);
         return halted(case, run, vec![Message::warning(text)], false);
     }
+    if let Some(why) = o.routes.unsettled.clone() {
+        return halted(case, run, vec![Message::warning(why)], false);
+    }
     tick(case, target, run)
 }
 
@@ -135,7 +138,7 @@ fn tick(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
     if first {
         said.push(Message::normal(format!("Starting canary analysis for {}", case.target())));
     }
-    match case.hooks(if first { HookKind::PreRollout } else { HookKind::Rollout }, phase) {
+    match case.hooks(if first { HookKind::PreRollout } else { HookKind::Rollout }, Phase::Progressing) {
         Err(plan) => return plan,
         Ok(Round::Refused { answer, .. }) => {
             said.extend(answer.messages);

@@ -76,20 +76,15 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload) -> Plan {
     }
     if let Err(error) = case.primary_ready() {
         let text = format!("{} not ready: {}", case.primary(), error.message);
-        // A start that is merely under way is not news; one that takes longer than an interval is.
         let since = o.status.last_transition_time.unwrap_or(case.now);
-        let due = since.saturating_add(o.policy.interval).unwrap_or(case.now);
-        if case.now < due {
-            return Plan::default().wake(due);
-        }
-        return case.repeating(Message::warning(text));
+        return case.overdue(since, Message::warning(text));
     }
     hand_over(case, target)
 }
 
 /// Asks once whether the metrics server answers, where a metric needs it; the answer is said and holds nothing up.
 fn ask_providers(case: &mut Case<'_>) -> Option<Plan> {
-    if case.o.policy.metrics == 0 {
+    if case.o.policy.metrics == 0 || case.o.policy.skip_analysis {
         return None;
     }
     let answer = match case.ask(Check::Providers) {

@@ -78,7 +78,8 @@ pub(super) fn advance(case: &mut Case<'_>) -> Plan {
     }
     if let Err(error) = target.ready(&o.names.target, 100, o.policy.deadline, case.now, case.now) {
         let text = format!("Checking if canary is ready {}: {}", case.target(), error.message);
-        return case.repeating(Message::log(text));
+        let since = o.status.last_transition_time.unwrap_or(case.now);
+        return case.overdue(since, Message::log(text));
     }
     // The target runs what the primary runs: weight on it is safe.
     if o.routes.weight.is_some_and(|w| w != 100) {

@@ -40,6 +40,8 @@ pub struct Observed {
     pub services: Services,
     /// The routes.
     pub routes: Routes,
+    /// The autoscaler of the primary is missing.
+    pub autoscaler_gone: bool,
     /// The autoscaler of the primary needs to be created or updated.
     pub autoscaler_stale: bool,
     /// The error, in Flagger's words, of an autoscaler that is named but absent.

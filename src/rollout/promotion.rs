@@ -106,11 +106,7 @@ fn unready(case: &mut Case<'_>, run: &Run, error: &NotReady) -> Plan {
                 case.now,
             ));
     }
-    let due = run.since.saturating_add(o.policy.interval).unwrap_or(case.now);
-    if case.now < due {
-        return Plan::default().wake(due.min(deadline));
-    }
-    case.repeating(Message::warning(text)).wake(deadline)
+    case.overdue(run.since, Message::warning(text)).wake(deadline)
 }
 
 /// Traffic returns to the primary, in steps of `stepWeightPromotion` or at once.
@@ -180,7 +176,8 @@ pub(super) fn finalising(case: &mut Case<'_>, target: &Workload, run: &Run) -> P
     let waits_for = pending.map_or_else(String::new, |h| {
         format!("The primary runs revision {revision}; revision {h} is held and comes next.")
     });
-    let draft = Draft::from(o).zeroed().promoted(&revision).requested(target.keys.requested_replicas);
+    // The failed checks that the run survived stay to be read, as in Flagger; the next run starts from zero.
+    let draft = Draft::from(o).weight(0).promoted(&revision).requested(target.keys.requested_replicas);
     if o.policy.hooks_of(HookKind::PostRollout).next().is_some() {
         let mut next = case.enter(run, Stage::Closing);
         next.reason = Some(done);

@@ -111,12 +111,7 @@ pub(super) fn releasing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
         Err(error) if error.deadline || overdue(case, target, run) => rollback::begin(case, run, None),
         Err(error) => {
             let text = format!("canary deployment {} not ready: {}", case.target(), error.message);
-            // A start that is merely under way is not news; one that takes longer than an interval is.
-            let due = run.since.saturating_add(o.policy.interval).unwrap_or(case.now);
-            if case.now < due {
-                return Plan::default().wake(due);
-            }
-            case.repeating(Message::warning(text))
+            case.overdue(run.since, Message::warning(text))
         }
     }
 }

@@ -33,21 +33,18 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload) -> Plan {
 /// Traffic belongs to the primary, whatever somebody else wrote into the routes.
 fn traffic(case: &mut Case<'_>) -> Option<Plan> {
     let o = case.o;
-    if let Some(weight) = o.routes.weight.filter(|w| *w != 0) {
-        if case.primary_serves() {
-            let text = format!(
-                "Routes of {} were changed to canary weight {weight} outside of a run, routing all traffic to primary",
-                case.canary()
-            );
-            return Some(Plan::default().say(Message::warning(text)).then(Step::SetWeight(0)));
-        }
-    } else if o.routes.stale {
-        return Some(Step::EnsureRoutes.into());
+    let weight = o.routes.weight.filter(|w| *w != 0);
+    if let Some(weight) = weight.filter(|_| case.primary_serves()) {
+        let text = format!(
+            "Routes of {} have canary weight {weight} outside of a run, routing all traffic to primary",
+            case.canary()
+        );
+        return Some(Plan::default().say(Message::warning(text)).then(Step::SetWeight(0)));
     }
     if o.services.stale || o.services.apex_stale || o.services.apex != Some(Backend::Primary) {
         return Some(Step::EnsureServices { apex: Backend::Primary }.into());
     }
-    None
+    (weight.is_none() && o.routes.stale).then(|| Step::EnsureRoutes.into())
 }
 
 /// The primary exists, runs what it should and has the pods it should have.
@@ -77,7 +74,8 @@ fn primary(case: &mut Case<'_>, target: &Workload) -> Option<Plan> {
     {
         return Some(Step::RestartPrimary(at.clone()).into());
     }
-    if o.autoscaler_stale && o.policy.autoscaler.is_some() {
+    // A change of the target's autoscaler is taken up at the next promotion, as in Flagger.
+    if o.autoscaler_gone {
         return Some(Step::SyncAutoscaler.into());
     }
     if o.policy.autoscaler.is_none() {

@@ -46,9 +46,11 @@ pub(super) fn rolling_back(case: &mut Case<'_>, target: &Workload, run: &Run) ->
     let replaced = target.revision != revision;
     let rejected = target.held() && target.keys.failed.as_ref() == Some(&revision);
     if !(replaced || rejected) {
-        return Plan::default()
-            .say(Message::warning(format!("Canary failed! Scaling down {}", case.canary())))
-            .then(Step::Hold { revision, failed: true });
+        let mut plan = Plan::default();
+        if !o.deleting {
+            plan = plan.say(Message::warning(format!("Canary failed! Scaling down {}", case.canary())));
+        }
+        return plan.then(Step::Hold { revision, failed: true });
     }
     if target.replicas != 0 {
         return Step::ScaleTarget(0).into();

@@ -1,25 +1,43 @@
 //! Recorded runs of Flagger 1.44, for tests that replay them.
 //!
-//! They lie in `$SIDETRACK_FIXTURES`, else in `../shared/fixtures` beside the checkout. Without either there
-//! is nothing
-//! to replay, and the tests say so and pass; with the variable set, the traces must be there.
+//! They lie in `$SIDETRACK_FIXTURES`, else in `../shared/fixtures` beside the checkout. A checkout that stands alone
+//! has nothing to replay: the tests say so and pass, as they do with the variable set to nothing. Where the variable
+//! or `../shared` is there, the recordings must be.
 
 use serde_json::Value;
-use std::path::PathBuf;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 fn directory() -> Option<PathBuf> {
-    let (root, demanded) = match std::env::var_os("SIDETRACK_FIXTURES") {
-        Some(given) => (PathBuf::from(given), true),
-        None => (PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/fixtures"), false),
+    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
+    let given = std::env::var_os("SIDETRACK_FIXTURES").map(PathBuf::from);
+    let root = given.or_else(|| shared.is_dir().then(|| shared.join("fixtures")));
+    let Some(root) = root.filter(|root| !root.as_os_str().is_empty()) else {
+        // Not captured with what the test prints.
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED: no recorded runs here; SIDETRACK_FIXTURES names where they are"
+        );
+        return None;
     };
     let directory = root.join("flagger-traces");
-    let there = directory.is_dir();
-    assert!(there || !demanded, "no traces in {}", directory.display());
-    if !there {
-        eprintln!("skipped: no traces in {}", directory.display());
-    }
-    there.then_some(directory)
+    assert!(
+        directory.is_dir(),
+        "no recorded runs in {}: let SIDETRACK_FIXTURES name the directory that holds flagger-traces, or nothing to skip",
+        directory.display()
+    );
+    Some(directory)
+}
+
+/// The files of the traces. Empty without recordings.
+pub(crate) fn files() -> Vec<PathBuf> {
+    let Some(directory) = directory() else { return Vec::new() };
+    let mut files: Vec<PathBuf> = std::fs::read_dir(directory).unwrap().map(|e| e.unwrap().path()).collect();
+    files.retain(|f| f.file_name().is_some_and(|n| n.to_string_lossy().starts_with("trace-")));
+    files.sort();
+    assert!(files.len() > 100, "{} traces only", files.len());
+    files
 }
 
 /// Reads one JSON file of the recordings.
@@ -34,15 +52,8 @@ pub(crate) struct Trace(pub(crate) Value);
 pub(crate) fn all() -> &'static [Trace] {
     static ALL: OnceLock<Vec<Trace>> = OnceLock::new();
     ALL.get_or_init(|| {
-        let Some(directory) = directory() else { return Vec::new() };
-        let mut names: Vec<_> = std::fs::read_dir(directory)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .filter(|name| name.starts_with("trace-"))
-            .collect();
-        names.sort();
-        assert!(names.len() > 100, "{} traces only", names.len());
-        names.iter().map(|name| Trace(file(name).unwrap())).collect()
+        let read = |file: &PathBuf| Trace(serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap());
+        files().iter().map(read).collect()
     })
 }
 

@@ -8,6 +8,7 @@ use kube::api::{
     Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams,
     PostParams,
 };
+use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use serde_json::{Value, json};
 use sidetrack::object::Kind;
@@ -173,7 +174,9 @@ impl World {
         let timeline =
             Timeline { states: Arc::default(), namespace: namespace.into(), kinds: kinds.to_vec() };
         for kind in kinds {
-            let mut events = watcher(self.api(namespace, kind)?, watcher::Config::default()).boxed();
+            // Without a pause a watch on a control plane that has ended would never give way to the runtime's own end.
+            let events = watcher(self.api(namespace, kind)?, watcher::Config::default());
+            let mut events = events.default_backoff().boxed();
             let (states, kind) = (timeline.states.clone(), *kind);
             tokio::spawn(async move {
                 while let Some(event) = events.next().await {

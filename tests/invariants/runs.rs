@@ -6,6 +6,7 @@ use crate::sim::world::revision;
 use serde_json::json;
 use sidetrack::api::keys;
 use sidetrack::api::status::Phase;
+use sidetrack::object::{Kind, ObjectRef};
 
 #[test]
 fn a_healthy_revision_is_promoted() {
@@ -206,4 +207,45 @@ fn an_analysis_that_is_wanted_again_while_the_gate_is_shut_takes_place() {
     world.edit_canary("/spec/skipAnalysis", json!(false));
     world.answers.hook("gate", 200);
     world.until_weight(20);
+}
+
+#[test]
+fn a_route_that_is_not_accepted_halts_the_analysis_and_counts_nothing() {
+    let mut object = canary(&[]);
+    object["spec"]["provider"] = json!("gatewayapi:v1");
+    object["spec"]["service"]["gatewayRefs"] = json!([{"name": "gateway", "namespace": "edge"}]);
+    let mut world = World::initialised(object);
+    world.answers.metrics = vec![("histogram_quantile".into(), json!("0.05")), (String::new(), json!("100"))];
+    world.update("v2");
+    world.until_weight(20);
+    let at = ObjectRef::new(Kind::HttpRoute, "test", "app");
+    let accept = |world: &mut World, status: &str| {
+        let mut route = world.cluster.get(&at).cloned().unwrap();
+        route["status"]["parents"] = json!([{
+            "parentRef": {"name": "gateway", "namespace": "edge"},
+            "conditions": [{"type": "Accepted", "status": status, "observedGeneration": route["metadata"]["generation"]}],
+        }]);
+        world.cluster.store(&at, route, None);
+    };
+    accept(&mut world, "False");
+    world.run(45);
+    assert_eq!((world.weight(), world.status().failed_checks), (20, 0));
+    assert!(world.has_said("HTTPRoute app.test parent gateway is not ready (status: False"));
+    accept(&mut world, "True");
+    world.until_weight(40);
+}
+
+#[test]
+fn checks_that_failed_on_the_way_are_still_told_at_the_end() {
+    let mut world = World::initialised(canary(&[]));
+    world.update("v2");
+    world.until_weight(20);
+    world.answers.success_rate("50");
+    world.until("a failed check", |w| w.status().failed_checks == 1);
+    world.answers.success_rate("100");
+    world.until_over(Phase::Succeeded);
+    assert_eq!(world.status().failed_checks, 1);
+    world.update("v3");
+    world.until_phase(Phase::Progressing);
+    assert_eq!(world.status().failed_checks, 0);
 }

@@ -5,6 +5,8 @@
 mod harness;
 
 mod api;
+#[cfg(test)]
+mod conformance;
 mod flux;
 mod gates;
 mod leaving;

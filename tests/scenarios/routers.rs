@@ -53,8 +53,11 @@ async fn gateway_api_splits_the_traffic_and_its_status_is_waited_for() -> Result
     let spec = json!({"provider": "gatewayapi:v1", "service": {"gatewayRefs": [gateway]}});
     let ns = initialized("gateway", &spec).await?;
     // A gateway that takes up a generation when it is told to.
-    let accept = async || {
+    let accept = async |least: i64| {
         let route = world.get(&ns, "httproute", "app").await?;
+        if route_weight(&route) < Some(least) {
+            return Ok(());
+        }
         let status = json!({"status": {"parents": [{
             "controllerName": "example.com/gateway", "parentRef": gateway,
             "conditions": [{"type": "Accepted", "status": "True", "reason": "Accepted", "message": "",
@@ -66,15 +69,21 @@ async fn gateway_api_splits_the_traffic_and_its_status_is_waited_for() -> Result
         api.patch_status("app", &kube::api::PatchParams::default(), &patch).await?;
         anyhow::Ok(())
     };
-    accept().await?;
+    accept(0).await?;
     let timeline = world.timeline(&ns, &["httproute", "deploy"]).await?;
     world.flux(deployment(&ns, "v2", 2)).await?;
-    world.phase(&ns, "Finalising").await?;
+    world.event(&ns, "parent gateway is not ready (status: True, observed generation: 1").await?;
+    eventually("the weights are taken up, and the last is promoted", async || {
+        accept(1).await?;
+        let canary = world.get(&ns, "canary", "app").await?;
+        Ok((at(&canary, "/status/phase") == "Finalising").then_some(()))
+    })
+    .await?;
     // Weight 0 stands in the route, but the gateway has not seen it: the canary keeps its pods.
     let target = world.get(&ns, "deploy", "app").await?;
     ensure!(at(&target, "/spec/replicas") == 2, "pods went before the gateway knew");
     eventually("the gateway has taken up the route", async || {
-        accept().await?;
+        accept(0).await?;
         let canary = world.get(&ns, "canary", "app").await?;
         Ok((at(&canary, "/status/phase") == "Succeeded").then_some(()))
     })

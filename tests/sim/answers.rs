@@ -58,7 +58,11 @@ impl Answers {
         if request.method == Method::Get {
             let query = url.query_pairs().find(|(k, _)| k == "query").unwrap().1.into_owned();
             if self.dead.as_ref().is_some_and(|dead| request.url.starts_with(dead)) {
-                let message = format!("Get {:?}: dial tcp: connect: connection refused", request.url);
+                let message = format!(
+                    "Get {:?}: dial tcp {}: connect: connection refused",
+                    request.url,
+                    url.authority()
+                );
                 return (Err(TransportError { message }), QUICK);
             }
             self.queries.push(query.clone());

@@ -383,7 +383,8 @@ impl World {
 
     fn judge_status(&mut self) {
         let status = self.status();
-        if self.statuses.last() != Some(&status) {
+        let stated = self.cluster.get(&self.canary).is_some_and(|c| c.get("status").is_some());
+        if stated && self.statuses.last() != Some(&status) {
             self.statuses.push(status.clone());
         }
         let run_closes = status.run.as_ref().is_none_or(|r| r.stage == Stage::Closing);

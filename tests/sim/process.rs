@@ -8,7 +8,7 @@ use sidetrack::object::{Kind, ObjectRef, Write};
 use sidetrack::rollout::naming::label_value;
 use sidetrack::rollout::plan::{Answer, Check, Message, Plan, Step};
 use sidetrack::rollout::revision::Revision;
-use sidetrack::rollout::subject::{Config, Question, Snapshot, Subject};
+use sidetrack::rollout::subject::{Config, Question, Snapshot, Subject, logged};
 use sidetrack::rollout::{Memory, advance, objects};
 use std::collections::BTreeMap;
 
@@ -123,6 +123,7 @@ impl World {
         let Ok(writes) = subject.writes(step) else { return Err(Ended::Again) };
         for write in writes {
             self.our_write(&write)?;
+            self.said.extend(logged(step, &write));
         }
         match step {
             Step::StoreSnapshot(revision) | Step::StorePrimarySnapshot(revision) => {
@@ -157,7 +158,7 @@ impl World {
         ));
         let outcome = match result {
             Ok(_) => {
-                self.written.push(write.clone());
+                self.written.push((write.clone(), self.cluster.get(&at).cloned()));
                 self.judge_write(&at, before.as_ref(), true);
                 Ok(())
             }

@@ -44,8 +44,8 @@ pub(crate) struct World {
     pub(crate) webhook: Webhook,
     pub(crate) laws: Laws,
     pub(crate) said: Vec<Message>,
-    /// Sidetrack's writes that were accepted.
-    pub(crate) written: Vec<Write>,
+    /// Sidetrack's writes that were accepted, and the object after each.
+    pub(crate) written: Vec<(Write, Option<Value>)>,
     /// Its writes that were sent.
     pub(crate) writes: usize,
     pub(crate) looks: usize,

@@ -69,10 +69,15 @@ impl Subject<'_> {
                     Err(e) => Question::Settled(self.hook_answer(hook, Err(e.to_string()))),
                 }
             }
-            Check::Providers => match Prometheus::new(self.metrics_server(), &BTreeMap::new(), None, false) {
-                Ok(server) => Question::Send(server.request(ONLINE_QUERY)),
-                Err(e) => Question::Settled(unavailable(&e.to_string())),
-            },
+            Check::Providers => {
+                if let Some(why) = self.missing_template() {
+                    return Question::Settled(unavailable(&why));
+                }
+                match Prometheus::new(self.metrics_server(), &BTreeMap::new(), None, false) {
+                    Ok(server) => Question::Send(server.request(ONLINE_QUERY)),
+                    Err(e) => Question::Settled(unavailable(&format!("prometheus not avaiable: {e}"))),
+                }
+            }
             Check::Metric { index } => {
                 let metrics = self.metrics();
                 let checks = judge::checks(&metrics);
@@ -92,13 +97,8 @@ impl Subject<'_> {
         if check.source == Source::Template {
             let template = match self.template_at(check.metric) {
                 Some((_, Ok(template))) => template,
-                Some((at, Err(why))) => {
-                    let why = if why.is_empty() {
-                        format!("error: metrictemplates.flagger.app {:?} not found", at.name)
-                    } else {
-                        format!("error: {why}")
-                    };
-                    return settled(&check.template_failure(namespace, &why));
+                Some((_, Err(why))) => {
+                    return settled(&check.template_failure(namespace, &format!("error: {why}")));
                 }
                 None => return settled(&check.template_failure(namespace, "error: no reference")),
             };
@@ -165,7 +165,7 @@ impl Subject<'_> {
                     messages: vec![Message::normal("all the metrics providers are available!")],
                     error: String::new(),
                 },
-                Err(why) => unavailable(&why),
+                Err(why) => unavailable(&format!("prometheus not avaiable: {why}")),
             }),
             Check::Metric { index } => {
                 let metrics = self.metrics();
@@ -253,7 +253,15 @@ impl Subject<'_> {
         }
     }
 
-    /// The MetricTemplate that a metric names; an error is empty when it does not exist.
+    /// The first MetricTemplate that is named and cannot be read, and why.
+    fn missing_template(&self) -> Option<String> {
+        self.metrics().iter().find_map(|metric| {
+            let (at, template) = self.template_at(metric)?;
+            Some(format!("metric template {}.{} error: {}", at.name, at.namespace, template.err()?))
+        })
+    }
+
+    /// The MetricTemplate that a metric names, or why it cannot be read.
     fn template_at(&self, metric: &MetricSpec) -> Option<(ObjectRef, Result<MetricTemplate, String>)> {
         let reference = metric.template_ref.as_ref()?;
         let namespace =
@@ -261,14 +269,14 @@ impl Subject<'_> {
         let at = ObjectRef::new(Kind::MetricTemplate, namespace, &reference.name);
         let template = match self.objects.get(&at) {
             Some(object) => serde_json::from_value(object.clone()).map_err(|e| e.to_string()),
-            None => Err(String::new()),
+            None => Err(format!("metrictemplate.flagger.app {:?} not found", at.name)),
         };
         Some((at, template))
     }
 }
 
 fn unavailable(why: &str) -> Answer {
-    failed(error(format!("Error checking metric providers: prometheus not avaiable: {why}")))
+    failed(error(format!("Error checking metric providers: {why}")))
 }
 
 fn judged(verdict: &Verdict, metric: &MetricSpec) -> Judged {

@@ -8,7 +8,7 @@ mod observe;
 mod writes;
 
 pub use checks::{Judged, Question};
-pub use writes::Impossible;
+pub use writes::{Impossible, logged};
 
 use crate::api::validate::{Review, review};
 use crate::api::{Canary, CanarySpec};

@@ -2,7 +2,7 @@
 
 use super::Subject;
 use crate::api::keys;
-use crate::object::Kind;
+use crate::object::{Kind, Write};
 use crate::rollout::objects;
 use crate::rollout::observed::{Backend, Observed, Routes, Services, Settings};
 use crate::rollout::revision::Revision;
@@ -25,10 +25,10 @@ impl Subject<'_> {
         let mut refusals = self.review.refusals.clone();
         if self.target().is_some() && self.label().is_none() {
             refusals.push(format!(
-                "deployment {}.{} spec.selector.matchLabels must contain one of {:?}",
+                "getSelectorLabel failed: deployment {}.{} spec.selector.matchLabels must contain one of [{}]",
                 self.names.target,
                 self.names.namespace,
-                objects::SELECTOR_LABELS
+                objects::SELECTOR_LABELS.join(" ")
             ));
         }
         let mut snapshots: Vec<(&String, &str)> =
@@ -52,6 +52,7 @@ impl Subject<'_> {
             primary,
             services: self.observed_services(),
             routes: self.observed_routes(),
+            autoscaler_gone: matches!(self.autoscaler_write(), Some(Write::Create { .. })),
             autoscaler_stale: self.autoscaler_write().is_some(),
             autoscaler_missing: self.autoscaler_missing(),
             snapshots: snapshots.into_iter().map(|(name, _)| name.clone()).collect(),

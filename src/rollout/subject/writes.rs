@@ -6,7 +6,7 @@ use crate::object::{Kind, ObjectRef, Write};
 use crate::rollout::objects;
 use crate::rollout::observed::Backend;
 use crate::rollout::patch::Edit;
-use crate::rollout::plan::Step;
+use crate::rollout::plan::{Message, Step};
 use crate::rollout::revision::{RESTARTED_AT, Revision};
 use crate::rollout::workload::Workload;
 use crate::router::services::ApexSelects;
@@ -336,6 +336,27 @@ impl Subject<'_> {
     }
 }
 
+/// What is logged of a write that was done: what is made, and what is repaired (Flagger's words). Weights, templates
+/// and status are spoken of by the plan.
+#[must_use]
+pub fn logged(step: &Step, write: &Write) -> Option<Message> {
+    let at = write.target()?;
+    let kind = match at.kind {
+        Kind::HorizontalPodAutoscaler => "HorizontalPodAutoscaler v2",
+        kind => kind.as_str(),
+    };
+    let name = format!("{}.{}", at.name, at.namespace);
+    let text = match (write, step) {
+        (Write::Create { .. }, _) if at.kind != Kind::ControllerRevision => format!("{kind} {name} created"),
+        (Write::Patch { .. }, Step::EnsureServices { .. } | Step::PointAtTarget) => {
+            format!("{kind} {} updated", at.name)
+        }
+        (Write::Patch { .. }, Step::EnsureRoutes | Step::SyncAutoscaler) => format!("{kind} {name} updated"),
+        _ => return None,
+    };
+    Some(Message::log(text))
+}
+
 fn one(edit: Edit<'_>) -> Vec<Write> {
     edit.write().into_iter().collect()
 }
@@ -348,4 +369,34 @@ fn scale(live: Option<&Value>, target: ObjectRef, replicas: i32) -> Writes {
         resource_version: workload.resource_version,
         replicas,
     }])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_made_or_repaired_is_logged_and_weights_are_not() {
+        let at = |kind| ObjectRef::new(kind, "test", "app");
+        let patch = |kind| Write::Patch { target: at(kind), patch: json_patch::Patch(Vec::new()) };
+        let made = |api_version: &str, kind: &str| Write::Create {
+            object: json!({"apiVersion": api_version, "kind": kind, "metadata": {"namespace": "test", "name": "app"}}),
+        };
+        let services = Step::EnsureServices { apex: Backend::Primary };
+        for (step, write, text) in [
+            (&services, made("v1", "Service"), Some("Service app.test created")),
+            (&services, patch(Kind::Service), Some("Service app updated")),
+            (&Step::EnsureRoutes, patch(Kind::VirtualService), Some("VirtualService app.test updated")),
+            (
+                &Step::SyncAutoscaler,
+                made("autoscaling/v2", "HorizontalPodAutoscaler"),
+                Some("HorizontalPodAutoscaler v2 app.test created"),
+            ),
+            (&Step::SetWeight(10), patch(Kind::VirtualService), None),
+            (&Step::Disown, patch(Kind::Deployment), None),
+            (&Step::StoreSnapshot(Revision::from_key("a")), made("apps/v1", "ControllerRevision"), None),
+        ] {
+            assert_eq!(logged(step, &write).map(|m| m.text).as_deref(), text, "{step:?}");
+        }
+    }
 }

@@ -1,0 +1,42 @@
+//! Conformance: recorded runs of Flagger 1.44.0, driven again through the shipped core, and what differs.
+//!
+//! Every difference stands in `tests/data/deviations.tsv` with its reason, every trace that is not driven in
+//! `tests/data/traces-left-out.tsv`; a row that is not needed fails as a missing one does.
+
+#[cfg(test)]
+mod conformance {
+    mod compare;
+    mod drive;
+    mod tables;
+    mod trace;
+    mod view;
+
+    use tables::{Deviations, LeftOut};
+
+    #[test]
+    fn every_recorded_run_is_reproduced_but_for_the_deviations_that_are_listed() {
+        let traces = trace::all();
+        if traces.is_empty() {
+            return;
+        }
+        let (mut deviations, mut left_out) = (Deviations::read(), LeftOut::read());
+        let (mut differences, mut driven) = (Vec::new(), 0);
+        for trace in &traces {
+            if left_out.names(trace) {
+                continue;
+            }
+            driven += 1;
+            let (theirs, ours) = (view::of_trace(trace), drive::drive(trace));
+            differences.extend(compare::differences(trace.name(), &theirs, &ours, &mut deviations));
+        }
+        println!("left out, by reason: {:#?}", left_out.reasons());
+        let told = format!("{driven} of {} recorded runs", traces.len());
+        assert!(include_str!("../README.md").contains(&told), "the README does not say: {told}");
+        differences.extend(deviations.unused());
+        differences.extend(left_out.unused());
+        assert!(differences.is_empty(), "{} differences\n{}", differences.len(), differences.join("\n"));
+    }
+}
+#[cfg(test)]
+#[expect(dead_code, reason = "each test binary uses a part of it")]
+mod sim;
