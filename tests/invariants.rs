@@ -7,6 +7,7 @@ mod invariants {
     mod random;
     mod review;
     mod runs;
+    mod upgrades;
 }
 #[cfg(test)]
 #[expect(dead_code, reason = "each test binary uses a part of it")]

@@ -6,3 +6,4 @@ mod harness;
 
 mod certificates;
 mod second_lock;
+mod upgrades;

@@ -5,6 +5,7 @@
 
 mod checks;
 mod observe;
+mod rebaseline;
 mod writes;
 
 pub use checks::{Judged, Question};

@@ -32,7 +32,7 @@ impl Subject<'_> {
     pub fn writes(&self, step: &Step) -> Writes {
         let none = Ok(Vec::new());
         match step {
-            Step::Say(_) | Step::Ask(_) | Step::LoadSnapshot(_) => none,
+            Step::Say(_) | Step::Ask(_) | Step::LoadSnapshot(_) | Step::Redefault { .. } => none,
             Step::Status(status) => {
                 let mut object = json!({
                     "apiVersion": Kind::Canary.api_version(), "kind": Kind::Canary.as_str(),
@@ -46,10 +46,10 @@ impl Subject<'_> {
             }
             Step::GuardCanary => Ok(one(self.canary_edit().with_finalizer(keys::CANARY_FINALIZER))),
             Step::ReleaseCanary => Ok(one(self.canary_edit().without_finalizer(keys::CANARY_FINALIZER))),
-            Step::StoreSnapshot(revision) => {
-                let target = self.target().ok_or_else(|| missing("the target"))?;
-                let template = target.pointer("/spec/template").ok_or_else(|| missing("the template"))?;
-                self.store(template, revision)
+            Step::StoreSnapshot(revision) => self.store(self.template(revision)?, revision),
+            Step::Rebaseline { from, to } => self.rebaseline(from, to),
+            Step::GlassPrimary(revision) => {
+                Ok(one(self.primary_edit()?.same_generation().annotation(keys::GLASSED, revision.as_str())))
             }
             Step::StorePrimarySnapshot(revision) => {
                 let (primary, label) =
@@ -118,6 +118,7 @@ impl Subject<'_> {
             Step::Adopt { .. }
             | Step::Release(_)
             | Step::Hold { .. }
+            | Step::Glass { .. }
             | Step::ClearHold(_)
             | Step::CorrectHold(_)
             | Step::RecordReplicas(_)
@@ -160,6 +161,17 @@ impl Subject<'_> {
                     .set("/spec/paused", true.into())
                     .without_finalizer(keys::TRAFFIC_FINALIZER);
                 if *failed { edit.annotation(keys::FAILED, revision.as_str()) } else { edit }
+            }
+            Step::Glass { revision, hold } => {
+                let edit =
+                    guarded().annotation(keys::GLASSED, revision.as_str()).without_annotation(keys::FAILED);
+                if *hold {
+                    edit.annotation(keys::HOLD, revision.as_str())
+                        .set("/spec/paused", true.into())
+                        .without_finalizer(keys::TRAFFIC_FINALIZER)
+                } else {
+                    edit
+                }
             }
             Step::ClearHold(_) => guarded()
                 .unchanged(&hold)
@@ -220,7 +232,7 @@ impl Subject<'_> {
         Ok(Edit::new(self.at(&self.names.primary), primary))
     }
 
-    fn template(&self, revision: &Revision) -> Result<&Value, Impossible> {
+    pub(super) fn template(&self, revision: &Revision) -> Result<&Value, Impossible> {
         let live = self.target().and_then(|t| t.pointer("/spec/template"));
         self.templates
             .get(revision)
