@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod invariants {
     mod crashes;
+    mod guards;
     mod races;
     mod random;
     mod review;
