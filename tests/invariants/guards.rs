@@ -1,8 +1,10 @@
 //! One guard each: what would happen if the line that keeps it were not there.
 
 use crate::sim::World;
-use crate::sim::manifests::canary;
+use crate::sim::manifests::{canary, deployment};
 use crate::sim::world::revision;
+use crate::sim::writers::Webhook;
+use sidetrack::api::keys;
 use sidetrack::api::status::{Phase, Stage};
 use sidetrack::object::{Kind, ObjectRef};
 
@@ -148,4 +150,55 @@ fn the_first_pods_go_only_when_the_routes_have_left_them() {
     world.run(3);
     assert_eq!((world.weight(), world.replicas("app")), (0, 2), "{}", world.tail());
     world.until_phase(Phase::Initialized);
+}
+
+/// The same for clients of the apex Service: they are given their time as well.
+#[test]
+fn the_first_pods_go_only_when_clients_of_the_apex_have_left_them() {
+    let mut world = World::with(canary(&[]));
+    let apex = ObjectRef::new(Kind::Service, "test", "app");
+    world.until("an apex", |w| w.cluster.get(&apex).is_some());
+    world.run(4);
+    world.webhook = Webhook::Gone;
+    world.edit(&apex, |s| s["spec"]["selector"]["app"] = "app".into()).unwrap();
+    world.run(3);
+    let selected = &world.cluster.get(&apex).unwrap()["spec"]["selector"]["app"];
+    assert_eq!((selected, world.replicas("app")), (&"app-primary".into(), 2), "{}", world.tail());
+    world.until_phase(Phase::Initialized);
+}
+
+/// §5.10: the traffic leaves at once, before anything is said or held.
+#[test]
+fn a_bypass_loses_its_weight_first() {
+    let mut world = World::initialised(canary(&[]));
+    world.update("v2");
+    world.until_weight(40);
+    world.webhook = Webhook::Gone;
+    world.update("v3");
+    world.after_write(1, |w| assert_eq!((w.weight(), w.key(keys::HOLD)), (0, None), "{}", w.tail()));
+    world.run(5);
+    assert!(world.has_said("InterlockBypassed"));
+}
+
+/// §5.5: what the primary is made from stays, however many revisions fail after it.
+#[test]
+fn the_promoted_template_is_never_pruned() {
+    let mut world = World::empty("test", "app", "app", None);
+    let of = |image: &str| {
+        let mut object = deployment(image, None, Some(2));
+        object["spec"]["revisionHistoryLimit"] = 1.into();
+        object
+    };
+    world.apply(of("v1"));
+    world.apply(canary(&[]));
+    world.until_phase(Phase::Initialized);
+    world.answers.success_rate("1");
+    for image in ["v2", "v3", "v4"] {
+        world.apply(of(image));
+        world.until("its failure", |w| w.key(keys::FAILED) == Some(revision(image).as_str()) && w.at_rest());
+    }
+    let stored =
+        |r| world.cluster.get(&ObjectRef::new(Kind::ControllerRevision, "test", world.names.snapshot(r)));
+    assert!(stored(&revision("v2")).is_none() && stored(&revision("v4")).is_some());
+    assert!(stored(&revision("v1")).is_some(), "{}", world.tail());
 }

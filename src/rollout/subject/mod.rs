@@ -6,6 +6,8 @@
 mod checks;
 mod observe;
 mod rebaseline;
+#[cfg(test)]
+mod testing;
 mod writes;
 
 pub use checks::{Judged, Question};

@@ -65,32 +65,15 @@ impl Subject<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::object::{Kind, ObjectRef};
-    use crate::rollout::subject::Config;
+    use crate::rollout::subject::testing::{subject, target};
     use serde_json::json;
-    use std::collections::BTreeMap;
-
-    fn target(template: &Value) -> Value {
-        json!({
-            "apiVersion": "apps/v1", "kind": "Deployment",
-            "metadata": {"name": "app", "namespace": "test", "uid": "u", "resourceVersion": "1", "generation": 3},
-            "spec": {"selector": {"matchLabels": {"app": "app"}}, "template": template},
-        })
-    }
 
     /// Tries what is stored against a server that shows the target with one template, observed with another.
     fn tried(observed: &Value, shown: &Value) -> Option<Value> {
-        let canary = json!({
-            "apiVersion": "flagger.app/v1beta1", "kind": "Canary",
-            "metadata": {"name": "app", "namespace": "test", "uid": "c"},
-            "spec": {"targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "app"},
-                "service": {"port": 80}, "analysis": {}},
-        });
-        let objects = BTreeMap::from([(ObjectRef::new(Kind::Deployment, "test", "app"), target(observed))]);
-        let (templates, config) = (BTreeMap::new(), Config::default());
-        let subject = Subject::new(canary, objects, BTreeMap::new(), &templates, &config).unwrap();
         let stored = json!({"spec": {"image": "v1"}});
-        let Some(Write::Patch { patch, .. }) = subject.redefault(&stored) else { panic!("no patch") };
+        let Some(Write::Patch { patch, .. }) = subject(observed).redefault(&stored) else {
+            panic!("no patch")
+        };
         let mut object = target(shown);
         json_patch::patch(&mut object, &patch).ok()?;
         assert_eq!(object.pointer("/spec/template"), Some(&stored));

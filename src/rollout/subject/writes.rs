@@ -361,3 +361,49 @@ fn scale(live: Option<&Value>, target: ObjectRef, replicas: i32) -> Writes {
         replicas,
     }])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rollout::subject::testing::{subject, target};
+
+    #[test]
+    fn no_other_template_is_written_in_the_name_of_a_revision() {
+        let [live, other] = ["v1", "v2"].map(|image| json!({"spec": {"image": image}}));
+        let subject = subject(&live);
+        let make =
+            |template| subject.writes(&Step::CreatePrimary { revision: Revision::of(template), replicas: 1 });
+        assert!(make(&live).is_ok());
+        assert!(make(&other).is_err());
+        assert!(subject.writes(&Step::StoreSnapshot(Revision::of(&other))).is_err());
+    }
+
+    /// Interlock §5.2: a newer write, or another object of the name, refuses the release.
+    #[test]
+    fn a_release_is_for_the_very_object_that_was_seen() {
+        let template = json!({"spec": {"image": "v1"}});
+        let mut held = target(&template);
+        json_patch::merge(
+            &mut held,
+            &json!({"metadata": {"annotations": {keys::HOLD: "h"}}, "spec": {"paused": true}}),
+        );
+        let mut subject = subject(&template);
+        let at = subject.at(&subject.names.target);
+        subject.objects.insert(at, held.clone());
+        let writes = subject.writes(&Step::Release(Revision::of(&template))).unwrap();
+        let [Write::Patch { patch, .. }] = writes.as_slice() else { panic!("{writes:?}") };
+        let refused = |change: &Value| {
+            let mut live = held.clone();
+            json_patch::merge(&mut live, change);
+            json_patch::patch(&mut live, patch).is_err()
+        };
+        assert!(!refused(&json!({"status": {"replicas": 1}, "metadata": {"resourceVersion": "2"}})));
+        for change in [
+            json!({"metadata": {"uid": "other"}}),
+            json!({"metadata": {"generation": 4}}),
+            json!({"metadata": {"annotations": {keys::HOLD: "newer"}}}),
+        ] {
+            assert!(refused(&change), "{change}");
+        }
+    }
+}
