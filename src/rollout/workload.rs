@@ -51,6 +51,8 @@ pub struct Keys {
     pub promoted: Option<Revision>,
     /// `glassed`.
     pub glassed: Option<Revision>,
+    /// The generation that `break-glass` names.
+    pub break_glass: Option<i64>,
     /// `paused-before` is present.
     pub paused_before: bool,
     /// `requested-replicas`, when it is a number.
@@ -154,6 +156,8 @@ impl Workload {
                 failed: revision(keys::FAILED),
                 promoted: revision(keys::PROMOTED),
                 glassed: revision(keys::GLASSED),
+                break_glass: annotation(keys::BREAK_GLASS)
+                    .and_then(|text| text.split_once(' ')?.0.parse().ok()),
                 paused_before: annotation(keys::PAUSED_BEFORE).is_some(),
                 requested_replicas: annotation(keys::REQUESTED_REPLICAS).and_then(|n| n.parse().ok()),
                 applied_by: annotation(keys::APPLIED_BY).map(str::to_owned),
@@ -167,6 +171,15 @@ impl Workload {
     #[must_use]
     pub fn glassed(&self, revision: &str) -> bool {
         self.keys.glassed.as_ref().is_some_and(|glassed| glassed.as_str() == revision)
+    }
+
+    /// Whether a break-glass counts although the webhook has not noted it: the last write brought it, or it names the
+    /// last generation that was seen before (interlock §5.10).
+    #[must_use]
+    pub fn glass_counts(&self, seen: Option<i64>) -> bool {
+        self.keys
+            .break_glass
+            .is_some_and(|named| named.saturating_add(1) == self.generation || Some(named) == seen)
     }
 
     /// Whether the template is held: it may not run until the hold is released.
@@ -340,6 +353,26 @@ mod tests {
             "conditions": [{"type": "Available", "status": "False", "reason": "MinimumReplicasUnavailable",
                 "lastUpdateTime": "1969-12-31T23:58:00Z"}]});
         assert!(verdict(&unavailable).unwrap_err().deadline);
+    }
+
+    #[test]
+    fn break_glass_counts_by_the_generation_that_it_names() {
+        let counts = |text: &str, seen| {
+            Workload::parse(&json!({
+                "metadata": {"uid": "u", "resourceVersion": "1", "generation": 18,
+                    "annotations": {keys::BREAK_GLASS: text}},
+                "spec": {"template": {}},
+            }))
+            .unwrap()
+            .glass_counts(seen)
+        };
+        // It came with the last write, or with one right after what was seen.
+        assert!(counts("17 fire", None) && counts("15 fire", Some(15)));
+        for (text, seen) in
+            [("16 fire", None), ("16 fire", Some(15)), ("18 fire", Some(17)), ("fire", None), ("17", None)]
+        {
+            assert!(!counts(text, seen), "{text} {seen:?}");
+        }
     }
 
     #[test]
