@@ -9,6 +9,7 @@ use kube::core::GroupVersionKind;
 use serde_json::{Value, json};
 use sidetrack::admission::second_lock;
 use sidetrack::api::keys;
+use sidetrack::rollout::revision::RESTARTED_AT;
 
 /// Every demand, by a part of its message, in the order of the policies.
 const DEMANDS: [&str; 9] = [NEW, HELD, LABELS, KEYS, FINALIZER, DELETION, SELECTOR, SERVICE, PORTS];
@@ -106,13 +107,20 @@ fn unenrolled() -> Value {
 }
 
 fn templates() -> Vec<Case> {
-    let restarted = template_metadata(json!({"annotations": {"kubectl.kubernetes.io/restartedAt": "now"}}));
+    let restarted = template_metadata(json!({"annotations": {RESTARTED_AT: "now"}}));
+    let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": "x", "uid": "x"});
     vec![
         case("free", image("v3"), NEW),
         case("free", template_metadata(json!({"labels": {"x": "y"}})), NEW),
         case("free", template_metadata(json!({"annotations": {"x": "y"}})), NEW),
         case("free", template_metadata(json!({"annotations": {"note": null}})), NEW),
+        case("free", template_metadata(json!({"name": "x"})), NEW),
+        case("free", template_metadata(json!({"generateName": "x"})), NEW),
+        case("free", template_metadata(json!({"namespace": "x"})), NEW),
+        case("free", template_metadata(json!({"finalizers": ["example.com/x"]})), NEW),
+        case("free", template_metadata(json!({"ownerReferences": [owner]})), NEW),
         case("free", restarted.clone(), None),
+        case("free", template_metadata(json!({"annotations": {RESTARTED_AT: null}})), None),
         case("free", all([image("v3"), hold()]), None),
         case("free", all([image("v3"), key(keys::HOLD, Some("new"))]), NEW),
         case("free", all([image("v3"), paused(Some(true))]), NEW),
@@ -133,6 +141,8 @@ fn templates() -> Vec<Case> {
         ),
         case("in-place-held", all([image("v1"), key(keys::REVERTED, Some("q"))]), NEW),
         case("in-place-reverted", image("v3"), NEW),
+        // What takes `reverted` away says nothing, even where nothing is promoted.
+        case("in-place-lost", all([image("v3"), key(keys::REVERTED, None)]), NEW),
         case("held", all([image("v1"), key(keys::REVERTED, Some("p"))]), NEW),
         case("in-place-generated", all([image("v1"), key(keys::REVERTED, Some("p"))]), NEW),
     ]
@@ -307,6 +317,8 @@ impl Lock {
         lock.deployment("in-place-held", Some((in_place, target)), &held, &[traffic]).await?;
         let reverted = json!({keys::PROMOTED: "p", keys::REVERTED: "p"});
         lock.deployment("in-place-reverted", Some((in_place, target)), &reverted, &[]).await?;
+        let lost = json!({keys::REVERTED: "r"});
+        lock.deployment("in-place-lost", Some((in_place, target)), &lost, &[]).await?;
         lock.deployment("in-place-generated", Some((in_place, generated)), &promoted, &[]).await?;
         lock.deployment("doomed", Some((copy, generated)), &promoted, &[traffic, "foregroundDeletion"])
             .await?;
@@ -344,7 +356,7 @@ impl Lock {
                 "paused": annotations.get(keys::HOLD).is_some(),
                 "selector": {"matchLabels": {"app": name}},
                 "template": {
-                    "metadata": {"labels": {"app": name}, "annotations": {"note": "a"}},
+                    "metadata": {"labels": {"app": name}, "annotations": {"note": "a", RESTARTED_AT: "before"}},
                     "spec": {"containers": [{"name": "app", "image": "app:v2"}]},
                 },
             },

@@ -180,9 +180,9 @@ fn a_bypass_loses_its_weight_first() {
     assert!(world.has_said("InterlockBypassed"));
 }
 
-/// §5.5: what the primary is made from stays, however many revisions fail after it.
+/// §5.5: what the primary is made from stays, however many revisions fail after it; what nobody needs goes.
 #[test]
-fn the_promoted_template_is_never_pruned() {
+fn the_promoted_template_stays_until_another_one_is_promoted() {
     let mut world = World::empty("test", "app", "app", None);
     let of = |image: &str| {
         let mut object = deployment(image, None, Some(2));
@@ -197,9 +197,13 @@ fn the_promoted_template_is_never_pruned() {
         world.apply(of(image));
         world.until("its failure", |w| w.key(keys::FAILED) == Some(revision(image).as_str()) && w.at_rest());
     }
-    let stored = |image: &str| {
-        let at = ObjectRef::new(Kind::ControllerRevision, "test", world.names.snapshot(&revision(image)));
-        world.cluster.get(&at).is_some()
+    let stored = |world: &World, image: &str| {
+        let name = world.names.snapshot(&revision(image));
+        world.cluster.get(&ObjectRef::new(Kind::ControllerRevision, "test", name)).is_some()
     };
-    assert_eq!(["v1", "v2", "v4"].map(stored), [true, false, true], "{}", world.tail());
+    assert_eq!(["v1", "v2", "v4"].map(|v| stored(&world, v)), [true, false, true], "{}", world.tail());
+    world.answers.success_rate("100");
+    world.apply(of("v5"));
+    world.until_over(Phase::Succeeded);
+    assert_eq!(["v1", "v2", "v5"].map(|v| stored(&world, v)), [false, false, true], "{}", world.tail());
 }
