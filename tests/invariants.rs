@@ -3,10 +3,12 @@
 #[cfg(test)]
 mod invariants {
     mod crashes;
+    mod guards;
     mod races;
     mod random;
     mod review;
     mod runs;
+    mod upgrades;
 }
 #[cfg(test)]
 #[expect(dead_code, reason = "each test binary uses a part of it")]

@@ -208,6 +208,7 @@ impl Actor {
                 return Ok(());
             }
             Step::LoadSnapshot(revision) => return self.load(key, subject, revision).await,
+            Step::Redefault { revision, live } => return self.redefault(key, subject, revision, live).await,
             _ => {}
         }
         for write in subject.writes(&step)? {
@@ -289,6 +290,48 @@ impl Actor {
             .or_else(|| subject.target_template().filter(|t| Revision::of(t) == *revision).cloned())
             .ok_or(ActError::Snapshot(name))?;
         self.keep(key, revision, template);
+        Ok(())
+    }
+
+    /// Shows a stored template to the API server, and notes what it makes of it today. A template that is refused, or
+    /// is not there, stays what it is: then what is live is somebody's.
+    async fn redefault(
+        &self,
+        key: &CanaryKey,
+        subject: &Subject<'_>,
+        revision: &Revision,
+        live: &Revision,
+    ) -> Result<(), ActError> {
+        let at = ObjectRef::new(
+            Kind::ControllerRevision,
+            &subject.names.namespace,
+            subject.names.snapshot(revision),
+        );
+        let stored = self.writer.read(&at).await?.and_then(|s| objects::template_of(&s, revision));
+        let today = match stored.and_then(|template| subject.redefault(&template)) {
+            None => None,
+            Some(write) => match self.writer.try_out(&write).await {
+                Ok(tried) => tried.and_then(|o| o.pointer("/spec/template").cloned()),
+                Err(error) if matches!(error.code(), Some(400 | 403)) => None,
+                Err(error) if error.code() == Some(422) => {
+                    let at = objects::deployment(&subject.names, &subject.names.target);
+                    let seen = self.writer.read(&at).await?;
+                    if !subject.shows_same_template(seen.as_ref()) {
+                        seen.map(|object| lock(&self.cache).upsert(object));
+                        return Err(error.into());
+                    }
+                    None
+                }
+                Err(error) => return Err(error.into()),
+            },
+        };
+        let now = today.as_ref().map_or_else(|| revision.clone(), Revision::of);
+        if let Some(template) = today {
+            self.keep(key, &now, template);
+        }
+        let mut states = self.states();
+        let memory = &mut states.entry(key.clone()).or_default().memory;
+        memory.today.insert((revision.clone(), live.clone()), now);
         Ok(())
     }
 

@@ -52,12 +52,17 @@ impl Cache {
         }
         let version = version(&object);
         let newest = self.objects.get(&at).map(|known| known.version);
-        if newest.or_else(|| self.absent.get(&at).copied()).is_some_and(|newest| newest >= version) {
+        let absent = self.absent.get(&at).copied().filter(|_| newest.is_none());
+        if newest.is_some_and(|newest| newest > version) || absent.is_some_and(|gone| gone >= version) {
             return Vec::new();
         }
         prune(at.kind, &mut object);
-        self.absent.remove(&at);
         let json = object.to_string().into_boxed_str();
+        // An API server of another version shows the same stored object otherwise.
+        if self.objects.get(&at).is_some_and(|known| known.version == version && known.json == json) {
+            return Vec::new();
+        }
+        self.absent.remove(&at);
         self.objects.insert(at.clone(), Entry { version, json });
         self.interested(&at)
     }
@@ -269,6 +274,18 @@ mod tests {
         assert!(cache.get(&at("x")).is_some());
         assert_eq!(cache.remove(&deployment("x", 6)), [key("c")]);
         assert!(cache.get(&at("x")).is_none());
+    }
+
+    #[test]
+    fn the_same_version_is_taken_where_it_is_shown_otherwise() {
+        let mut cache = Cache::default();
+        cache.refer(&key("c"), vec![at("x")]);
+        cache.upsert(deployment("x", 5));
+        let mut shown = deployment("x", 5);
+        json_patch::merge(&mut shown, &json!({"spec": {"template": {"spec": {"aNewDefault": true}}}}));
+        assert_eq!(cache.upsert(shown.clone()), [key("c")]);
+        assert!(cache.upsert(shown.clone()).is_empty());
+        assert_eq!(cache.get(&at("x")), Some(shown));
     }
 
     #[test]

@@ -87,11 +87,24 @@ impl Writer {
     ///
     /// As the API server answers; a failed `test` of a patch is a 422.
     pub async fn write(&self, write: &Write) -> Result<Option<Value>, WriteError> {
+        self.request(write, "").await
+    }
+
+    /// Has a write admitted, defaulted and validated, but not stored, and returns what would have been stored.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::write`].
+    pub async fn try_out(&self, write: &Write) -> Result<Option<Value>, WriteError> {
+        self.request(write, "&dryRun=All").await
+    }
+
+    async fn request(&self, write: &Write, option: &str) -> Result<Option<Value>, WriteError> {
         let malformed = || WriteError::Malformed(format!("{write:?}"));
         let at = write.target().ok_or_else(malformed)?;
         let json =
             |value: &Value| serde_json::to_vec(value).map_err(|e| WriteError::Malformed(e.to_string()));
-        let manager = format!("fieldManager={FIELD_MANAGER}");
+        let manager = format!("fieldManager={FIELD_MANAGER}{option}");
         let (verb, method, uri, content, body) = match write {
             Write::Create { object } => (
                 "create",

@@ -10,7 +10,9 @@ use crate::rollout::policy::HookKind;
 use crate::rollout::revision::Revision;
 use crate::rollout::status::{Draft, if_new};
 use crate::rollout::workload::{NotReady, Workload};
-use crate::rollout::{analysis, initialise, leave, promotion, release, repair, rest, rollback};
+use crate::rollout::{
+    analysis, bypass, initialise, leave, promotion, rebaseline, release, repair, rest, rollback,
+};
 use jiff::{SignedDuration, Timestamp};
 
 /// Decides what to do about one Canary now.
@@ -53,7 +55,7 @@ impl Case<'_> {
     fn decide(&mut self) -> Plan {
         let o = self.o;
         if o.deleting {
-            return leave::advance(self);
+            return rebaseline::advance(self).unwrap_or_else(|| leave::advance(self));
         }
         if !o.refusals.is_empty() {
             let why = o.refusals.join(" ");
@@ -81,6 +83,9 @@ impl Case<'_> {
         if target.canary.is_none() {
             return initialise::adopt(self, target);
         }
+        if let Some(plan) = rebaseline::advance(self) {
+            return plan;
+        }
         match (&o.status.run, o.status.phase) {
             (Some(run), _) => self.run(target, run),
             (None, Phase::Initializing) => initialise::advance(self, target),
@@ -92,7 +97,7 @@ impl Case<'_> {
         if let Some(plan) = self.routes(target) {
             return plan;
         }
-        if let Some(plan) = self.bypassed(target, run) {
+        if let Some(plan) = bypass::target(self, target, Some(run)) {
             return plan;
         }
         if let Some(plan) = repair::primary(self, target, Some(run)) {
@@ -117,32 +122,6 @@ impl Case<'_> {
             Stage::Cancelling => rollback::cancelling(self, target, run),
             Stage::Closing => rollback::closing(self, run),
         }
-    }
-
-    /// Interlock §5.10: a template that is neither held nor the one of this run came in past the webhook. Its pods may
-    /// be rolling already: the traffic leaves them at once, then the template is held and taken as a newer revision.
-    fn bypassed(&self, target: &Workload, run: &Run) -> Option<Plan> {
-        let cleared =
-            run.stage == Stage::Cancelling && target.keys.promoted.as_ref() == Some(&target.revision);
-        if target.held() || target.revision.as_str() == run.revision || cleared {
-            return None;
-        }
-        let mut plan = Plan::default();
-        if self.o.routes.weight.is_some_and(|w| w != 0) && self.primary_serves() {
-            plan = plan.then(Step::SetWeight(0));
-        }
-        Some(
-            plan.say(Message::warning(self.bypass_text(&target.revision)))
-                .then(Step::Hold { revision: target.revision.clone(), failed: false }),
-        )
-    }
-
-    /// What is said of a template that came in past the webhook.
-    pub(super) fn bypass_text(&self, revision: &Revision) -> String {
-        format!(
-            "InterlockBypassed: revision {revision} of {} was not held on its way in; it is held now and analysed as any other",
-            self.target()
-        )
     }
 
     /// Keeps routing objects and Services in being while a run goes on.
@@ -276,19 +255,15 @@ impl Case<'_> {
     }
 
     /// Judges the canary: the pods of the run's snapshot, all of them, and ready (interlock §5.4).
-    pub(super) fn canary_ready(&self, target: &Workload, revision: &str) -> Result<(), NotReady> {
-        if target.revision.as_str() != revision && target.keys.hold.is_none() {
+    pub(super) fn canary_ready(&self, target: &Workload, run: &Run) -> Result<(), NotReady> {
+        if target.revision.as_str() != run.revision && target.keys.hold.is_none() {
             return Err(NotReady {
                 message: format!("the template is {}, not the analysed one", target.revision),
                 deadline: false,
             });
         }
-        let o = self.o;
-        let mut target = target.clone();
-        if o.status.run.as_ref().is_some_and(|run| target.deadline_of_another(run.since)) {
-            target.rollout.deadline_exceeded = None;
-        }
-        target.ready(&o.names.target, o.policy.canary_ready, o.policy.deadline, self.now)
+        let policy = &self.o.policy;
+        target.ready(&self.o.names.target, policy.canary_ready, policy.deadline, run.since, self.now)
     }
 
     /// Judges the primary.
@@ -296,10 +271,9 @@ impl Case<'_> {
         let Some(primary) = &self.o.primary else {
             return Err(NotReady { message: "deployment not found".into(), deadline: false });
         };
-        let ready = |p: &Workload| {
-            p.ready(&self.o.names.primary, self.o.policy.primary_ready, self.o.policy.deadline, self.now)
-        };
-        ready(primary)?;
+        let since = self.o.status.run.as_ref().map_or(Timestamp::UNIX_EPOCH, |run| run.since);
+        let policy = &self.o.policy;
+        primary.ready(&self.o.names.primary, policy.primary_ready, policy.deadline, since, self.now)?;
         let stopped = self.o.target.as_ref().is_some_and(|t| t.keys.requested_replicas == Some(0));
         if primary.replicas == 0 && !stopped {
             return Err(NotReady { message: "it is scaled to 0".into(), deadline: false });

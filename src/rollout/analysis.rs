@@ -32,7 +32,7 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan
     if let Err(plan) = case.tick(run.last_step) {
         return plan;
     }
-    if let Err(error) = case.canary_ready(target, &run.revision) {
+    if let Err(error) = case.canary_ready(target, run) {
         if error.deadline {
             return rollback::begin(case, run, None);
         }
@@ -91,7 +91,7 @@ fn foreign_weight(case: &mut Case<'_>, target: &Workload, run: &Run) -> Option<P
         return None;
     }
     // Up only with the ready threshold, whoever took it down; the tick says what is waited for.
-    if weight < run.weight && case.canary_ready(target, &run.revision).is_err() {
+    if weight < run.weight && case.canary_ready(target, run).is_err() {
         return None;
     }
     let mut plan = Plan::default();

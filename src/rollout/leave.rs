@@ -76,7 +76,7 @@ pub(super) fn advance(case: &mut Case<'_>) -> Plan {
     if !target.owned.is_empty() {
         return Step::Disown.into();
     }
-    if let Err(error) = target.ready(&o.names.target, 100, o.policy.deadline, case.now) {
+    if let Err(error) = target.ready(&o.names.target, 100, o.policy.deadline, case.now, case.now) {
         let text = format!("Checking if canary is ready {}: {}", case.target(), error.message);
         let since = o.status.last_transition_time.unwrap_or(case.now);
         return case.overdue(since, Message::log(text));

@@ -3,6 +3,7 @@
 //! Nothing in here does IO, reads a clock or fails: an impossible state becomes a sentence in status.
 mod advance;
 mod analysis;
+mod bypass;
 mod initialise;
 mod leave;
 pub mod naming;
@@ -12,6 +13,7 @@ pub mod patch;
 pub mod plan;
 pub mod policy;
 mod promotion;
+mod rebaseline;
 mod release;
 mod repair;
 mod rest;

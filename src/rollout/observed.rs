@@ -95,7 +95,8 @@ pub struct Settings {
 }
 
 /// What a process remembers of one Canary between two decisions; lost in a crash, and nothing depends on it but
-/// how often a question is asked and how long a drain is waited for.
+/// how often a question is asked, how long a drain is waited for, and whether a break-glass that nobody admitted counts
+/// when other writes followed it: else it is analysed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Memory {
     /// When the tick that is being worked on began.
@@ -112,6 +113,10 @@ pub struct Memory {
     pub apex_since: Option<(Backend, Timestamp)>,
     /// The weight last seen as this run had set it.
     pub confirmed_weight: Option<i32>,
+    /// The target's uid and its last generation with a template that was held, or was meant to run.
+    pub seen: Option<(String, i64)>,
+    /// What the API server makes today of a stored template, by its revision and the live one that raised the question.
+    pub today: BTreeMap<(Revision, Revision), Revision>,
     /// Said already, so that a state that lasts is not said again and again.
     pub said: Option<Message>,
     /// When a state that lasts was last said.
@@ -131,6 +136,14 @@ impl Memory {
             .services
             .apex
             .map(|b| (b, self.apex_since.filter(|(old, _)| *old == b).map_or(now, |(_, t)| t)));
+        let run = observed.status.run.as_ref().map(|run| run.revision.as_str());
+        let meant = |t: &Workload| {
+            let is = |key: &Option<Revision>| key.as_ref() == Some(&t.revision);
+            t.held() || is(&t.keys.promoted) || is(&t.keys.glassed) || run == Some(t.revision.as_str())
+        };
+        if let Some(target) = observed.target.as_ref().filter(|t| meant(t)) {
+            self.seen = Some((target.uid.clone(), target.generation));
+        }
     }
 
     /// Begins a tick: what was asked before is forgotten.

@@ -87,6 +87,30 @@ pub enum Step {
         /// Whether it was rejected.
         failed: bool,
     },
+    /// Notes that break-glass counted for the live template.
+    Glass {
+        /// The live template's revision.
+        revision: Revision,
+        /// Whether it is to be held as well: it was not meant to run yet.
+        hold: bool,
+    },
+    /// Notes on the primary that break-glass counted for its live template.
+    GlassPrimary(Revision),
+    /// Asks the API server, by a dry run, what it makes today of a stored template; the answer arrives in
+    /// [`crate::rollout::Memory`].
+    Redefault {
+        /// The stored template's revision.
+        revision: Revision,
+        /// The live revision that raised the question.
+        live: Revision,
+    },
+    /// Moves every record of a revision on the Deployments to the hash that its template has today.
+    Rebaseline {
+        /// The hash so far.
+        from: Revision,
+        /// The hash today.
+        to: Revision,
+    },
     /// Ends a hold on the promoted revision: unpauses, removes the hold and the traffic finalizer.
     ClearHold(Revision),
     /// Replaces a hold that does not name the live template (a forged one) by one that does.

@@ -13,7 +13,7 @@ use crate::rollout::workload::{NotReady, Workload};
 pub(super) fn begin(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
     let o = case.o;
     let revision = Revision::from_key(&run.revision);
-    if let Err(error) = case.canary_ready(target, &run.revision) {
+    if let Err(error) = case.canary_ready(target, run) {
         let text = format!("canary deployment {} not ready: {}", case.target(), error.message);
         return case.repeating(Message::warning(text));
     }

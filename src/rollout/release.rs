@@ -91,27 +91,37 @@ pub(super) fn releasing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
                 format!("Revision {} waits until its owner resumes {}.", target.revision, case.target());
             return case.waits(o.status.phase, &text);
         }
-        return Step::ScaleTarget(canary_replicas(case)).into();
+        let mut plan = Plan::default();
+        if run.since.saturating_add(o.policy.interval).is_ok_and(|late| case.now >= late) {
+            // Its owner had paused it: the time for becoming ready begins now.
+            let status = Draft::from(o).run(Some(case.enter(run, Stage::Releasing)));
+            plan = plan.then(status.finish(o.status.phase, "The canary is being started.", case.now));
+        }
+        return plan.then(Step::ScaleTarget(canary_replicas(case)));
     }
     if !target.owned.is_empty() {
         return Step::Disown.into();
     }
-    match case.canary_ready(target, &run.revision) {
+    match case.canary_ready(target, run) {
         Ok(()) => {
             case.m.said_at = None;
-            let stage = if run.skip { Stage::Promoting } else { Stage::Analysing };
-            if run.skip {
-                return crate::rollout::promotion::begin(case, target, run);
-            }
             // Analysis begins at once: the stage and the first step are written together.
-            crate::rollout::analysis::advance(case, target, &case.enter(run, stage))
+            crate::rollout::analysis::advance(case, target, &case.enter(run, Stage::Analysing))
         }
-        Err(error) if error.deadline => rollback::begin(case, run, None),
+        Err(error) if error.deadline || overdue(case, target, run) => rollback::begin(case, run, None),
         Err(error) => {
             let text = format!("canary deployment {} not ready: {}", case.target(), error.message);
             case.overdue(run.since, Message::warning(text))
         }
     }
+}
+
+/// The pods have had the time that Kubernetes would give them, and it does not judge them: to it their rollout is over
+/// or, since an older template's, late.
+fn overdue(case: &Case<'_>, target: &Workload, run: &Run) -> bool {
+    let unjudged = target.rollout.settled || target.rollout.exceeded_at.is_some();
+    let end = run.since.saturating_add(target.progress_deadline.min(case.o.policy.deadline));
+    unjudged && !target.paused && end.is_ok_and(|end| case.now >= end)
 }
 
 /// A newer revision takes the place of the one that is analysed; its gates come first.

@@ -92,7 +92,7 @@ fn let_go(case: &mut Case<'_>, target: &Workload, run: Option<&Run>, primary: &W
     if weight > 0 && target.rollout.available == 0 && primary.rollout.available > 0 {
         return Step::SetWeight(0).into();
     }
-    if let Err(error) = target.ready(&case.o.names.target, 100, case.o.policy.deadline, case.now) {
+    if let Err(error) = target.ready(&case.o.names.target, 100, case.o.policy.deadline, case.now, case.now) {
         let text = format!("{} not ready: {}", case.target(), error.message);
         return case.repeating(Message::warning(text));
     }

@@ -5,10 +5,10 @@ use crate::rollout::advance::Case;
 use crate::rollout::observed::Backend;
 use crate::rollout::plan::{Message, Plan, Step};
 use crate::rollout::policy::HookKind;
-use crate::rollout::repair;
 use crate::rollout::revision::Revision;
 use crate::rollout::status::Draft;
 use crate::rollout::workload::Workload;
+use crate::rollout::{bypass, repair};
 
 /// Decides for a Canary that has no run.
 pub(super) fn advance(case: &mut Case<'_>, target: &Workload) -> Plan {
@@ -21,7 +21,7 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload) -> Plan {
     if let Some(plan) = primary(case, target) {
         return plan;
     }
-    if let Some(plan) = bypass(case, target) {
+    if let Some(plan) = bypass::target(case, target, None) {
         return plan;
     }
     if let Some(hold) = target.keys.hold.as_ref().filter(|_| target.held()) {
@@ -56,16 +56,8 @@ fn primary(case: &mut Case<'_>, target: &Workload) -> Option<Plan> {
         // Re-derived from the primary (interlock §3), e.g. after break-glass on it.
         return Some(Step::MarkPromoted(running.clone()).into());
     }
-    let glassed = primary.keys.glassed.as_ref() == Some(&primary.revision);
-    if o.primary_drifted && !glassed {
-        let text = format!(
-            "InterlockBypassed: the template of {} was changed by hand; the next promotion replaces it",
-            case.primary()
-        );
-        let plan = case.lasting(Message::warning(text));
-        if !plan.steps.is_empty() {
-            return Some(plan);
-        }
+    if let Some(plan) = bypass::primary(case, primary) {
+        return Some(plan);
     }
     if target.restarted_at.is_some()
         && target.restarted_at > primary.restarted_at
@@ -99,29 +91,13 @@ fn replicas(case: &mut Case<'_>, target: &Workload, primary: &Workload) -> Optio
     repair::replicas(case, primary)
 }
 
-/// Interlock §5.10: an unheld template that nobody released.
-fn bypass(case: &mut Case<'_>, target: &Workload) -> Option<Plan> {
-    let held = target.held();
-    let known = target.keys.promoted.as_ref() == Some(&target.revision)
-        || target.keys.glassed.as_ref() == Some(&target.revision);
-    if held || known {
-        return None;
-    }
-    let text = case.bypass_text(&target.revision);
-    Some(
-        Plan::default()
-            .say(Message::warning(text))
-            .then(Step::Hold { revision: target.revision.clone(), failed: false }),
-    )
-}
-
 fn held(case: &mut Case<'_>, target: &Workload, hold: &Revision) -> Plan {
     let o = case.o;
     if *hold != target.revision {
         return Step::CorrectHold(target.revision.clone()).into();
     }
     if target.keys.failed.as_ref() == Some(hold) {
-        return idle_pods(case, target);
+        return quiet(case, target);
     }
     if target.keys.paused_before {
         let text = format!("Revision {hold} is held until its owner resumes {}.", case.target());
@@ -184,7 +160,7 @@ pub(super) fn begin(case: &Case<'_>, target: &Workload, hold: &Revision, stage: 
         last_step: None,
         weight: 0,
         previous: target.keys.promoted.as_ref().map(|r| r.as_str().to_owned()),
-        skip: case.o.policy.skip_analysis || target.keys.glassed.as_ref() == Some(hold),
+        skip: false,
         reason: None,
     }
 }

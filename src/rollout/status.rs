@@ -100,6 +100,30 @@ impl Draft {
         Step::Status(Box::new(self.0))
     }
 
+    /// Completes a draft in which one revision has another hash, and everything else is as it was.
+    #[must_use]
+    pub fn rebased(mut self, from: &Revision, to: &Revision) -> Step {
+        let status = &mut self.0;
+        let (run, revisions) = (status.run.as_mut(), &mut status.revisions);
+        let hashes = [&mut revisions.primary, &mut revisions.analysed, &mut revisions.failed];
+        let of_run = run.into_iter().flat_map(|run| {
+            run.revision =
+                if run.revision == from.as_str() { to.as_str().into() } else { run.revision.clone() };
+            run.previous.as_mut()
+        });
+        for hash in hashes.into_iter().flatten().chain(of_run).filter(|hash| *hash == from.as_str()) {
+            to.as_str().clone_into(hash);
+        }
+        let shown = [&mut status.last_applied_spec, &mut status.last_promoted_spec];
+        for hash in shown.into_iter().flatten().filter(|hash| *hash == from.short()) {
+            to.short().clone_into(hash);
+        }
+        for condition in &mut status.conditions {
+            condition.message = condition.message.replace(from.short(), to.short());
+        }
+        Step::Status(Box::new(self.0))
+    }
+
     /// Completes a draft that states why the spec is refused: Stalled, everything else as it was.
     #[must_use]
     pub fn refuse(mut self, why: &str, now: Timestamp) -> Option<Step> {
@@ -213,5 +237,48 @@ pub fn if_new(observed: &Observed, step: Step) -> Plan {
             if same { Plan::default() } else { Step::Status(status).into() }
         }
         other => other.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::status::Revisions;
+
+    #[test]
+    fn another_hash_of_a_revision_moves_wherever_it_stands() {
+        let [from, to, other] = ["a", "b", "c"].map(|c| Revision::from_key(c.repeat(64)));
+        let status = |one: &Revision| {
+            let hash = Some(one.as_str().to_owned());
+            let mut draft = Draft(CanaryStatus {
+                last_applied_spec: Some(one.short().into()),
+                last_promoted_spec: Some(other.short().into()),
+                revisions: Revisions {
+                    primary: Some(other.as_str().into()),
+                    analysed: hash.clone(),
+                    failed: hash,
+                },
+                run: Some(Run {
+                    revision: one.as_str().into(),
+                    stage: Stage::Analysing,
+                    since: Timestamp::UNIX_EPOCH,
+                    last_step: None,
+                    weight: 40,
+                    previous: Some(one.as_str().into()),
+                    skip: false,
+                    reason: None,
+                }),
+                ..CanaryStatus::default()
+            });
+            draft.0.conditions = vec![next(
+                &[],
+                ("Ready", "Unknown", "Progressing"),
+                &format!("of {one}"),
+                Timestamp::UNIX_EPOCH,
+            )];
+            draft
+        };
+        assert_eq!(status(&from).rebased(&from, &to), Step::Status(Box::new(status(&to).0)));
+        assert_eq!(status(&from).rebased(&to, &from), Step::Status(Box::new(status(&from).0)));
     }
 }

@@ -30,6 +30,8 @@ pub struct Workload {
     pub paused: bool,
     /// `spec.strategy.type` is Recreate.
     pub recreate: bool,
+    /// `spec.progressDeadlineSeconds`.
+    pub progress_deadline: SignedDuration,
     /// Our annotations.
     pub keys: Keys,
     /// What the Deployment controller says.
@@ -49,6 +51,8 @@ pub struct Keys {
     pub promoted: Option<Revision>,
     /// `glassed`.
     pub glassed: Option<Revision>,
+    /// The generation that `break-glass` names.
+    pub break_glass: Option<i64>,
     /// `paused-before` is present.
     pub paused_before: bool,
     /// `requested-replicas`, when it is a number.
@@ -70,8 +74,12 @@ pub struct Rollout {
     pub ready: i32,
     /// `availableReplicas`.
     pub available: i32,
-    /// Since when the Progressing condition says ProgressDeadlineExceeded.
-    pub deadline_exceeded: Option<Timestamp>,
+    /// Since when the Progressing condition says ProgressDeadlineExceeded. It goes on saying so of the next template
+    /// until that one makes progress.
+    pub exceeded_at: Option<Timestamp>,
+    /// The Progressing condition says NewReplicaSetAvailable: to the Deployment controller the rollout is over, and
+    /// it holds no pod to the deadline any more. So it is when it has seen a release before its pods were asked for.
+    pub settled: bool,
     /// `lastUpdateTime` of an Available condition that is False for want of replicas.
     pub unavailable_since: Option<Timestamp>,
 }
@@ -140,11 +148,16 @@ impl Workload {
                 .unwrap_or(1),
             paused: object.pointer("/spec/paused").and_then(Value::as_bool).unwrap_or(false),
             recreate: object.pointer("/spec/strategy/type").is_some_and(|t| t == "Recreate"),
+            progress_deadline: SignedDuration::from_secs(
+                object.pointer("/spec/progressDeadlineSeconds").and_then(Value::as_i64).unwrap_or(600),
+            ),
             keys: Keys {
                 hold: revision(keys::HOLD),
                 failed: revision(keys::FAILED),
                 promoted: revision(keys::PROMOTED),
                 glassed: revision(keys::GLASSED),
+                break_glass: annotation(keys::BREAK_GLASS)
+                    .and_then(|text| text.split_once(' ')?.0.parse().ok()),
                 paused_before: annotation(keys::PAUSED_BEFORE).is_some(),
                 requested_replicas: annotation(keys::REQUESTED_REPLICAS).and_then(|n| n.parse().ok()),
                 applied_by: annotation(keys::APPLIED_BY).map(str::to_owned),
@@ -160,6 +173,15 @@ impl Workload {
         self.keys.glassed.as_ref().is_some_and(|glassed| glassed.as_str() == revision)
     }
 
+    /// Whether a break-glass counts although the webhook has not noted it: the last write brought it, or it names the
+    /// last generation that was seen before (interlock §5.10).
+    #[must_use]
+    pub fn glass_counts(&self, seen: Option<i64>) -> bool {
+        self.keys
+            .break_glass
+            .is_some_and(|named| named.saturating_add(1) == self.generation || Some(named) == seen)
+    }
+
     /// Whether the template is held: it may not run until the hold is released.
     #[must_use]
     pub fn held(&self) -> bool {
@@ -167,7 +189,8 @@ impl Workload {
     }
 
     /// Judges readiness in Flagger's order and words (docs.flagger.app, "Canary stages"): the pods counted are
-    /// those of the live template's ReplicaSet. `threshold` is in percent of the updated replicas.
+    /// those of the live template's ReplicaSet. `threshold` is in percent of the updated replicas, `since` when the
+    /// rollout that is judged began.
     ///
     /// # Errors
     ///
@@ -177,6 +200,7 @@ impl Workload {
         name: &str,
         threshold: i32,
         deadline: SignedDuration,
+        since: Timestamp,
         now: Timestamp,
     ) -> Result<(), NotReady> {
         let r = &self.rollout;
@@ -187,7 +211,9 @@ impl Workload {
                     .into(),
             ));
         }
-        if r.deadline_exceeded.is_some() {
+        // Times of the API are whole seconds, and so is the shortest deadline: one that passed in the second in which
+        // the rollout began is an older rollout's.
+        if r.exceeded_at.is_some_and(|at| at.as_second() > since.as_second()) {
             return Err(NotReady {
                 message: format!("deployment {name:?} exceeded its progress deadline"),
                 deadline: true,
@@ -217,13 +243,6 @@ impl Workload {
         Ok(())
     }
 
-    /// The Deployment controller leaves the condition of a passed deadline alone while it is paused, and for a moment
-    /// after: whether it is older than what began at `since`, and so another revision's.
-    #[must_use]
-    pub fn deadline_of_another(&self, since: Timestamp) -> bool {
-        self.rollout.deadline_exceeded.is_some_and(|at| at.as_second() <= since.as_second())
-    }
-
     /// Whether pods of one ReplicaSet only exist, those of the live template.
     #[must_use]
     pub const fn uniform(&self) -> bool {
@@ -248,15 +267,18 @@ impl Rollout {
             updated: number(object, "/status/updatedReplicas"),
             ready: number(object, "/status/readyReplicas"),
             available: number(object, "/status/availableReplicas"),
-            deadline_exceeded: condition("Progressing", "ProgressDeadlineExceeded").map(|c| {
-                let at = c.get("lastUpdateTime").and_then(Value::as_str).and_then(|at| at.parse().ok());
-                at.unwrap_or(Timestamp::MAX)
-            }),
+            exceeded_at: condition("Progressing", "ProgressDeadlineExceeded")
+                .map(|c| updated(c).unwrap_or(Timestamp::MAX)),
+            settled: condition("Progressing", "NewReplicaSetAvailable").is_some(),
             unavailable_since: condition("Available", "MinimumReplicasUnavailable")
                 .filter(|c| c.get("status").is_some_and(|s| s == "False"))
-                .and_then(|c| c.get("lastUpdateTime")?.as_str()?.parse().ok()),
+                .and_then(updated),
         }
     }
+}
+
+fn updated(condition: &Value) -> Option<Timestamp> {
+    condition.get("lastUpdateTime")?.as_str()?.parse().ok()
 }
 
 fn owned(object: &Value) -> Vec<Owned> {
@@ -292,7 +314,7 @@ mod tests {
     }
 
     fn verdict(status: &Value) -> Result<(), NotReady> {
-        deployment(status).ready("app", 100, SignedDuration::from_secs(60), NOW)
+        deployment(status).ready("app", 100, SignedDuration::from_secs(60), NOW, NOW)
     }
 
     #[test]
@@ -321,9 +343,12 @@ mod tests {
 
     #[test]
     fn a_passed_deadline_is_final() {
-        let exceeded = json!({"observedGeneration": 2,
-            "conditions": [{"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}]});
-        assert!(verdict(&exceeded).unwrap_err().deadline);
+        let exceeded = |at: &str| {
+            json!({"observedGeneration": 2, "conditions": [{"type": "Progressing", "status": "False",
+                "reason": "ProgressDeadlineExceeded", "lastUpdateTime": at}]})
+        };
+        assert!(verdict(&exceeded("1970-01-01T00:00:01Z")).unwrap_err().deadline);
+        assert!(!verdict(&exceeded("1970-01-01T00:00:00Z")).unwrap_err().deadline, "an older rollout's");
         let unavailable = json!({"observedGeneration": 2, "updatedReplicas": 2, "replicas": 2,
             "conditions": [{"type": "Available", "status": "False", "reason": "MinimumReplicasUnavailable",
                 "lastUpdateTime": "1969-12-31T23:58:00Z"}]});
@@ -331,13 +356,23 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_that_passed_before_is_another_revisions() {
-        let at = |second: i64| Timestamp::from_second(second).unwrap();
-        let exceeded = deployment(&json!({"conditions": [{"type": "Progressing", "status": "False",
-            "reason": "ProgressDeadlineExceeded", "lastUpdateTime": "1970-01-01T00:01:00Z"}]}));
-        assert!(!exceeded.deadline_of_another(at(59)));
-        assert!(exceeded.deadline_of_another(at(60)) && exceeded.deadline_of_another(at(61)));
-        assert!(!deployment(&json!({})).deadline_of_another(at(61)));
+    fn break_glass_counts_by_the_generation_that_it_names() {
+        let counts = |text: &str, seen| {
+            Workload::parse(&json!({
+                "metadata": {"uid": "u", "resourceVersion": "1", "generation": 18,
+                    "annotations": {keys::BREAK_GLASS: text}},
+                "spec": {"template": {}},
+            }))
+            .unwrap()
+            .glass_counts(seen)
+        };
+        // It came with the last write, or with one right after what was seen.
+        assert!(counts("17 fire", None) && counts("15 fire", Some(15)));
+        for (text, seen) in
+            [("16 fire", None), ("16 fire", Some(15)), ("18 fire", Some(17)), ("fire", None), ("17", None)]
+        {
+            assert!(!counts(text, seen), "{text} {seen:?}");
+        }
     }
 
     #[test]

@@ -5,4 +5,6 @@
 mod harness;
 
 mod certificates;
+mod policies;
 mod second_lock;
+mod upgrades;

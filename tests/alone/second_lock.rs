@@ -211,6 +211,18 @@ async fn the_policies_alone_let_no_revision_through() -> Result<()> {
             && at(&mended, "/spec/replicas") == 0
     );
 
+    // B-5: nobody notes that a break-glass counts, but the policy has checked its number: the closed gate is passed by.
+    let generation = at(&lock.target().await?, "/metadata/generation").as_i64().context("no generation")?;
+    let glass = json!({"sidetrack.dev/break-glass": format!("{generation} fire")});
+    let outage = patch(glass, json!({}), json!({"paused": null, "template": template("app:v5b")}));
+    lock.kubectl(&["patch", "deploy/app", "-p", &outage]).await?;
+    lock.world
+        .until(&lock.ns, "deploy", "app-primary", "the emergency is promoted", |d| image(d) == "app:v5b")
+        .await?;
+    lock.world.phase(&lock.ns, "Succeeded").await?;
+    let logged = sidetrack.logged()?;
+    ensure!(logged.contains("Break-glass counts") && !logged.contains("InterlockBypassed"), "{logged}");
+
     // Made again, it is given its bundle, and writers heal by trying again.
     lock.world.install_webhook().await?;
     lock.caught().await?;

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use sidetrack::object::Kind;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 /// Who changes things by hand.
 pub(crate) const PERSON: &str = "alice";
@@ -187,7 +188,8 @@ impl World {
                     let object = value(&object);
                     let version = version(&object);
                     let name = at(&object, "/metadata/name").as_str().unwrap_or_default().to_owned();
-                    let state = State { version, kind, name, object: (!deleted).then_some(object) };
+                    let object = (!deleted).then_some(object);
+                    let state = State { version, kind, name, object, seen: Instant::now() };
                     states.lock().unwrap_or_else(PoisonError::into_inner).push(state);
                 }
             });
@@ -212,6 +214,8 @@ pub(crate) struct State {
     pub(crate) name: String,
     /// The object; `None` when it was deleted.
     pub(crate) object: Option<Value>,
+    /// When the watch told of it.
+    pub(crate) seen: Instant,
 }
 
 /// All that exists at one moment, by kind and name.

@@ -25,6 +25,8 @@ pub(crate) struct Heard {
 enum Answer {
     /// A status and a body.
     Says(u16, String),
+    /// The same as [`Answer::Says`] 200, after so many milliseconds.
+    Late(u64),
     /// Nothing, ever.
     Silence,
 }
@@ -61,6 +63,11 @@ impl Outside {
     /// From now on, what has `fragment` in its path or query is answered so.
     pub(crate) fn says(&self, fragment: &str, status: u16, body: &str) {
         self.told().answers.insert(0, (fragment.into(), Answer::Says(status, body.into())));
+    }
+
+    /// From now on, what has `fragment` in its path or query is answered 200, so many milliseconds later.
+    pub(crate) fn is_late(&self, fragment: &str, milliseconds: u64) {
+        self.told().answers.insert(0, (fragment.into(), Answer::Late(milliseconds)));
     }
 
     /// From now on, what has `fragment` in its path or query is never answered.
@@ -102,6 +109,10 @@ async fn answer(
     match found {
         Some(Answer::Says(status, body)) => {
             (StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), body)
+        }
+        Some(Answer::Late(milliseconds)) => {
+            tokio::time::sleep(std::time::Duration::from_millis(milliseconds)).await;
+            (StatusCode::OK, String::new())
         }
         Some(Answer::Silence) | None => std::future::pending().await,
     }

@@ -4,8 +4,10 @@
 #![expect(clippy::unit_arg, reason = "deeds that cannot fail stand beside those that can")]
 
 use crate::sim::World;
+use crate::sim::cluster::Defaults;
 use crate::sim::manifests::{canary, deployment};
 use crate::sim::world::Fuse;
+use crate::sim::writers::Webhook;
 use proptest::prelude::*;
 use serde_json::json;
 use sidetrack::api::keys;
@@ -27,11 +29,18 @@ enum Deed {
     Rate(bool),
     CanaryPods(bool),
     PrimaryPods(bool),
-    Kill { write: usize, after: bool },
+    Kill {
+        write: usize,
+        after: bool,
+    },
     Skip(bool),
     Step(i64),
     Route(i64),
     DeletePrimary,
+    /// An API server with other defaults.
+    Upgrade(bool),
+    /// A break-glass that only the admission policy saw.
+    Unseen(u8),
     Quiet,
 }
 
@@ -55,6 +64,8 @@ fn deed() -> impl Strategy<Value = Deed> {
         1 => (1i64..4).prop_map(|n| Deed::Step(n * 20)),
         1 => (0i64..3).prop_map(|n| Deed::Route(n * 50)),
         1 => Just(Deed::DeletePrimary),
+        1 => any::<bool>().prop_map(Deed::Upgrade),
+        1 => (1u8..3).prop_map(Deed::Unseen),
         3 => Just(Deed::Quiet),
     ]
 }
@@ -93,6 +104,13 @@ fn act(world: &mut World, deed: &Deed) {
         Deed::DeletePrimary => {
             let at = world.deployment(primary);
             Ok(world.delete(&at))
+        }
+        Deed::Upgrade(newer) => Ok(world.upgrade(if *newer { Defaults::Newer } else { Defaults::Older })),
+        Deed::Unseen(v) => {
+            world.webhook = Webhook::Gone;
+            let done = world.break_glass(&image(*v));
+            world.webhook = Webhook::Up;
+            done
         }
         Deed::Quiet => Ok(()),
     };

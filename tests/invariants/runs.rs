@@ -163,6 +163,52 @@ fn at_rest_no_field_of_the_targets_spec_is_ours() {
     assert!(!owns(&world));
 }
 
+/// However soon the Deployment controller sees a release: once it has seen it without pods, to it the rollout is
+/// over, and its own progress deadline never passes.
+#[test]
+fn a_revision_that_never_becomes_ready_is_rejected_within_its_deadline() {
+    for write in 1..8 {
+        let mut world = World::initialised(canary(&[]));
+        let mut slow = deployment("v2", Some("never"), None);
+        slow["spec"]["progressDeadlineSeconds"] = json!(30);
+        world.after_write(write, |w| while w.workloads.round(&mut w.cluster) {});
+        world.apply(slow);
+        assert!(
+            world.run_until(45, |w| w.status().phase == Phase::Failed),
+            "write {write}: {}",
+            world.tail()
+        );
+    }
+}
+
+/// The Deployment controller's verdict on the revision before lasts into the next one's release.
+#[test]
+fn a_deadline_that_the_revision_before_exceeded_is_not_the_next_ones() {
+    let mut world = World::initialised(canary(&[]));
+    let mut slow = deployment("v2", Some("never"), None);
+    slow["spec"]["progressDeadlineSeconds"] = json!(30);
+    world.apply(slow);
+    world.until_over(Phase::Failed);
+    world.apply(deployment("v3", None, None));
+    world.until("the end of v3", |w| {
+        w.at_rest() && w.status().last_applied_spec != w.status().last_promoted_spec
+            || w.image("app-primary") == "v3"
+    });
+    assert_eq!(world.image("app-primary"), "v3", "{}", world.tail());
+}
+
+#[test]
+fn an_analysis_that_is_wanted_again_while_the_gate_is_shut_takes_place() {
+    let mut world = World::initialised(canary(&[("gate", "confirm-rollout")]));
+    world.edit_canary("/spec/skipAnalysis", json!(true));
+    world.answers.hook("gate", 403);
+    world.update("v2");
+    world.until_phase(Phase::Waiting);
+    world.edit_canary("/spec/skipAnalysis", json!(false));
+    world.answers.hook("gate", 200);
+    world.until_weight(20);
+}
+
 #[test]
 fn a_route_that_is_not_accepted_halts_the_analysis_and_counts_nothing() {
     let mut object = canary(&[]);

@@ -35,7 +35,8 @@ async fn deleted_primary_is_made_again_from_the_promoted_revision() -> Result<()
     ensure!(denied.is_err(), "anybody can take the finalizer off");
     let patch = off.to_string();
     let args = ["-n", &ns, "patch", "deploy", "app-primary", "--type=merge", "-p", &patch, "--as", SIDETRACK];
-    world.kubectl(&args).await?;
+    let off = world.kubectl(&args).await;
+    ensure!(off.as_ref().err().is_none_or(|e| e.to_string().contains("NotFound")), "{off:?}");
     let made = world
         .until(&ns, "deploy", "app-primary", "another one has pods", |d| {
             *at(d, "/metadata/uid") != uid && at(d, "/status/readyReplicas") == 2

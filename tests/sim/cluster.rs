@@ -25,6 +25,29 @@ impl<'a> Manager<'a> {
     }
 }
 
+/// How an API server shows pod templates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Defaults {
+    /// It knows `serviceAccount`, and nothing of `enableServiceLinks`.
+    #[default]
+    Older,
+    /// The other way round, and it has a default for what it knows.
+    Newer,
+}
+
+impl Defaults {
+    pub(crate) fn show(self, template: &mut Value) {
+        let Some(spec) = template.get_mut("spec").and_then(Value::as_object_mut) else { return };
+        match self {
+            Self::Older => drop(spec.remove("enableServiceLinks")),
+            Self::Newer => {
+                spec.remove("serviceAccount");
+                spec.entry("enableServiceLinks").or_insert_with(|| true.into());
+            }
+        }
+    }
+}
+
 /// All objects.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Cluster {
@@ -32,6 +55,7 @@ pub(crate) struct Cluster {
     pub(crate) now: Timestamp,
     pub(crate) version: u64,
     pub(crate) uids: u64,
+    pub(crate) defaults: Defaults,
 }
 
 pub(crate) fn text<'a>(object: &'a Value, pointer: &str) -> Option<&'a str> {
@@ -57,6 +81,12 @@ impl Cluster {
         self.version.to_string().into()
     }
 
+    fn show(&self, at: &ObjectRef, object: &mut Value) {
+        if at.kind == Kind::Deployment {
+            self.defaults.show(&mut object["spec"]["template"]);
+        }
+    }
+
     /// POST.
     pub(crate) fn create(&mut self, mut object: Value, manager: Manager<'_>) -> Result<Value, Refused> {
         let at = ObjectRef::of(&object).expect("a create names its object");
@@ -72,6 +102,7 @@ impl Cluster {
         metadata.insert("generation".into(), 1.into());
         metadata.insert("creationTimestamp".into(), created.into());
         metadata.remove("deletionTimestamp");
+        self.show(&at, &mut object);
         own(&Value::Null, &mut object, manager, self.now);
         self.objects.insert(at, object.clone());
         Ok(object)
@@ -80,6 +111,7 @@ impl Cluster {
     /// Stores a changed object. Nothing happens when nothing differs.
     pub(crate) fn store(&mut self, at: &ObjectRef, mut new: Value, manager: Option<Manager<'_>>) -> Value {
         let old = self.objects.get(at).cloned().expect("only what exists is changed");
+        self.show(at, &mut new);
         if let Some(manager) = manager {
             own(&old, &mut new, manager, self.now);
         }

@@ -93,6 +93,11 @@ impl Laws {
                 self.unheld.extend(template(new));
             }
         }
+        let broken =
+            annotation(new, keys::BREAK_GLASS).filter(|b| annotation(old, keys::BREAK_GLASS) != Some(b));
+        if broken.is_some_and(|b| b.starts_with(&format!("{} ", old["metadata"]["generation"]))) {
+            self.glassed.extend(template(new));
+        }
         let glassed = |o: &Value| annotation(o, keys::GLASSED).map(Revision::from_key);
         if glassed(new) != glassed(old) {
             self.glassed.extend(glassed(new));
@@ -105,6 +110,17 @@ impl Laws {
         if unheld && !generated && annotation(new, keys::HOLD).is_none() {
             self.released = None;
         }
+    }
+
+    /// The API server shows templates otherwise: the same revisions have other hashes.
+    pub(crate) fn renamed(&mut self, moved: &BTreeMap<Revision, Revision>) {
+        let name = |r: &Revision| moved.get(r).unwrap_or(r).clone();
+        for set in [&mut self.leaving, &mut self.unheld, &mut self.good, &mut self.glassed] {
+            *set = set.iter().map(name).collect();
+        }
+        self.promotions = self.promotions.iter().map(name).collect();
+        self.released = self.released.as_ref().map(name);
+        self.step = self.step.clone().map(|(r, at, weight)| (name(&r), at, weight));
     }
 
     fn apply(&mut self, law: &'static str) {

@@ -118,6 +118,7 @@ impl World {
                 return Ok(());
             }
             Step::LoadSnapshot(revision) => return self.load(subject, revision),
+            Step::Redefault { revision, live } => return self.redefault(subject, revision, live),
             _ => {}
         }
         let Ok(writes) = subject.writes(step) else { return Err(Ended::Again) };
@@ -187,6 +188,36 @@ impl World {
         let live = || subject.target_template().filter(|t| Revision::of(t) == *revision).cloned();
         let Some(template) = stored.or_else(live) else { return Err(Ended::Again) };
         self.keep(revision, template);
+        Ok(())
+    }
+
+    fn redefault(
+        &mut self,
+        subject: &Subject<'_>,
+        revision: &Revision,
+        live: &Revision,
+    ) -> Result<(), Ended> {
+        self.dry_runs += 1;
+        let at = ObjectRef::new(
+            Kind::ControllerRevision,
+            &subject.names.namespace,
+            subject.names.snapshot(revision),
+        );
+        let stored = self.cluster.get(&at).and_then(|s| objects::template_of(s, revision));
+        let today = match stored.and_then(|template| subject.redefault(&template)) {
+            None => None,
+            Some(write) => match self.cluster.clone().write(&write, sidetrack::api::keys::FIELD_MANAGER) {
+                Ok(tried) => Some(tried.unwrap()["spec"]["template"].clone()),
+                Err(_) => return Err(Ended::Again),
+            },
+        };
+        let now = today.as_ref().map_or_else(|| revision.clone(), Revision::of);
+        self.note(format!("tries {revision} where {live} is live: {now}"));
+        if let Some(template) = today {
+            self.keep(&now, template);
+        }
+        let Some(process) = &mut self.process else { return Ok(()) };
+        process.memory.today.insert((revision.clone(), live.clone()), now);
         Ok(())
     }
 

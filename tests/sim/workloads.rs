@@ -168,7 +168,10 @@ impl Workloads {
                     self.made += 1;
                     let (template, revision) = (wish.template.clone(), Revision::of(wish.template));
                     pods.sets.push(ReplicaSet { template, revision, pods: Vec::new(), made: self.made });
-                    (pods.reason, pods.since) = ("NewReplicaSetCreated", cluster.now);
+                    // The write that says so may be lost to a conflict: then an old verdict stays until progress.
+                    if pods.reason != "ProgressDeadlineExceeded" {
+                        (pods.reason, pods.since) = ("NewReplicaSetCreated", cluster.now);
+                    }
                 }
                 if pods.reason == "DeploymentPaused" {
                     (pods.reason, pods.since) = ("DeploymentResumed", cluster.now);
@@ -291,18 +294,20 @@ fn status(pods: &mut Pods, wish: &Wish<'_>, object: &Value, now: Timestamp) -> V
         ("False", "MinimumReplicasUnavailable")
     };
     let old = object.pointer("/status/conditions").and_then(Value::as_array);
-    let same = old.and_then(|c| c.iter().find(|c| c["type"] == "Available" && c["status"] == is));
-    let condition = same.cloned().unwrap_or_else(
-        || json!({"type": "Available", "status": is, "reason": why, "lastUpdateTime": now.to_string()}),
-    );
+    let condition = |type_: &str, status: &str, reason: &str| {
+        let same = old.and_then(|c| c.iter().find(|c| c["type"] == type_ && c["reason"] == reason));
+        same.cloned().unwrap_or_else(
+            || json!({"type": type_, "status": status, "reason": reason, "lastUpdateTime": now.to_string()}),
+        )
+    };
+    let conditions = [condition("Available", is, why), condition("Progressing", progressing, pods.reason)];
     let terminating = object.pointer("/metadata/deletionTimestamp").is_some();
     let observed =
         if terminating { &object["status"]["observedGeneration"] } else { &object["metadata"]["generation"] };
     json!({
         "observedGeneration": observed, "replicas": total, "updatedReplicas": updated,
         "readyReplicas": ready, "availableReplicas": ready,
-        "conditions": [condition, {"type": "Progressing", "status": progressing, "reason": pods.reason,
-            "lastUpdateTime": (pods.since + if progressing == "False" { wish.deadline } else { SignedDuration::ZERO }).to_string()}],
+        "conditions": conditions,
     })
 }
 

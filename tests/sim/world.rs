@@ -1,7 +1,7 @@
 //! Everything together, and time.
 
 use super::answers::Answers;
-use super::cluster::Cluster;
+use super::cluster::{Cluster, Defaults};
 use super::laws::Laws;
 use super::process::Process;
 use super::traffic::{self, Shares};
@@ -9,11 +9,12 @@ use super::workloads::{Pods, Workloads};
 use super::writers::Webhook;
 use super::{manifests, process};
 use jiff::{SignedDuration, Timestamp};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sidetrack::api::CanaryStatus;
 use sidetrack::api::status::Phase;
 use sidetrack::object::{Kind, ObjectRef, Write};
 use sidetrack::rollout::naming::Names;
+use sidetrack::rollout::objects::{Label, target_template};
 use sidetrack::rollout::plan::Message;
 use sidetrack::rollout::revision::Revision;
 use sidetrack::rollout::subject::Config;
@@ -49,6 +50,8 @@ pub(crate) struct World {
     /// Its writes that were sent.
     pub(crate) writes: usize,
     pub(crate) looks: usize,
+    /// Writes that were tried without being stored.
+    pub(crate) dry_runs: usize,
     /// Nothing happened in the last step.
     quiet: bool,
     /// Distinct statuses, in order.
@@ -76,6 +79,7 @@ impl World {
             written: Vec::new(),
             writes: 0,
             looks: 0,
+            dry_runs: 0,
             quiet: false,
             statuses: Vec::new(),
             log: Vec::new(),
@@ -102,6 +106,7 @@ impl World {
             written: self.written.clone(),
             writes: self.writes,
             looks: self.looks,
+            dry_runs: self.dry_runs,
             quiet: false,
             statuses: self.statuses.clone(),
             log: self.log.clone(),
@@ -254,6 +259,35 @@ impl World {
             && let Some((_, action)) = self.between.take()
         {
             action(self);
+        }
+    }
+
+    /// The API server is replaced by one with other defaults, or by the one before; the list that follows shows the
+    /// stored objects as it reads them.
+    pub(crate) fn upgrade(&mut self, defaults: Defaults) {
+        self.note(format!("API server with {defaults:?} defaults"));
+        let mut moved = BTreeMap::new();
+        let mut show = |template: &mut Value, label: Option<&Label>, names: &Names| {
+            let back =
+                |t: &Value| label.map(|l| target_template(&json!({"spec": {"template": t}}), l, names));
+            let (was, was_back) = (Revision::of(template), back(template).as_ref().map(Revision::of));
+            defaults.show(template);
+            moved.insert(was, Revision::of(template));
+            moved.extend(was_back.zip(back(template).as_ref().map(Revision::of)));
+        };
+        let label = self.laws.selector.clone().map(|(key, value)| Label { key, value });
+        self.cluster.defaults = defaults;
+        for (_, object) in self.cluster.objects.iter_mut().filter(|(at, _)| at.kind == Kind::Deployment) {
+            show(&mut object["spec"]["template"], label.as_ref(), &self.names);
+        }
+        for set in self.workloads.pods.values_mut().flat_map(|pods| &mut pods.sets) {
+            show(&mut set.template, label.as_ref(), &self.names);
+            set.revision = Revision::of(&set.template);
+        }
+        self.laws.renamed(&moved);
+        self.stir();
+        if let Some(process) = &mut self.process {
+            process.seen = None;
         }
     }
 

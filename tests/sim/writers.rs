@@ -27,6 +27,10 @@ const KUBECTL: &str = "kubectl";
 impl World {
     /// What admission makes of a write.
     fn admit(&self, at: &ObjectRef, manager: &str, old: &Value, new: Value) -> Result<Value, Refused> {
+        let mut new = new;
+        if at.kind == Kind::Deployment {
+            self.cluster.defaults.show(&mut new["spec"]["template"]);
+        }
         if !matches!(at.kind, Kind::Deployment | Kind::Service) {
             return Ok(new);
         }
@@ -48,7 +52,6 @@ impl World {
         if let Verdict::Deny(denial) = &outcome.verdict {
             return Err(Refused(denial.reason.code()));
         }
-        let mut new = new;
         json_patch::patch(&mut new, &patch::build(&request.object, &outcome.verdict).unwrap()).unwrap();
         Ok(new)
     }

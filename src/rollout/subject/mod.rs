@@ -5,6 +5,9 @@
 
 mod checks;
 mod observe;
+mod rebaseline;
+#[cfg(test)]
+mod testing;
 mod writes;
 
 pub use checks::{Judged, Question};

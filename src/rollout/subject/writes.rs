@@ -32,7 +32,7 @@ impl Subject<'_> {
     pub fn writes(&self, step: &Step) -> Writes {
         let none = Ok(Vec::new());
         match step {
-            Step::Say(_) | Step::Ask(_) | Step::LoadSnapshot(_) => none,
+            Step::Say(_) | Step::Ask(_) | Step::LoadSnapshot(_) | Step::Redefault { .. } => none,
             Step::Status(status) => {
                 let mut object = json!({
                     "apiVersion": Kind::Canary.api_version(), "kind": Kind::Canary.as_str(),
@@ -46,10 +46,10 @@ impl Subject<'_> {
             }
             Step::GuardCanary => Ok(one(self.canary_edit().with_finalizer(keys::CANARY_FINALIZER))),
             Step::ReleaseCanary => Ok(one(self.canary_edit().without_finalizer(keys::CANARY_FINALIZER))),
-            Step::StoreSnapshot(revision) => {
-                let target = self.target().ok_or_else(|| missing("the target"))?;
-                let template = target.pointer("/spec/template").ok_or_else(|| missing("the template"))?;
-                self.store(template, revision)
+            Step::StoreSnapshot(revision) => self.store(self.template(revision)?, revision),
+            Step::Rebaseline { from, to } => self.rebaseline(from, to),
+            Step::GlassPrimary(revision) => {
+                Ok(one(self.primary_edit()?.same_generation().annotation(keys::GLASSED, revision.as_str())))
             }
             Step::StorePrimarySnapshot(revision) => {
                 let (primary, label) =
@@ -118,6 +118,7 @@ impl Subject<'_> {
             Step::Adopt { .. }
             | Step::Release(_)
             | Step::Hold { .. }
+            | Step::Glass { .. }
             | Step::ClearHold(_)
             | Step::CorrectHold(_)
             | Step::RecordReplicas(_)
@@ -160,6 +161,17 @@ impl Subject<'_> {
                     .set("/spec/paused", true.into())
                     .without_finalizer(keys::TRAFFIC_FINALIZER);
                 if *failed { edit.annotation(keys::FAILED, revision.as_str()) } else { edit }
+            }
+            Step::Glass { revision, hold } => {
+                let edit =
+                    guarded().annotation(keys::GLASSED, revision.as_str()).without_annotation(keys::FAILED);
+                if *hold {
+                    edit.annotation(keys::HOLD, revision.as_str())
+                        .set("/spec/paused", true.into())
+                        .without_finalizer(keys::TRAFFIC_FINALIZER)
+                } else {
+                    edit
+                }
             }
             Step::ClearHold(_) => guarded()
                 .unchanged(&hold)
@@ -220,7 +232,7 @@ impl Subject<'_> {
         Ok(Edit::new(self.at(&self.names.primary), primary))
     }
 
-    fn template(&self, revision: &Revision) -> Result<&Value, Impossible> {
+    pub(super) fn template(&self, revision: &Revision) -> Result<&Value, Impossible> {
         let live = self.target().and_then(|t| t.pointer("/spec/template"));
         self.templates
             .get(revision)
@@ -374,6 +386,7 @@ fn scale(live: Option<&Value>, target: ObjectRef, replicas: i32) -> Writes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rollout::subject::testing::{subject, target};
 
     #[test]
     fn what_is_made_or_repaired_is_logged_and_weights_are_not() {
@@ -397,6 +410,46 @@ mod tests {
             (&Step::StoreSnapshot(Revision::from_key("a")), made("apps/v1", "ControllerRevision"), None),
         ] {
             assert_eq!(logged(step, &write).map(|m| m.text).as_deref(), text, "{step:?}");
+        }
+    }
+
+    #[test]
+    fn no_other_template_is_written_in_the_name_of_a_revision() {
+        let [live, other] = ["v1", "v2"].map(|image| json!({"spec": {"image": image}}));
+        let subject = subject(&live);
+        let make =
+            |template| subject.writes(&Step::CreatePrimary { revision: Revision::of(template), replicas: 1 });
+        assert!(make(&live).is_ok());
+        assert!(make(&other).is_err());
+        assert!(subject.writes(&Step::StoreSnapshot(Revision::of(&other))).is_err());
+    }
+
+    /// Interlock §5.2: a newer write, or another object of the name, refuses the release.
+    #[test]
+    fn a_release_is_for_the_very_object_that_was_seen() {
+        let template = json!({"spec": {"image": "v1"}});
+        let mut held = target(&template);
+        json_patch::merge(
+            &mut held,
+            &json!({"metadata": {"annotations": {keys::HOLD: "h"}}, "spec": {"paused": true}}),
+        );
+        let mut subject = subject(&template);
+        let at = subject.at(&subject.names.target);
+        subject.objects.insert(at, held.clone());
+        let writes = subject.writes(&Step::Release(Revision::of(&template))).unwrap();
+        let [Write::Patch { patch, .. }] = writes.as_slice() else { panic!("{writes:?}") };
+        let refused = |change: &Value| {
+            let mut live = held.clone();
+            json_patch::merge(&mut live, change);
+            json_patch::patch(&mut live, patch).is_err()
+        };
+        assert!(!refused(&json!({"status": {"replicas": 1}, "metadata": {"resourceVersion": "2"}})));
+        for change in [
+            json!({"metadata": {"uid": "other"}}),
+            json!({"metadata": {"generation": 4}}),
+            json!({"metadata": {"annotations": {keys::HOLD: "newer"}}}),
+        ] {
+            assert!(refused(&change), "{change}");
         }
     }
 }

@@ -1,0 +1,33 @@
+//! A Canary with a target, for tests of single steps.
+
+use super::{Config, Subject};
+use crate::object::{Kind, ObjectRef};
+use crate::rollout::revision::Revision;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+/// Nothing is at hand.
+static TEMPLATES: BTreeMap<Revision, Value> = BTreeMap::new();
+static CONFIG: LazyLock<Config> = LazyLock::new(Config::default);
+
+/// A target with this template.
+pub(super) fn target(template: &Value) -> Value {
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": "app", "namespace": "test", "uid": "u", "resourceVersion": "1", "generation": 3},
+        "spec": {"selector": {"matchLabels": {"app": "app"}}, "template": template},
+    })
+}
+
+/// A Canary for it.
+pub(super) fn subject(template: &Value) -> Subject<'static> {
+    let canary = json!({
+        "apiVersion": "flagger.app/v1beta1", "kind": "Canary",
+        "metadata": {"name": "app", "namespace": "test", "uid": "c"},
+        "spec": {"targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "app"},
+            "service": {"port": 80}, "analysis": {}},
+    });
+    let objects = BTreeMap::from([(ObjectRef::new(Kind::Deployment, "test", "app"), target(template))]);
+    Subject::new(canary, objects, BTreeMap::new(), &TEMPLATES, &CONFIG).unwrap()
+}
