@@ -79,6 +79,10 @@ impl Replay {
         let mut object = object.clone();
         object["metadata"]["namespace"] = self.namespace.clone().into();
         if object["kind"] != "Canary" {
+            // The node has another name here.
+            if let Some(pods) = object.pointer_mut("/spec/template/spec").and_then(Value::as_object_mut) {
+                pods.remove("nodeName");
+            }
             return object;
         }
         let spec = &mut object["spec"];
@@ -89,10 +93,10 @@ impl Replay {
             spec["provider"] = provider.trim_end_matches(":linkerd").into();
         }
         spec["metricsServer"] = self.outside.url("").into();
-        // What is done at a weight is done before the next one.
-        spec["analysis"]["interval"] = if acts_at_weight(&self.trace) { "3s" } else { "1s" }.into();
+        // What is done within a run is done before its next step.
+        spec["analysis"]["interval"] = if acts_within_a_run(&self.trace) { "3s" } else { "1s" }.into();
         spec["analysis"].as_object_mut().unwrap().remove("alerts");
-        for hook in spec["analysis"]["webhooks"].as_array_mut().into_iter().flatten() {
+        for hook in spec["analysis"].get_mut("webhooks").and_then(Value::as_array_mut).into_iter().flatten() {
             let name = hook["url"].as_str().unwrap().rsplit('/').next().unwrap();
             hook["url"] = self.outside.url(&format!("/{name}/hook")).into();
         }
@@ -109,9 +113,26 @@ impl Replay {
                 seen = before;
                 self.reaches(&statuses[before - 1].1).await?;
             }
+            let asked = self.asked_before(t);
+            eventually("the hooks are called as often as before", async || {
+                let hooks = self.ours()?.remove("hooks").unwrap_or_default();
+                Ok((hooks.len() >= asked).then_some(()))
+            })
+            .await?;
             self.act(action).await?;
         }
         self.reaches(&statuses.last().unwrap().1).await
+    }
+
+    /// How many calls of hooks the recording has before a moment, as they are compared.
+    fn asked_before(&self, t: f64) -> usize {
+        let mut view = View::new();
+        for call in self.trace.list("hooks").iter().filter(|call| call["t"].as_f64().unwrap() <= t) {
+            if let Some(line) = view::hook(call["to"].as_str().unwrap(), &call["body"]) {
+                view::add(&mut view, "hooks", line);
+            }
+        }
+        view.remove("hooks").unwrap_or_default().len()
     }
 
     /// Waits for the state in which the recording's driver acted.
@@ -221,18 +242,19 @@ impl Replay {
     }
 }
 
-/// Whether something was done while the canary had weight.
-fn acts_at_weight(trace: &Trace) -> bool {
+/// Whether something was done within a run.
+fn acts_within_a_run(trace: &Trace) -> bool {
     let statuses = trace.statuses();
     trace.actions().iter().filter_map(|a| a["t"].as_f64()).any(|t| {
         let before = statuses.iter().rfind(|(at, _)| *at <= t);
-        before.is_some_and(|(_, s)| s.starts_with("Progressing") && !s.starts_with("Progressing weight 0"))
+        let quiet = ["Initializing", "Initialized", "Progressing weight 0", "Succeeded", "Failed"];
+        before.is_some_and(|(_, s)| !quiet.iter().any(|quiet| s.starts_with(quiet)))
     })
 }
 
 /// Whether a message tells of a start that takes longer than an interval: ours are short here.
 fn is_slow(text: &str) -> bool {
-    text.contains(" not ready: waiting for rollout to finish: ")
+    text.contains(": waiting for rollout to finish: ")
 }
 
 macro_rules! replayed {
@@ -246,7 +268,7 @@ macro_rules! replayed {
 
 replayed! {
     success_with_all_hooks: "istio-weighted-success",
-    hooks_are_called_in_order: "hooks-order",
+    refused_rollout_hook_rolls_back: "istio-fail-rollout-hook",
     failed_metrics_roll_back: "istio-fail-success-rate",
     metric_recovers: "istio-metric-recovers",
     rollback_hook_rolls_back: "gate-rollback",

@@ -5,7 +5,7 @@ use crate::harness::{Sidetrack, World, at, canary, deployment, eventually, free_
 use anyhow::{Context, Result, ensure};
 use ground::{AuditRequest, Mark, SIDETRACK};
 use jiff::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 const ALONE: &[&str] = &["--enable-leader-election=false"];
@@ -21,7 +21,7 @@ async fn processes_are_killed_restarted_replaced_and_idle() -> Result<()> {
     replaced(&world).await.context("two processes")
 }
 
-async fn app(world: &World, prefix: &str, spec: serde_json::Value) -> Result<String> {
+async fn app(world: &World, prefix: &str, spec: Value) -> Result<String> {
     let ns = world.cp.namespace(prefix).await?;
     world.flux(deployment(&ns, "v1", 2)).await?;
     world.cp.apply(canary(&ns, &spec)).await?;
@@ -59,12 +59,16 @@ async fn killed(world: &World, mut sidetrack: Sidetrack) -> Result<Sidetrack> {
     timeline.obeys(world, |cluster, _| crate::harness::objects::lawful(cluster)).await?;
     let weights = timeline.values(world, "vs", "app", weight).await?;
     ensure!(weights == [0, 10, 20, 30, 40, 50, 0], "{weights:?}");
-    let steps: Vec<Timestamp> = timeline
-        .values(world, "canary", "app", |c| at(c, "/status/run/lastStep").as_str().map(str::to_owned))
-        .await?
-        .iter()
-        .filter_map(|at| at.parse().ok())
-        .collect();
+    let step = |c: &Value| -> Option<(i64, Timestamp)> {
+        let run = at(c, "/status/run");
+        Some((at(run, "/weight").as_i64()?, at(run, "/lastStep").as_str()?.parse().ok()?))
+    };
+    let mut steps = timeline.values(world, "canary", "app", step).await?;
+    // A step that was only meant when the process was killed is taken by the next one, and counts from then.
+    steps.reverse();
+    steps.dedup_by_key(|(weight, _)| *weight);
+    steps.reverse();
+    let steps: Vec<Timestamp> = steps.into_iter().map(|(_, at)| at).collect();
     ensure!(steps.len() >= 5);
     for (before, after) in steps.iter().zip(steps.iter().skip(1)) {
         let apart = after.duration_since(*before);
