@@ -41,7 +41,9 @@ async fn r7() -> Result<()> {
 async fn r18() -> Result<()> {
     let deeds = async |race: &Race| {
         race.merge("canary", "app", json!({"spec": {"skipAnalysis": true}})).await?;
-        race.update_with("v2", Some("canaryonly")).await
+        race.update_with("v2", Some("canaryonly")).await?;
+        let taken = |c: &Value| ["Promoting", "Succeeded"].iter().any(|p| at(c, "/status/phase") == *p);
+        race.world.until(&race.ns, "canary", "app", "v2 is taken up", taken).await.map(drop)
     };
     let more = json!({"progressDeadlineSeconds": 12});
     race("R18 skipped analysis of a revision that breaks as primary", more, deeds, async |race| {
