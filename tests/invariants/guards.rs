@@ -1,7 +1,7 @@
 //! One guard each: what would happen if the line that keeps it were not there.
 
 use crate::sim::World;
-use crate::sim::manifests::{canary, deployment};
+use crate::sim::manifests::{canary, deployment, template};
 use crate::sim::world::revision;
 use crate::sim::writers::Webhook;
 use sidetrack::api::keys;
@@ -206,4 +206,147 @@ fn the_promoted_template_stays_until_another_one_is_promoted() {
     world.apply(of("v5"));
     world.until_over(Phase::Succeeded);
     assert_eq!(["v1", "v2", "v5"].map(|v| stored(&world, v)), [false, false, true], "{}", world.tail());
+}
+
+/// §5.6: the pods of what is reverted stay until a primary that has its threshold has taken over.
+#[test]
+fn a_revert_waits_for_the_primary() {
+    let mut world = World::initialised(canary(&[]));
+    world.update("v2");
+    world.until_weight(40);
+    world.set_ready("app-primary", false, 1);
+    world.update("v1");
+    world.run(30);
+    assert_eq!((world.replicas("app"), stage(&world)), (2, Some(Stage::Cancelling)), "{}", world.tail());
+    world.set_ready("app-primary", true, 1);
+    world.until_over(Phase::Succeeded);
+    assert_eq!(world.image("app-primary"), "v1");
+}
+
+/// §5.7: what is written back is what `promoted` says again, before the rollback begins.
+#[test]
+fn a_promotion_that_fails_late_takes_its_mark_back() {
+    let mut object = canary(&[]);
+    object["spec"]["analysis"]["stepWeightPromotion"] = 30.into();
+    let mut world = World::initialised(object);
+    world.update("v2");
+    world.until("returning", |w| stage(w) == Some(Stage::Returning));
+    assert_eq!(world.key(keys::PROMOTED), Some(revision("v2").as_str()));
+    world.set_ready("app-primary", false, 2);
+    world.until("rolling back", |w| stage(w) == Some(Stage::RollingBack));
+    assert_eq!(world.key(keys::PROMOTED), Some(revision("v1").as_str()), "{}", world.tail());
+    world.until_over(Phase::Failed);
+    assert_eq!(world.image("app-primary"), "v1");
+}
+
+/// Somebody writes another template under the hold that is there, while nobody answers for the webhook.
+fn forge(world: &mut World, image: &str) {
+    let (at, template) = (world.deployment("app"), template(image, None));
+    world.webhook = Webhook::Gone;
+    world.edit(&at, |d| d["spec"]["template"] = template).unwrap();
+    world.webhook = Webhook::Up;
+}
+
+/// B-11 while a gate is asked: it is asked about what is there.
+#[test]
+fn a_hold_is_put_right_while_its_gate_is_closed() {
+    let mut world = World::initialised(canary(&[("gate", "confirm-rollout")]));
+    world.answers.hook("gate", 403);
+    world.update("v2");
+    world.until_phase(Phase::Waiting);
+    forge(&mut world, "v9");
+    world.run(1);
+    assert_eq!(world.key(keys::HOLD), Some(revision("v9").as_str()), "{}", world.tail());
+    assert_eq!(world.status().run.unwrap().revision, revision("v9").as_str());
+}
+
+/// B-11 between the gate and the release: law I1 sees a release of what the hold does not name.
+#[test]
+fn a_hold_is_put_right_before_the_release() {
+    let mut world = World::initialised(canary(&[]));
+    world.update("v2");
+    world.until_weight(40);
+    world.update("v3");
+    world.until("releasing", |w| stage(w) == Some(Stage::Releasing));
+    forge(&mut world, "v9");
+    world.until_over(Phase::Succeeded);
+    assert_eq!((world.image("app-primary").as_str(), world.has_said("InterlockBypassed")), ("v9", false));
+}
+
+/// B-11 at rest: another template under the hold of a failed one is not that one.
+#[test]
+fn a_template_under_the_hold_of_a_failed_one_is_analysed() {
+    let mut world = World::initialised(canary(&[]));
+    world.answers.success_rate("1");
+    world.update("v2");
+    world.until_over(Phase::Failed);
+    world.answers.success_rate("100");
+    forge(&mut world, "v9");
+    world.until_over(Phase::Succeeded);
+    assert_eq!(world.image("app-primary"), "v9");
+}
+
+/// I3 and I9: a primary that loses a pod gets no more traffic back, and nothing has succeeded.
+#[test]
+fn nothing_goes_on_while_the_promoted_primary_lacks_a_pod() {
+    for (at, before) in [(Stage::Returning, Phase::Promoting), (Stage::Finalising, Phase::Finalising)] {
+        let mut object = canary(&[]);
+        object["spec"]["analysis"]["stepWeightPromotion"] = 30.into();
+        let mut world = World::initialised(object);
+        world.update("v2");
+        world.until("the stage", |w| stage(w) == Some(at));
+        let weight = world.weight();
+        world.set_ready("app-primary", false, 1);
+        world.run(30);
+        assert_eq!((world.status().phase, world.weight()), (before, weight), "{}", world.tail());
+        world.set_ready("app-primary", true, 1);
+        world.until_over(Phase::Succeeded);
+    }
+}
+
+/// §5.13: the primary goes when routes and apex Service have led to the target for the drain delay, whoever writes into
+/// the routes meanwhile.
+#[test]
+fn leaving_drains_the_primary_before_it_goes() {
+    for disturbed in [false, true] {
+        let mut world = World::initialised(canary(&[]));
+        let at = world.canary.clone();
+        let apex = ObjectRef::new(Kind::Service, "test", "app");
+        let at_target = |w: &World| w.cluster.get(&apex).unwrap()["spec"]["selector"]["app"] == "app";
+        world.delete(&at);
+        let gone = |w: &World| w.primary().is_none_or(|p| p["metadata"].get("deletionTimestamp").is_some());
+        world.until("the traffic on the target", |w| w.weight() == 100 && at_target(w));
+        assert!(world.target_pods().ready(world.cluster.now) == 2 && !gone(&world));
+        world.run(3);
+        if disturbed {
+            world.set_route(0);
+            world.run(3);
+            assert_eq!(world.weight(), 100);
+        }
+        assert!(!gone(&world), "{}", world.tail());
+        world.until("the Canary to go", |w| w.cluster.get(&w.canary).is_none());
+        assert!(gone(&world) && at_target(&world) && world.target_pods().ready(world.cluster.now) == 2);
+    }
+}
+
+/// The same for clients of the apex Service alone.
+#[test]
+fn leaving_gives_clients_of_the_apex_their_time() {
+    let mut world = World::initialised(canary(&[]));
+    let (at, apex) = (world.canary.clone(), ObjectRef::new(Kind::Service, "test", "app"));
+    world.delete(&at);
+    world.until("weight 100", |w| w.weight() == 100);
+    world.run(4);
+    world.webhook = Webhook::Gone;
+    let label = keys::CANARY;
+    world
+        .edit(&apex, |s| {
+            s["spec"]["selector"]["app"] = "app-primary".into();
+            s["metadata"]["labels"][label] = "app".into();
+        })
+        .unwrap();
+    world.run(3);
+    assert_eq!(world.cluster.get(&apex).unwrap()["spec"]["selector"]["app"], "app");
+    assert_eq!(world.primary_pods().ready(world.cluster.now), 2, "{}", world.tail());
+    world.until("the Canary to go", |w| w.cluster.get(&w.canary).is_none());
 }

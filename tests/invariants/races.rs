@@ -382,8 +382,13 @@ fn r25_a_deleted_target_gets_no_traffic() {
             world.webhook = crate::sim::writers::Webhook::Up;
         }
         world.delete(&at);
-        world.until("weight 0 and the target gone", |w| w.weight() == 0 && w.target().is_none());
+        if finalizer {
+            world.run(3);
+            assert_eq!((world.weight(), world.target_pods().ready(world.cluster.now)), (0, 2), "drained");
+        }
+        assert!(world.run_until(5, |w| w.weight() == 0 && w.target().is_none()), "{}", world.tail());
         assert_eq!(world.primary_pods().ready(world.cluster.now), 2);
+        assert_eq!(world.image("app-primary"), "v1");
         // Made again at another revision: a run of its own, and nothing un-analysed before.
         let mut again = deployment("v3", None, Some(2));
         again["spec"]["template"] = template("v3", None);
