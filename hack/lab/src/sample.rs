@@ -23,6 +23,8 @@ pub struct Sample {
     pub traffic: Traffic,
     /// Number of pods.
     pub replicas: Option<u32>,
+    /// Whether requests judge a release. Without it each step passes after two seconds, with no load.
+    pub judged: bool,
     /// More variables for the container, such as `FAIL_PERCENT`; see [`crate::app::App`].
     pub env: Vec<(String, String)>,
 }
@@ -31,7 +33,7 @@ impl Sample {
     /// Returns an application of two pods.
     #[must_use]
     pub fn new(namespace: &str, traffic: Traffic) -> Self {
-        Self { namespace: namespace.to_owned(), traffic, replicas: Some(2), env: Vec::new() }
+        Self { namespace: namespace.to_owned(), traffic, replicas: Some(2), judged: true, env: Vec::new() }
     }
 
     /// Adds a variable.
@@ -120,7 +122,8 @@ impl Sample {
                 "progressDeadlineSeconds": 60,
                 "service": service,
                 "analysis": {
-                    "interval": "5s", "threshold": 2, "stepWeight": 20, "maxWeight": 60, "metrics": metrics,
+                    "interval": if self.judged { "5s" } else { "2s" }, "threshold": 2,
+                    "stepWeight": 20, "maxWeight": 60, "metrics": if self.judged { metrics } else { json!([]) },
                 },
             },
         })
