@@ -27,7 +27,11 @@ pub(crate) async fn start(cp: &ControlPlane, dir: &Path, logs: &Path) -> Result<
         "metadata": { "name": name, "namespace": namespace },
         "spec": {
             "selector": { "istio": "ingressgateway" },
-            "servers": [{ "port": { "number": 8080, "name": "http", "protocol": "HTTP" }, "hosts": ["*"] }],
+            "servers": [{
+                // Pods listen on the same port of their own addresses.
+                "bind": "10.244.0.2",
+                "port": { "number": 8080, "name": "http", "protocol": "HTTP" }, "hosts": ["*"],
+            }],
         },
     }))
     .await?;
