@@ -57,7 +57,7 @@ impl Case<'_> {
         }
         if !o.refusals.is_empty() {
             return Draft::from(o)
-                .refuse(&o.refusals.join(" "), self.now)
+                .stall("Refused", &o.refusals.join(" "), self.now)
                 .map(Plan::from)
                 .unwrap_or_default();
         }
@@ -171,7 +171,16 @@ impl Case<'_> {
             let draft = Draft::from(o).zeroed().rejected(&run.revision).run(None);
             return said.then(draft.finish(Phase::Failed, "", self.now));
         }
-        said
+        // A Canary that waits for its first Deployment is not stalled: they are applied in any order.
+        if !matches!(o.status.phase, Phase::Initialized | Phase::Succeeded | Phase::Failed) {
+            return said;
+        }
+        let why =
+            format!("Deployment {} does not exist. Apply it again, or delete the Canary to leave.", n.target);
+        match Draft::from(o).stall("TargetMissing", &why, self.now) {
+            Some(step) => said.then(step),
+            None => said,
+        }
     }
 
     /// Interlock §5.12: the Deployment controller ignores scale and template of a terminating Deployment.

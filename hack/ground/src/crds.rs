@@ -44,9 +44,13 @@ impl RouterCrds {
     pub fn load(self) -> Result<Vec<Value>> {
         match self {
             Self::Istio => istio_crds(&ISTIO),
-            Self::GatewayApi => {
-                module_crds("gateway-api", &GATEWAY_API, "sigs.k8s.io/gateway-api", "config/crd/standard", &[])
-            }
+            Self::GatewayApi => module_crds(
+                "gateway-api",
+                &GATEWAY_API,
+                "sigs.k8s.io/gateway-api",
+                "config/crd/standard",
+                &[],
+            ),
             Self::Smi => parse_yaml(SMI),
         }
     }
@@ -73,7 +77,8 @@ pub fn module_crds(
     place: &str,
     names: &[&str],
 ) -> Result<Vec<Value>> {
-    let folder = cache_dir()?.join(format!("crds-{what}-{}", hash(&[module.go_sum, place, &names.join(" ")])));
+    let folder =
+        cache_dir()?.join(format!("crds-{what}-{}", hash(&[module.go_sum, place, &names.join(" ")])));
     let file = folder.join("crds.json");
     if let Ok(text) = fs::read(&file) {
         return Ok(serde_json::from_slice(&text)?);

@@ -13,8 +13,8 @@ use axum::extract::{Path as UrlPath, State};
 use axum::routing::get;
 use ground::{ControlPlane, Launch, Server};
 use http::StatusCode;
-use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
 use kube::Client;
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
@@ -44,7 +44,8 @@ pub struct Flux {
 
 impl Flux {
     pub(crate) async fn start(cp: &ControlPlane, dir: &Path, logs: &Path) -> Result<Self> {
-        cp.apply(json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } })).await?;
+        cp.apply(json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } }))
+            .await?;
         // As Flux is installed: it may do everything.
         cp.apply(json!({
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
@@ -189,7 +190,12 @@ impl Repository {
     ///
     /// # Errors
     /// When the source does not exist or `tar` fails.
-    pub async fn commit(&self, client: &Client, dir: &Path, files: &BTreeMap<String, String>) -> Result<String> {
+    pub async fn commit(
+        &self,
+        client: &Client,
+        dir: &Path,
+        files: &BTreeMap<String, String>,
+    ) -> Result<String> {
         // As in Git, where a revert is a commit of its own.
         let mut hasher = Sha256::new_with_prefix(now().to_string());
         for (name, text) in files {

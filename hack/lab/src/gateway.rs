@@ -52,7 +52,8 @@ pub(crate) async fn start(cp: &ControlPlane, dir: &Path, logs: &Path) -> Result<
 /// Returns MetricTemplates `success-rate` (percent) and `duration` (99th percentile, milliseconds) of a canary behind Traefik.
 #[must_use]
 pub fn metric_templates() -> Vec<Value> {
-    let service = r#"service=~"httproute-{{ namespace }}-{{ target }}-.*-{{ namespace }}-{{ target }}-canary-.*""#;
+    let service =
+        r#"service=~"httproute-{{ namespace }}-{{ target }}-.*-{{ namespace }}-{{ target }}-canary-.*""#;
     let rate = |metric: &str, more: &str| format!("rate({metric}{{{service}{more}}}[{{{{ interval }}}}])");
     let requests = "traefik_service_requests_total";
     let good = rate(requests, r#", code!~"5..""#);

@@ -20,7 +20,8 @@ const BOOTSTRAP: &str = include_str!("../config/envoy.yaml");
 
 /// Starts both. `dir` gets their configuration, `logs` their output.
 pub(crate) async fn start(cp: &ControlPlane, dir: &Path, logs: &Path) -> Result<Vec<Server>> {
-    cp.apply(json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "istio-system" } })).await?;
+    cp.apply(json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "istio-system" } }))
+        .await?;
     let (name, namespace) = ("gateway", "istio-system");
     cp.apply(json!({
         "apiVersion": "networking.istio.io/v1", "kind": "Gateway",
@@ -76,7 +77,15 @@ pub(crate) async fn start(cp: &ControlPlane, dir: &Path, logs: &Path) -> Result<
         dir: dir.to_owned(),
         log: logs.join("istiod.log"),
     })?;
-    let args = ["--config-path", "envoy.yaml", "--disable-hot-restart", "--concurrency", "2", "--log-level", "warning"];
+    let args = [
+        "--config-path",
+        "envoy.yaml",
+        "--disable-hot-restart",
+        "--concurrency",
+        "2",
+        "--log-level",
+        "warning",
+    ];
     let envoy = Server::start(&Launch {
         name: "envoy".to_owned(),
         program: ENVOY.path()?,

@@ -9,6 +9,7 @@
 
 pub mod app;
 mod clock;
+pub mod demo;
 pub mod flux;
 pub mod gateway;
 pub mod istio;

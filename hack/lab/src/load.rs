@@ -207,7 +207,9 @@ mod tests {
 
     #[test]
     fn load_goes_to_the_lab_only() {
-        for (address, ours) in [("10.244.0.2", true), ("127.0.0.1", true), ("10.0.0.1", false), ("192.0.2.1", false)] {
+        for (address, ours) in
+            [("10.244.0.2", true), ("127.0.0.1", true), ("10.0.0.1", false), ("192.0.2.1", false)]
+        {
             assert_eq!(is_ours(address.parse().unwrap()), ours, "{address}");
         }
     }

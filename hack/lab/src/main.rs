@@ -37,6 +37,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<OsString>,
     },
+    /// Play the story of a good release and two bad ones, with real requests and metrics
+    Demo {
+        /// Through which gateway
+        #[arg(value_enum)]
+        traffic: Traffic,
+    },
     /// Be the sample application
     App(App),
     /// Print the sample application's manifests: Namespace, Deployment and Canary
@@ -120,6 +126,12 @@ fn main() -> Result<ExitCode> {
             let namespace = Namespace::enter()?;
             runtime()?.block_on(up(wanted, namespace, &command))
         }
+        Command::Demo { traffic } => {
+            let wanted = Wanted::new(&lab::demo::parts(traffic), &env::current_exe()?)?;
+            wanted.prepare()?;
+            let namespace = Namespace::enter()?;
+            runtime()?.block_on(demo(wanted, namespace, traffic))
+        }
         Command::App(app) => runtime()?.block_on(lab::app::run(app)),
         Command::Sample { sample } => {
             for object in sample.objects()? {
@@ -127,14 +139,12 @@ fn main() -> Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
-        Command::Commit { sample, repository, files } => runtime()?.block_on(commit(&sample, repository, &files)),
+        Command::Commit { sample, repository, files } => {
+            runtime()?.block_on(commit(&sample, repository, &files))
+        }
         Command::Load { namespace, traffic, rate, count, seconds } => {
             let plan = Plan {
-                to: match traffic {
-                    Traffic::Istio => istio::ADDRESS,
-                    Traffic::Gateway => gateway::ADDRESS,
-                }
-                .parse()?,
+                to: traffic.address().parse()?,
                 host: Sample::new(&namespace, traffic).host(),
                 rate,
                 count,
@@ -194,23 +204,55 @@ async fn up(wanted: Wanted, namespace: Namespace, command: &[OsString]) -> Resul
     Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
+async fn demo(wanted: Wanted, namespace: Namespace, traffic: Traffic) -> Result<ExitCode> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let story = async {
+        let start = Instant::now();
+        let mut lab = Lab::start(wanted, namespace).await?;
+        eprintln!("lab: up in {:.1} s", start.elapsed().as_secs_f64());
+        let played = lab::demo::play(&lab, traffic).await;
+        if played.is_err() {
+            lab.keep_logs();
+        }
+        played
+    };
+    tokio::select! {
+        played = story => played.map(|()| ExitCode::SUCCESS),
+        _ = terminate.recv() => Ok(ExitCode::FAILURE),
+        _ = interrupt.recv() => Ok(ExitCode::FAILURE),
+    }
+}
+
 /// Says where everything is.
 fn tell(lab: &Lab) {
     eprintln!("\nEverything below is reached from this shell only; it ends with the shell.\n");
     eprintln!("  API server     {}  (KUBECONFIG is set, kubectl is in PATH)", lab.cp.url());
     for part in &lab.parts {
         match part {
-            Part::Istio => eprintln!("  Istio gateway  http://{}  (Envoy's admin: http://{})", istio::ADDRESS, istio::ADMIN),
+            Part::Istio => eprintln!(
+                "  Istio gateway  http://{}  (Envoy's admin: http://{})",
+                istio::ADDRESS,
+                istio::ADMIN
+            ),
             Part::Gateway => {
-                eprintln!("  Gateway API    http://{}  (Traefik's API: http://{}/api)", gateway::ADDRESS, gateway::ADMIN);
+                eprintln!(
+                    "  Gateway API    http://{}  (Traefik's API: http://{}/api)",
+                    gateway::ADDRESS,
+                    gateway::ADMIN
+                );
             }
             Part::Prometheus => eprintln!("  Prometheus     {}/api/v1/query?query=up", prometheus::url()),
             Part::Flux => eprintln!("  Flux           kubectl -n flux-system get kustomizations"),
         }
     }
     eprintln!("  Logs           {}", lab.dir().join("logs").display());
-    eprintln!("\n  lab commit v1                            Flux applies the sample application, its Canary with it");
-    eprintln!("  lab load --seconds 600 &                 100 requests a second, by the version that answered");
+    eprintln!(
+        "\n  lab commit v1                            Flux applies the sample application, its Canary with it"
+    );
+    eprintln!(
+        "  lab load --seconds 600 &                 100 requests a second, by the version that answered"
+    );
     eprintln!("  lab commit v2                            a good release");
     eprintln!("  lab commit v3 --env FAIL_PERCENT=10      a bad one");
     eprintln!("  kubectl -n test get canary app -w\n");

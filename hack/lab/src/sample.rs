@@ -14,6 +14,17 @@ pub enum Traffic {
     Gateway,
 }
 
+impl Traffic {
+    /// Returns where its gateway listens.
+    #[must_use]
+    pub const fn address(self) -> &'static str {
+        match self {
+            Self::Istio => istio::ADDRESS,
+            Self::Gateway => gateway::ADDRESS,
+        }
+    }
+}
+
 /// One application: Deployment and Canary, both called `app`, in a namespace of their own.
 #[derive(Clone, Debug)]
 pub struct Sample {
@@ -25,6 +36,8 @@ pub struct Sample {
     pub replicas: Option<u32>,
     /// Whether requests judge a release. Without it each step passes after two seconds, with no load.
     pub judged: bool,
+    /// Seconds that a canary has to become ready.
+    pub progress_deadline: u32,
     /// More variables for the container, such as `FAIL_PERCENT`; see [`crate::app::App`].
     pub env: Vec<(String, String)>,
 }
@@ -33,7 +46,14 @@ impl Sample {
     /// Returns an application of two pods.
     #[must_use]
     pub fn new(namespace: &str, traffic: Traffic) -> Self {
-        Self { namespace: namespace.to_owned(), traffic, replicas: Some(2), judged: true, env: Vec::new() }
+        Self {
+            namespace: namespace.to_owned(),
+            traffic,
+            replicas: Some(2),
+            judged: true,
+            progress_deadline: 60,
+            env: Vec::new(),
+        }
     }
 
     /// Adds a variable.
@@ -94,7 +114,7 @@ impl Sample {
                 "istio",
                 json!([
                     { "name": "request-success-rate", "interval": "20s", "thresholdRange": { "min": 99 } },
-                    { "name": "request-duration", "interval": "20s", "thresholdRange": { "max": 100 } },
+                    { "name": "request-duration", "interval": "20s", "thresholdRange": { "max": 500 } },
                 ]),
                 // Without retries, so that each failure is seen.
                 json!({ "gateways": [istio::GATEWAY], "retries": { "attempts": 0 } }),
@@ -104,7 +124,7 @@ impl Sample {
                 json!([
                     { "name": "success-rate", "interval": "20s", "thresholdRange": { "min": 99 },
                       "templateRef": { "name": "success-rate", "namespace": gateway::NAMESPACE } },
-                    { "name": "duration", "interval": "20s", "thresholdRange": { "max": 100 },
+                    { "name": "duration", "interval": "20s", "thresholdRange": { "max": 500 },
                       "templateRef": { "name": "duration", "namespace": gateway::NAMESPACE } },
                 ]),
                 json!({ "gatewayRefs": [{ "name": gateway::NAME, "namespace": gateway::NAMESPACE }] }),
@@ -119,7 +139,7 @@ impl Sample {
             "spec": {
                 "provider": provider,
                 "targetRef": { "apiVersion": "apps/v1", "kind": "Deployment", "name": "app" },
-                "progressDeadlineSeconds": 60,
+                "progressDeadlineSeconds": self.progress_deadline,
                 "service": service,
                 "analysis": {
                     "interval": if self.judged { "5s" } else { "2s" }, "threshold": 2,

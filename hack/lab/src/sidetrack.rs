@@ -70,6 +70,7 @@ pub(crate) async fn wait(cp: &ControlPlane) -> Result<()> {
     let probe: Deployment = serde_json::from_value(probe)?;
     let deployments: Api<Deployment> = Api::namespaced(client, "default");
     let dry_run = PostParams { dry_run: true, ..PostParams::default() };
-    eventually("the webhook answers", within, async || Ok(deployments.create(&dry_run, &probe).await.ok())).await?;
+    eventually("the webhook answers", within, async || Ok(deployments.create(&dry_run, &probe).await.ok()))
+        .await?;
     Ok(())
 }

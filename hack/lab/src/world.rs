@@ -81,7 +81,10 @@ impl Lab {
         let cp = ControlPlane::start(Options {
             crds,
             kwok: false,
-            users: masters.into_iter().chain([User::service_account(flux::NAMESPACE, "kustomize-controller")]).collect(),
+            users: masters
+                .into_iter()
+                .chain([User::service_account(flux::NAMESPACE, "kustomize-controller")])
+                .collect(),
             log_dir: Some(logs.clone()),
             // Webhooks are called at the pods' addresses: there is no kube-proxy to serve a Service's.
             api_server_args: vec!["--enable-aggregator-routing=true".to_owned()],
@@ -99,7 +102,8 @@ impl Lab {
         };
         if let Err(error) = lab.complete(&wanted, &logs).await {
             lab.keep_logs();
-            return Err(error).with_context(|| format!("the lab did not come up; its logs are in {}", logs.display()));
+            return Err(error)
+                .with_context(|| format!("the lab did not come up; its logs are in {}", logs.display()));
         }
         Ok(lab)
     }
@@ -108,9 +112,8 @@ impl Lab {
         let dir = self.dir.path.clone();
         let cp = &self.cp;
         let client = cp.client_as("kubelet");
-        self.kubelet = Some(
-            Kubelet::start(client, cp.url(), cp.ca_pem(), images(wanted), logs.join("pods")).await?,
-        );
+        self.kubelet =
+            Some(Kubelet::start(client, cp.url(), cp.ca_pem(), images(wanted), logs.join("pods")).await?);
         sidetrack::install(cp).await?;
         let mut addresses = Vec::new();
         for part in &wanted.parts {

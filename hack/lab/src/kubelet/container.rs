@@ -87,16 +87,19 @@ impl HttpProbe {
         };
         let port = match &get.port {
             IntOrString::Int(port) => *port,
-            IntOrString::String(name) => container
-                .ports
-                .iter()
-                .flatten()
-                .find(|port| port.name.as_deref() == Some(name))
-                .with_context(|| format!("no port is called {name}"))?
-                .container_port,
+            IntOrString::String(name) => {
+                container
+                    .ports
+                    .iter()
+                    .flatten()
+                    .find(|port| port.name.as_deref() == Some(name))
+                    .with_context(|| format!("no port is called {name}"))?
+                    .container_port
+            }
         };
-        let seconds =
-            |value: Option<i32>, or: u64| Duration::from_secs(value.and_then(|v| v.try_into().ok()).unwrap_or(or));
+        let seconds = |value: Option<i32>, or: u64| {
+            Duration::from_secs(value.and_then(|v| v.try_into().ok()).unwrap_or(or))
+        };
         let client = reqwest::Client::builder()
             .no_proxy()
             .timeout(seconds(probe.timeout_seconds, 1))
@@ -131,9 +134,10 @@ mod tests {
     #[test]
     fn environment_has_fields_of_the_pod_and_address_stands_in_arguments() {
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}})).unwrap();
-        let container: Container = serde_json::from_value(json!({"name": "c", "image": "app:v1", "args": ["run"],
+        let container: Container =
+            serde_json::from_value(json!({"name": "c", "image": "app:v1", "args": ["run"],
             "env": [{"name": "ME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]}))
-        .unwrap();
+            .unwrap();
         let image = Image {
             name: "app",
             program: "/bin/app".into(),

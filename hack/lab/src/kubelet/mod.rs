@@ -116,8 +116,9 @@ impl Drop for Running {
 }
 
 async fn run(context: Arc<Shared>) {
-    let mut events =
-        watcher(Api::<Pod>::all(context.client.clone()), watcher::Config::default()).default_backoff().boxed();
+    let mut events = watcher(Api::<Pod>::all(context.client.clone()), watcher::Config::default())
+        .default_backoff()
+        .boxed();
     let mut pods: HashMap<String, Running> = HashMap::new();
     let mut listed = HashSet::new();
     while let Some(event) = events.next().await {

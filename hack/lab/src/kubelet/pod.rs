@@ -17,7 +17,7 @@ use tokio::time::sleep;
 
 use super::container::{HttpProbe, entry, name_and_tag};
 use super::status::{Ended, State, Status};
-use super::{Shared, NODE, RETRY};
+use super::{NODE, RETRY, Shared};
 use crate::clock::now;
 
 /// How often a process is looked at, and a container that is not ready is probed.
@@ -107,9 +107,8 @@ async fn bind(context: &Shared, pod: &Pod) -> bool {
 /// Ends when the pod is to end, or is gone.
 async fn deleted(mut seen: Seen) {
     // An error means that the pod is gone as well.
-    let _ = seen
-        .wait_for(|pod| pod.as_ref().is_none_or(|pod| pod.metadata.deletion_timestamp.is_some()))
-        .await;
+    let _ =
+        seen.wait_for(|pod| pod.as_ref().is_none_or(|pod| pod.metadata.deletion_timestamp.is_some())).await;
 }
 
 struct Life<'a> {
@@ -287,4 +286,3 @@ async fn token(client: &Client, pod: &Pod, account: &str) -> kube::Result<String
     let answer = accounts.create_token_request(account, &PostParams::default(), &request).await?;
     Ok(answer.status.map(|status| status.token).unwrap_or_default())
 }
-

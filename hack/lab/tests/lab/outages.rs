@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use lab::Lab;
 use lab::load::Counts;
 use lab::sample::Traffic;
@@ -17,7 +17,7 @@ use crate::stage::{Stage, at, image, until};
 
 /// Flux reports that it could not apply, v1 serves on; when the webhook is back the next attempt heals by itself.
 pub(crate) async fn webhook_down(lab: Arc<Lab>) -> Result<String> {
-    let stage = Stage::new(lab, "webhook-down", Traffic::Istio).initialised().await?;
+    let stage = Stage::new(lab, "webhook-down", Traffic::Istio).unjudged().initialised().await?;
     let load = stage.load(50).await?;
     scale(&stage, 0).await?;
     let revision = stage.commit("v2").await?;
@@ -65,7 +65,10 @@ pub(crate) async fn flux_killed(lab: Arc<Lab>) -> Result<String> {
     until("Flux has looked twice", async || Ok((stage.looks_since(mark).await? >= 2).then_some(()))).await?;
     let writes = stage.lab.cp.audit().requests_since(mark, lab::flux::USER).await?;
     let written = writes.iter().any(|r| {
-        r.namespace == stage.sample.namespace && r.resource == "deployments" && r.is_write() && !r.uri.contains("dryRun")
+        r.namespace == stage.sample.namespace
+            && r.resource == "deployments"
+            && r.is_write()
+            && !r.uri.contains("dryRun")
     });
     ensure!(!written, "Flux wrote the Deployment again: {writes:?}");
     Ok("the release goes on and is promoted; Flux comes back and writes nothing".to_owned())
@@ -73,7 +76,7 @@ pub(crate) async fn flux_killed(lab: Arc<Lab>) -> Result<String> {
 
 /// Traffic stays where it is; the run goes on when a replica leads again.
 pub(crate) async fn sidetrack_killed(lab: Arc<Lab>) -> Result<String> {
-    let stage = Stage::new(lab, "sidetrack-killed", Traffic::Istio).initialised().await?;
+    let stage = Stage::new(lab, "sidetrack-killed", Traffic::Istio).unjudged().initialised().await?;
     let load = stage.load(50).await?;
     stage.commit("v2").await?;
     stage.weight(20).await?;

@@ -8,14 +8,13 @@ use anyhow::{Context, Result, bail, ensure};
 use futures::StreamExt;
 use ground::{AuditRequest, Mark};
 use kube::Client;
-use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind};
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, watcher};
 use lab::Lab;
 use lab::flux::{self, Repository};
 use lab::load::{Load, Plan, Sample as Request};
 use lab::sample::{Sample, Traffic};
-use lab::{gateway, istio};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
@@ -92,7 +91,19 @@ impl Stage {
     /// Reads the Kustomization.
     pub(crate) async fn kustomization(&self) -> Result<Value> {
         let path = format!("kustomizations/{}", self.repository.name);
-        get(&self.client, &format!("/apis/kustomize.toolkit.fluxcd.io/v1/namespaces/{}/{path}", flux::NAMESPACE)).await
+        get(
+            &self.client,
+            &format!("/apis/kustomize.toolkit.fluxcd.io/v1/namespaces/{}/{path}", flux::NAMESPACE),
+        )
+        .await
+    }
+
+    /// Reads the messages of the Canary's Events.
+    pub(crate) async fn events(&self) -> Result<Vec<String>> {
+        let events = self.get("/api/v1", "events?fieldSelector=involvedObject.kind%3DCanary").await?;
+        let messages =
+            at(&events, "/items").as_array().into_iter().flatten().map(|event| at(event, "/message"));
+        Ok(messages.filter_map(Value::as_str).map(str::to_owned).collect())
     }
 
     /// Waits for a phase of the Canary.
@@ -109,7 +120,7 @@ impl Stage {
         }
     }
 
-    /// Waits until the last run is over with a phase, and its revision is another than `before`.
+    /// Waits until the canary has a weight, or more.
     pub(crate) async fn weight(&self, least: i64) -> Result<()> {
         let what = format!("Canary {}/app has weight {least}", self.sample.namespace);
         until(&what, async || {
@@ -137,12 +148,8 @@ impl Stage {
 
     /// Starts load, and returns when the first answers have come.
     pub(crate) async fn load(&self, rate: u32) -> Result<Load> {
-        let to = match self.sample.traffic {
-            Traffic::Istio => istio::ADDRESS,
-            Traffic::Gateway => gateway::ADDRESS,
-        };
         let plan = Plan {
-            to: to.parse()?,
+            to: self.sample.traffic.address().parse()?,
             host: self.sample.host(),
             rate,
             count: 100_000,
@@ -165,13 +172,15 @@ impl Stage {
             Traffic::Istio => ("networking.istio.io", "v1", "VirtualService", "virtualservices"),
             Traffic::Gateway => ("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes"),
         };
-        let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural);
+        let resource =
+            ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural);
         let routes: Api<DynamicObject> =
             Api::namespaced_with(self.client.clone(), &self.sample.namespace, &resource);
         let seen = Arc::new(Mutex::new(Vec::<(Instant, i64)>::new()));
         let (task_seen, traffic) = (seen.clone(), self.sample.traffic);
         let task = tokio::spawn(async move {
-            let mut events = watcher(routes, watcher::Config::default()).default_backoff().applied_objects().boxed();
+            let mut events =
+                watcher(routes, watcher::Config::default()).default_backoff().applied_objects().boxed();
             while let Some(event) = events.next().await {
                 let Ok(route) = event else { continue };
                 let weight = canary_weight(&route.data, traffic);
@@ -280,6 +289,18 @@ async fn get(client: &Client, path: &str) -> Result<Value> {
     }
 }
 
+/// Lets Flux rest: its looks at one scenario's objects take time from those that follow.
+pub(crate) async fn suspend(lab: &Lab, name: &str) -> Result<()> {
+    let kind = GroupVersionKind::gvk("kustomize.toolkit.fluxcd.io", "v1", "Kustomization");
+    let resource = ApiResource::from_gvk_with_plural(&kind, "kustomizations");
+    let api: Api<DynamicObject> = Api::namespaced_with(lab.cp.client(), flux::NAMESPACE, &resource);
+    let patch = Patch::Merge(serde_json::json!({ "spec": { "suspend": true } }));
+    match api.patch(name, &PatchParams::default(), &patch).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        result => Ok(result.map(drop)?),
+    }
+}
+
 /// Resident memory of everything, by the process.
 pub(crate) fn memory(lab: &Lab) -> Result<String> {
     let mut total = 0;
@@ -287,7 +308,8 @@ pub(crate) fn memory(lab: &Lab) -> Result<String> {
     for (name, pid) in lab.processes() {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib: u64 = line.and_then(|l| l.split_whitespace().next()).and_then(|n| n.parse().ok()).unwrap_or(0);
+        let kib: u64 =
+            line.and_then(|l| l.split_whitespace().next()).and_then(|n| n.parse().ok()).unwrap_or(0);
         total += kib / 1024;
         parts.push(format!("{name} {}", kib / 1024));
     }

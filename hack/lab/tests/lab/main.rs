@@ -57,14 +57,15 @@ fn scenarios() -> Vec<Scenario> {
     vec![
         scenario!(traffic::release_through_istio, "a good v2 at 100 requests/s through Istio"),
         scenario!(traffic::failing_release_through_istio, "a v2 that fails 10 % of requests"),
-        scenario!(traffic::slow_release_through_istio, "a v2 that is 200 ms slower"),
+        scenario!(traffic::slow_release_through_istio, "a v2 that is a second slower"),
         scenario!(traffic::release_through_gateway_api, "a good v2 at 100 requests/s through Gateway API"),
         scenario!(traffic::failing_release_through_gateway_api, "a v2 that fails 10 %, through Gateway API"),
         scenario!(flux::same_revision_again, "the same revision, re-applied at each interval"),
         scenario!(flux::newer_revision_during_analysis, "v3 while v2 is analysed"),
         scenario!(flux::revert_during_analysis, "v2 reverted while it is analysed"),
         scenario!(flux::wait_true_succeeds, "`wait: true`, Canary in the same Kustomization, good v2"),
-        scenario!(flux::wait_true_fails, "the same, v2 is never ready"),
+        scenario!(flux::health_checks_canary_first, "`healthChecks` of Canary and Deployment, in this order"),
+        scenario!(flux::wait_true_fails, "`wait: true`, v2 is never ready"),
         scenario!(flux::replicas_in_git, "`replicas` changed in Git"),
         scenario!(flux::replicas_and_autoscaler, "`replicas` and an HPA in Git"),
         scenario!(flux::deployment_deleted_in_git, "the Deployment deleted in Git, then put back as v2"),
@@ -108,7 +109,10 @@ fn run() -> Result<bool> {
         let passed = results.iter().filter(|(_, result)| result.is_ok()).count();
         let failed = results.len() - passed;
         println!("memory: {}", stage::memory(&lab)?);
-        println!("test result: {}. {passed} passed; {failed} failed", if failed == 0 { "ok" } else { "FAILED" });
+        println!(
+            "test result: {}. {passed} passed; {failed} failed",
+            if failed == 0 { "ok" } else { "FAILED" }
+        );
         if let Some(file) = std::env::var_os("LAB_TABLE") {
             std::fs::write(&file, table(&results)).with_context(|| format!("writing {}", file.display()))?;
         }
@@ -123,9 +127,12 @@ fn run() -> Result<bool> {
 
 async fn play(scenario: Scenario, lab: Arc<Lab>) -> (Scenario, Result<String>) {
     let start = Instant::now();
-    let played = tokio::time::timeout(LONGEST, (scenario.run)(lab)).await;
+    let played = tokio::time::timeout(LONGEST, (scenario.run)(lab.clone())).await;
     let result = played.unwrap_or_else(|_| Err(anyhow::anyhow!("not over after {} s", LONGEST.as_secs())));
     let seconds = start.elapsed().as_secs_f64();
+    // Repositories are called like their scenarios.
+    let rests = stage::suspend(&lab, &scenario.name.replace('_', "-")).await;
+    let result = result.and_then(|happened| rests.map(|()| happened));
     match &result {
         Ok(happened) => println!("test {} ... ok ({seconds:.0} s): {happened}", scenario.name),
         Err(error) => println!("test {} ... FAILED ({seconds:.0} s): {error:#}", scenario.name),
