@@ -5,6 +5,7 @@
 //! parts of them; all without any. Environment: `LAB_TABLE=FILE` writes what happened as a table.
 
 mod flux;
+mod life;
 mod outages;
 mod stage;
 mod traffic;
@@ -74,6 +75,7 @@ fn scenarios() -> Vec<Scenario> {
         scenario!(outages::webhook_down, "webhook down while Flux applies v2", alone),
         scenario!(outages::flux_killed, "kustomize-controller killed while v2 is analysed", alone),
         scenario!(outages::sidetrack_killed, "both replicas of Sidetrack killed at weight", alone),
+        scenario!(life::owner_killed, "the lab's own process killed with SIGKILL", alone),
     ]
 }
 
