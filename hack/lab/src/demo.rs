@@ -12,7 +12,7 @@ use crate::Lab;
 use crate::flux::Repository;
 use crate::load::{Counts, Load, Plan};
 use crate::parts::Part;
-use crate::sample::{Sample, Traffic};
+use crate::sample::{Sample, Traffic, WINDOW};
 
 /// The namespace that it plays in.
 const NAMESPACE: &str = "test";
@@ -69,22 +69,31 @@ pub async fn play(lab: &Lab, traffic: Traffic) -> Result<()> {
     story.commit(&story.good, "v2").await?;
     story.until("Succeeded", Some((&load, "v2"))).await?;
 
-    story.say("3. v3 fails 10 % of its requests: request-success-rate says so");
+    story.calm(&load, "v2").await?;
+    story.say("3. v3 fails 10 % of its requests: their success rate says so");
     story.commit(&story.good.clone().env("FAIL_PERCENT", 10), "v3").await?;
     story.until("Failed", Some((&load, "v3"))).await?;
     story.halts().await?;
 
-    story.say("4. v4 takes a second longer: request-duration says so");
+    story.calm(&load, "v2").await?;
+    story.say("4. v4 takes a second longer: the duration of its requests says so");
     story.commit(&story.good.clone().env("DELAY_MS", 1000), "v4").await?;
     story.until("Failed", Some((&load, "v4"))).await?;
     story.halts().await?;
 
-    let counts = Counts::of(&load.stop().await);
+    let requests = load.stop().await;
     story.say("What the requests say");
-    for (version, answered) in &counts.by_version {
-        println!("   {version} answered {answered:>6} of {} requests", counts.total);
+    for version in Counts::of(&requests).by_version.keys() {
+        // Those that nobody answered have no version.
+        let of_version =
+            Counts::of(requests.iter().filter(|r| r.version == version.trim_start_matches("none")));
+        println!(
+            "   {version} answered {:>5} of {} requests, {:>3} failed",
+            of_version.total,
+            requests.len(),
+            of_version.failed
+        );
     }
-    println!("   {} failed, all of them of the releases that were stopped", counts.failed);
     Ok(())
 }
 
@@ -125,6 +134,7 @@ impl Story<'_> {
         let mut told = release.map_or(0, |(load, _)| load.so_far().len());
         let mut begun = release.is_none();
         loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
             let path = format!("/apis/flagger.app/v1beta1/namespaces/{NAMESPACE}/canaries/app");
             let canary = self.get(&path).await?;
             let now = canary.pointer("/status/phase").and_then(Value::as_str).unwrap_or("-");
@@ -142,8 +152,18 @@ impl Story<'_> {
             if start.elapsed() > PATIENCE {
                 bail!("the Canary did not become {phase}: {canary:#}");
             }
-            tokio::time::sleep(Duration::from_secs(1)).await;
         }
+    }
+
+    /// Lets the primary answer alone for as long as the queries look back: they know workloads, not revisions.
+    async fn calm(&self, load: &Load, version: &str) -> Result<()> {
+        let told = load.so_far().len();
+        println!("   ({} s of traffic on the primary alone)", WINDOW.as_secs());
+        tokio::time::sleep(WINDOW).await;
+        let samples = load.so_far();
+        let counts = Counts::of(samples.get(told..).unwrap_or_default());
+        self.line(WINDOW.as_secs(), 0, &counts, version, "");
+        Ok(())
     }
 
     fn line(&self, second: u64, weight: i64, counts: &Counts, version: &str, phase: &str) {
@@ -166,8 +186,10 @@ impl Story<'_> {
         let path =
             format!("/api/v1/namespaces/{NAMESPACE}/events?fieldSelector=involvedObject.kind%3DCanary");
         let events = self.get(&path).await?;
-        let items = events.pointer("/items").and_then(Value::as_array).into_iter().flatten();
-        Ok(items.filter_map(|event| event.get("message")?.as_str()).map(str::to_owned).collect())
+        let mut items: Vec<&Value> =
+            events.pointer("/items").and_then(Value::as_array).into_iter().flatten().collect();
+        items.sort_by_key(|event| event.get("lastTimestamp").and_then(Value::as_str));
+        Ok(items.iter().filter_map(|event| event.get("message")?.as_str()).map(str::to_owned).collect())
     }
 
     async fn events(&self) -> Result<()> {

@@ -1,9 +1,14 @@
 //! The sample application's manifests, as a team would have them in Git.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::app::PORT;
 use crate::{gateway, istio};
+
+/// How far back the Canary's queries look.
+pub const WINDOW: Duration = Duration::from_secs(10);
 
 /// Through what requests reach the application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -108,13 +113,14 @@ impl Sample {
     /// Returns the Canary: steps of 20 to 60, judged by the real success rate and duration of requests.
     #[must_use]
     pub fn canary(&self) -> Value {
+        let window = format!("{}s", WINDOW.as_secs());
         let mut service = json!({ "port": 80, "targetPort": PORT, "hosts": [self.host()] });
         let (provider, metrics, more) = match self.traffic {
             Traffic::Istio => (
                 "istio",
                 json!([
-                    { "name": "request-success-rate", "interval": "20s", "thresholdRange": { "min": 99 } },
-                    { "name": "request-duration", "interval": "20s", "thresholdRange": { "max": 500 } },
+                    { "name": "request-success-rate", "interval": window, "thresholdRange": { "min": 99 } },
+                    { "name": "request-duration", "interval": window, "thresholdRange": { "max": 500 } },
                 ]),
                 // Without retries, so that each failure is seen.
                 json!({ "gateways": [istio::GATEWAY], "retries": { "attempts": 0 } }),
@@ -122,9 +128,9 @@ impl Sample {
             Traffic::Gateway => (
                 "gatewayapi:v1",
                 json!([
-                    { "name": "success-rate", "interval": "20s", "thresholdRange": { "min": 99 },
+                    { "name": "success-rate", "interval": window, "thresholdRange": { "min": 99 },
                       "templateRef": { "name": "success-rate", "namespace": gateway::NAMESPACE } },
-                    { "name": "duration", "interval": "20s", "thresholdRange": { "max": 500 },
+                    { "name": "duration", "interval": window, "thresholdRange": { "max": 500 },
                       "templateRef": { "name": "duration", "namespace": gateway::NAMESPACE } },
                 ]),
                 json!({ "gatewayRefs": [{ "name": gateway::NAME, "namespace": gateway::NAMESPACE }] }),

@@ -19,7 +19,9 @@ pub(crate) async fn owner_killed(_lab: Arc<Lab>) -> Result<String> {
         .stderr(Stdio::piped())
         .spawn()?;
     let mut lines = BufReader::new(owner.stderr.take().context("no output")?).lines();
-    let up = tokio::task::spawn_blocking(move || lines.by_ref().map_while(Result::ok).find(|l| l.contains("up in")));
+    let up = tokio::task::spawn_blocking(move || {
+        lines.by_ref().map_while(Result::ok).find(|l| l.contains("up in"))
+    });
     ensure!(up.await?.is_some(), "the second lab did not come up");
     let namespace = std::fs::read_link(format!("/proc/{}/ns/net", owner.id()))?;
     ensure!(namespace != std::fs::read_link("/proc/self/ns/net")?, "it has no namespace of its own");
@@ -30,7 +32,8 @@ pub(crate) async fn owner_killed(_lab: Arc<Lab>) -> Result<String> {
     .await?;
     owner.kill()?;
     owner.wait()?;
-    until("nobody is left in its namespace", async || Ok(inside(&namespace).is_empty().then_some(()))).await?;
+    until("nobody is left in its namespace", async || Ok(inside(&namespace).is_empty().then_some(())))
+        .await?;
     Ok(format!("each of {before} processes is gone, and the namespace with them"))
 }
 
