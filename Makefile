@@ -1,11 +1,22 @@
 # What people type. `make help` lists it.
-.PHONY: help demo test races bench lint ground clean-ground
+.PHONY: help demo lab test races test-lab bench lint ground
+
+LAB = $(or $(CARGO_TARGET_DIR),target)/debug/lab
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-demo: ## Play the story on a real control plane: a release, a rejected one, a reverted one
+demo: ## Play the story on a real control plane; TRAFFIC=istio or TRAFFIC=gateway: with Flux, real requests and metrics
+ifdef TRAFFIC
+	@cargo build --locked --package sidetrack --package lab
+	@$(LAB) demo $(TRAFFIC)
+else
 	@hack/demo.sh
+endif
+
+lab: ## A shell in a world with Flux, Istio, Gateway API, Prometheus and pods that are processes (root or user namespaces)
+	@cargo build --locked --package sidetrack --package lab
+	@$(LAB) up
 
 test: ## Everything that needs no root: pure tests, and scenarios on a real control plane
 	cargo run --quiet --locked --package ground -- build
@@ -14,6 +25,10 @@ test: ## Everything that needs no root: pure tests, and scenarios on a real cont
 races: ## The race suite: a line a scenario, beside what a controller without guards does
 	cargo run --quiet --locked --package ground -- build
 	cargo test --locked --test races -- --nocapture
+
+test-lab: ## Scenarios of real Flux and real requests, in that world; SCENARIO=part of a name for some of them
+	cargo build --locked --package sidetrack
+	cargo test --locked --package lab --test lab -- $(SCENARIO)
 
 bench: ## The figures of the README, also written to target/bench.json
 	cargo run --quiet --locked --package ground -- build

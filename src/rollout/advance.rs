@@ -59,7 +59,7 @@ impl Case<'_> {
         }
         if !o.refusals.is_empty() {
             let why = o.refusals.join(" ");
-            let refused = Draft::from(o).refuse(&why, self.now);
+            let refused = Draft::from(o).stall("Refused", &why, self.now);
             return refused.map_or_else(Plan::default, |status| {
                 Plan::default().say(Message::warning(why)).then(status)
             });
@@ -151,7 +151,16 @@ impl Case<'_> {
             let draft = Draft::from(o).zeroed().rejected(&run.revision).run(None);
             return said.then(draft.finish(Phase::Failed, "", self.now));
         }
-        said
+        // A Canary that waits for its first Deployment is not stalled: they are applied in any order.
+        if !matches!(o.status.phase, Phase::Initialized | Phase::Succeeded | Phase::Failed) {
+            return said;
+        }
+        let why =
+            format!("Deployment {} does not exist. Apply it again, or delete the Canary to leave.", n.target);
+        match Draft::from(o).stall("TargetMissing", &why, self.now) {
+            Some(step) => said.then(step),
+            None => said,
+        }
     }
 
     /// Interlock §5.12: the Deployment controller ignores scale and template of a terminating Deployment.

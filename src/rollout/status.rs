@@ -124,14 +124,15 @@ impl Draft {
         Step::Status(Box::new(self.0))
     }
 
-    /// Completes a draft that states why the spec is refused: Stalled, everything else as it was.
+    /// Completes a draft that states why nothing can go on until somebody changes something: Stalled, everything else as it
+    /// was. None when that is stated already.
     #[must_use]
-    pub fn refuse(mut self, why: &str, now: Timestamp) -> Option<Step> {
+    pub fn stall(mut self, reason: &str, why: &str, now: Timestamp) -> Option<Step> {
         let now = whole_seconds(now);
         let mut conditions: Vec<Condition> =
             self.0.conditions.iter().filter(|c| c.type_ == "Promoted").cloned().collect();
-        conditions.push(next(&self.0.conditions, ("Ready", "False", "Refused"), why, now));
-        conditions.push(next(&self.0.conditions, ("Stalled", "True", "Refused"), why, now));
+        conditions.push(next(&self.0.conditions, ("Ready", "False", reason), why, now));
+        conditions.push(next(&self.0.conditions, ("Stalled", "True", reason), why, now));
         let same = self.0.conditions == conditions;
         self.0.conditions = conditions;
         (!same).then(|| Step::Status(Box::new(self.0)))

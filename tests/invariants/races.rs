@@ -162,6 +162,27 @@ fn r7_a_deleted_primary_is_made_again_from_the_promoted_revision() {
     assert_eq!(world.image("app"), "v2");
 }
 
+/// I9: a Canary whose target is gone does not go on saying that it is ready; it does again when the target is back.
+#[test]
+fn r7_a_canary_says_that_its_target_is_gone_until_it_is_back() {
+    let mut world = World::initialised(canary(&[]));
+    let at = world.deployment("app");
+    let stalled = |w: &World| {
+        w.status()
+            .conditions
+            .iter()
+            .any(|c| c.type_ == "Stalled" && c.status == "True" && c.reason == "TargetMissing")
+    };
+    world.delete(&at);
+    world.until("the status says so", stalled);
+    assert!(world.ready_message().contains("Deployment app does not exist"), "{}", world.ready_message());
+    assert!(world.fresh_process_has_nothing_to_do(), "said once");
+    world.apply(deployment("v2", None, Some(2)));
+    world.until_over(Phase::Succeeded);
+    assert!(!stalled(&world));
+    assert_eq!(world.image("app-primary"), "v2");
+}
+
 #[test]
 fn r7_a_primary_deleted_during_a_run_is_made_again_and_the_run_ends() {
     for (weight, phase) in [(40, Phase::Progressing), (60, Phase::Promoting)] {

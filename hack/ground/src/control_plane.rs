@@ -17,7 +17,7 @@ use crate::data::DataDir;
 use crate::go::{build, say};
 use crate::options::Options;
 use crate::parts::Part;
-use crate::server::Server;
+use crate::server::{Launch, Server};
 use crate::users::{ADMIN, BINDER, CONTROLLER_MANAGER, KWOK, Users};
 use crate::{FIELD_MANAGER, certificates};
 
@@ -174,8 +174,15 @@ impl ControlPlane {
     }
 
     fn spawn(&mut self, part: Part, args: Vec<String>) -> Result<()> {
-        self.servers
-            .insert(0, Server::spawn(part.binary(), &part.path()?, &args, &self.dir.path, &self.logs)?);
+        let launch = Launch {
+            name: part.binary().to_owned(),
+            program: part.path()?,
+            args,
+            env: None,
+            dir: self.dir.path.clone(),
+            log: self.logs.join(format!("{}.log", part.binary())),
+        };
+        self.servers.insert(0, Server::start(&launch)?);
         Ok(())
     }
 
@@ -204,8 +211,8 @@ impl ControlPlane {
 
     /// Returns the processes by name, for measuring what they take.
     #[must_use]
-    pub fn processes(&self) -> Vec<(&'static str, u32)> {
-        self.servers.iter().rev().map(|server| (server.name, server.pid())).collect()
+    pub fn processes(&self) -> Vec<(&str, u32)> {
+        self.servers.iter().rev().map(|server| (server.name.as_str(), server.pid())).collect()
     }
 
     /// Returns the directory of the servers' logs.

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::FIELD_MANAGER;
 use crate::go::{download, lock};
-use crate::parts::{GATEWAY_API, ISTIO_API, cache_dir, hash};
+use crate::parts::{GATEWAY_API, ISTIO_API, Module, cache_dir, hash};
 use crate::wait::eventually;
 
 /// The CustomResourceDefinitions of one kind of traffic router.
@@ -43,40 +43,63 @@ impl RouterCrds {
     /// When the module cannot be downloaded or does not have the files it should.
     pub fn load(self) -> Result<Vec<Value>> {
         match self {
-            Self::Istio => cached("istio", &[ISTIO_API.go_sum, &ISTIO.join(" ")], || {
-                let dir = download(&ISTIO_API, "istio.io/api")?;
-                let file = dir.join("kubernetes/customresourcedefinitions.gen.yaml");
-                let mut all = read_yaml(&file)?;
-                all.retain(|crd| ISTIO.contains(&name(crd)));
-                Ok(all)
-            }),
-            Self::GatewayApi => cached("gateway-api", &[GATEWAY_API.go_sum], || {
-                let dir = download(&GATEWAY_API, "sigs.k8s.io/gateway-api")?;
-                let mut all = Vec::new();
-                for entry in fs::read_dir(dir.join("config/crd/standard"))? {
-                    all.extend(read_yaml(&entry?.path())?);
-                }
-                // Beside them lies an admission policy that guards upgrades.
-                all.retain(|crd| crd.get("kind").is_some_and(|kind| kind == "CustomResourceDefinition"));
-                all.sort_by(|a, b| name(a).cmp(name(b)));
-                Ok(all)
-            }),
+            Self::Istio => istio_crds(&ISTIO),
+            Self::GatewayApi => module_crds(
+                "gateway-api",
+                &GATEWAY_API,
+                "sigs.k8s.io/gateway-api",
+                "config/crd/standard",
+                &[],
+            ),
             Self::Smi => parse_yaml(SMI),
         }
     }
 }
 
-/// Returns what `make` returns, kept as JSON in the cache: YAML of this size takes long to parse.
-fn cached(what: &str, made_of: &[&str], make: impl FnOnce() -> Result<Vec<Value>>) -> Result<Vec<Value>> {
-    let folder = cache_dir()?.join(format!("crds-{what}-{}", hash(made_of)));
+/// Returns CustomResourceDefinitions of Istio by their names, out of the module that [`RouterCrds::Istio`] uses.
+///
+/// # Errors
+/// As [`RouterCrds::load`].
+pub fn istio_crds(names: &[&str]) -> Result<Vec<Value>> {
+    let file = "kubernetes/customresourcedefinitions.gen.yaml";
+    module_crds("istio", &ISTIO_API, "istio.io/api", file, names)
+}
+
+/// Returns the CustomResourceDefinitions in a file or folder of a Go module, or those of the given names; kept as JSON in
+/// the cache, as YAML of this size takes long to parse.
+///
+/// # Errors
+/// When the module cannot be downloaded or does not have the files it should.
+pub fn module_crds(
+    what: &str,
+    module: &Module,
+    path: &str,
+    place: &str,
+    names: &[&str],
+) -> Result<Vec<Value>> {
+    let folder =
+        cache_dir()?.join(format!("crds-{what}-{}", hash(&[module.go_sum, place, &names.join(" ")])));
     let file = folder.join("crds.json");
     if let Ok(text) = fs::read(&file) {
         return Ok(serde_json::from_slice(&text)?);
     }
     let _lock = lock(&folder, what)?;
-    let crds = make().with_context(|| format!("fetching the CustomResourceDefinitions of {what}"))?;
+    let context = || format!("fetching the CustomResourceDefinitions of {what}");
+    let place = download(module, path).with_context(context)?.join(place);
+    let mut crds = Vec::new();
+    if place.is_dir() {
+        for entry in fs::read_dir(&place).with_context(context)? {
+            crds.extend(read_yaml(&entry?.path())?);
+        }
+    } else {
+        crds = read_yaml(&place)?;
+    }
+    // Beside those of the Gateway API lies an admission policy that guards upgrades.
+    crds.retain(|crd| crd.get("kind").is_some_and(|kind| kind == "CustomResourceDefinition"));
+    crds.retain(|crd| names.is_empty() || names.contains(&name(crd)));
+    crds.sort_by(|a, b| name(a).cmp(name(b)));
     if crds.is_empty() {
-        bail!("the module of {what} has no CustomResourceDefinition where it should");
+        bail!("the module of {what} has no CustomResourceDefinition in {}", place.display());
     }
     let partial = folder.join("partial");
     fs::write(&partial, serde_json::to_vec(&crds)?)?;

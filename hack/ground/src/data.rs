@@ -13,17 +13,22 @@ use crate::parts::cache_dir;
 /// How long logs of an ended control plane are kept when its owner did not remove them itself.
 const KEEP_LOGS: Duration = Duration::from_secs(3600);
 
-/// Holds a fresh directory, removed on drop unless kept.
+/// A fresh directory in the cache, removed on drop unless kept.
 ///
 /// The lock on its file `owner` lasts as long as the process does: a directory whose lock is free has no owner.
-pub(crate) struct DataDir {
-    pub(crate) path: PathBuf,
+pub struct DataDir {
+    /// Where it is.
+    pub path: PathBuf,
     _owner: File,
     kept: bool,
 }
 
 impl DataDir {
-    pub(crate) fn create() -> Result<Self> {
+    /// Makes one, and removes what ended owners left.
+    ///
+    /// # Errors
+    /// When the cache cannot be written.
+    pub fn create() -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let all = cache_dir()?.join("run");
         fs::create_dir_all(&all).with_context(|| format!("creating {}", all.display()))?;
@@ -45,7 +50,7 @@ impl DataDir {
     }
 
     /// Leaves the directory, without etcd's data, when this value is dropped.
-    pub(crate) fn keep(&mut self) {
+    pub fn keep(&mut self) {
         self.kept = true;
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::parts::{Module, Part, cache_dir, hash};
+use crate::parts::{Module, Part, Program, cache_dir, hash};
 
 /// Builds the parts that are missing, saying how far it is on stderr. Needs `go` and, the first time, a network;
 /// returns at once and needs neither when all are there.
@@ -17,30 +17,35 @@ use crate::parts::{Module, Part, cache_dir, hash};
 /// # Errors
 /// When `go` is missing or too old (the message says what to install) or a build fails (it names the log).
 pub fn build(parts: &[Part]) -> Result<()> {
-    for part in parts {
-        build_part(*part).with_context(|| format!("building {}", part.binary()))?;
-    }
-    Ok(())
+    parts.iter().try_for_each(|part| build_program(&part.program()))
 }
 
-fn build_part(part: Part) -> Result<()> {
-    let binary = part.path()?;
+/// Builds a program that is missing, as [`build`] does.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_program(program: &Program) -> Result<()> {
+    make(program).with_context(|| format!("building {}", program.binary))
+}
+
+fn make(program: &Program) -> Result<()> {
+    let binary = program.path()?;
     if binary.exists() {
         return Ok(());
     }
-    let folder = part.folder()?;
-    let _lock = lock(&folder, part.binary())?;
+    let folder = program.folder()?;
+    let _lock = lock(&folder, program.binary)?;
     if binary.exists() {
         return Ok(());
     }
-    write_module(part.module(), &folder)?;
+    write_module(program.module, &folder)?;
     let version = go_version(&folder)?;
     let partial = folder.join("partial");
     let log = folder.join("build.log");
     let mut command = go(&folder);
-    command.args(["build", "-v", "-trimpath", "-ldflags", &part.ldflags(), "-o"]);
-    command.arg(&partial).arg(part.package());
-    run_with_progress(&mut command, part.binary(), &version, &log)?;
+    command.args(["build", "-v", "-trimpath", "-ldflags", &program.ldflags, "-o"]);
+    command.arg(&partial).arg(program.package);
+    run_with_progress(&mut command, program.binary, &version, &log)?;
     let bin = folder.join("bin");
     fs::create_dir_all(&bin)?;
     fs::rename(&partial, &binary).context("moving the new binary into place")?;
@@ -66,7 +71,10 @@ pub(crate) fn download(module: &Module, path: &str) -> Result<PathBuf> {
 }
 
 /// Takes the lock of a cache folder, saying so when another process holds it. Ends with the returned file.
-pub(crate) fn lock(folder: &Path, what: &str) -> Result<File> {
+///
+/// # Errors
+/// When the folder cannot be made or locked.
+pub fn lock(folder: &Path, what: &str) -> Result<File> {
     fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
     let file = File::create(folder.join("lock"))?;
     match file.try_lock() {
@@ -154,7 +162,7 @@ fn lines(log: &Path) -> Vec<String> {
 }
 
 /// Writes to stderr itself rather than by `eprintln!`, which a test harness captures: a build of minutes must be seen.
-pub(crate) fn say(line: &str) {
+pub fn say(line: &str) {
     // Nobody to tell when stderr is closed.
     let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -39,10 +39,12 @@ pub use crate::access::{Manifests, build_all};
 pub use crate::audit::{Audit, AuditRequest, Mark};
 pub use crate::binder::NODE;
 pub use crate::control_plane::ControlPlane;
-pub use crate::crds::{RouterCrds, parse_yaml};
-pub use crate::go::build;
+pub use crate::crds::{RouterCrds, istio_crds, module_crds, parse_yaml};
+pub use crate::data::DataDir;
+pub use crate::go::{build, build_program, lock, say};
 pub use crate::options::Options;
-pub use crate::parts::{KUBERNETES_VERSION, Part};
+pub use crate::parts::{KUBERNETES_VERSION, Module, Part, Program, cache_dir, hash};
+pub use crate::server::{Launch, Server};
 pub use crate::users::{SIDETRACK, User};
 pub use crate::wait::eventually;
 

@@ -10,10 +10,44 @@ use sha2::{Digest, Sha256};
 pub const KUBERNETES_VERSION: &str = "v1.36.3";
 
 /// A pinned Go module file and its checksums, compiled in so that the library works from any directory.
-pub(crate) struct Module {
-    pub(crate) name: &'static str,
-    pub(crate) go_mod: &'static str,
-    pub(crate) go_sum: &'static str,
+#[derive(Debug)]
+pub struct Module {
+    /// What its folder in the cache is called.
+    pub name: &'static str,
+    /// The text of its go.mod.
+    pub go_mod: &'static str,
+    /// The text of its go.sum.
+    pub go_sum: &'static str,
+}
+
+/// A program that is built from a pinned Go module and kept in the cache.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// The name of the binary.
+    pub binary: &'static str,
+    /// The Go package that it is built from.
+    pub package: &'static str,
+    /// The module that pins the package.
+    pub module: &'static Module,
+    /// Flags of the linker.
+    pub ldflags: String,
+}
+
+impl Program {
+    /// Returns the folder of this program: its name and a hash of all that the binary depends on, so that
+    /// changing one program rebuilds that one only.
+    pub(crate) fn folder(&self) -> Result<PathBuf> {
+        let hash = hash(&[self.module.go_mod, self.module.go_sum, self.package, &self.ldflags]);
+        Ok(cache_dir()?.join(format!("{}-{hash}", self.binary)))
+    }
+
+    /// Returns where the binary is, or will be once built.
+    ///
+    /// # Errors
+    /// As [`cache_dir`].
+    pub fn path(&self) -> Result<PathBuf> {
+        Ok(self.folder()?.join("bin").join(self.binary))
+    }
 }
 
 macro_rules! module {
@@ -64,28 +98,18 @@ impl Part {
         }
     }
 
-    /// Returns the Go package that the binary is built from.
-    pub(crate) const fn package(self) -> &'static str {
-        match self {
-            Self::Etcd => "go.etcd.io/etcd/server/v3",
-            Self::ApiServer => "k8s.io/kubernetes/cmd/kube-apiserver",
-            Self::ControllerManager => "k8s.io/kubernetes/cmd/kube-controller-manager",
-            Self::Kubectl => "k8s.io/kubernetes/cmd/kubectl",
-            Self::Kwok => "sigs.k8s.io/kwok/cmd/kwok",
-        }
-    }
-
-    pub(crate) fn module(self) -> &'static Module {
-        match self {
-            Self::Etcd => &ETCD,
-            Self::ApiServer | Self::ControllerManager | Self::Kubectl => &CONTROL_PLANE,
-            Self::Kwok => &KWOK,
-        }
-    }
-
-    /// Returns the linker flags; the Kubernetes parts are told their version, which `go build` of a module does not.
-    pub(crate) fn ldflags(self) -> String {
-        match self {
+    /// Returns what the part is built from. The Kubernetes parts are told their version, which `go build` of a module
+    /// does not.
+    #[must_use]
+    pub fn program(self) -> Program {
+        let (package, module) = match self {
+            Self::Etcd => ("go.etcd.io/etcd/server/v3", &ETCD),
+            Self::ApiServer => ("k8s.io/kubernetes/cmd/kube-apiserver", &CONTROL_PLANE),
+            Self::ControllerManager => ("k8s.io/kubernetes/cmd/kube-controller-manager", &CONTROL_PLANE),
+            Self::Kubectl => ("k8s.io/kubernetes/cmd/kubectl", &CONTROL_PLANE),
+            Self::Kwok => ("sigs.k8s.io/kwok/cmd/kwok", &KWOK),
+        };
+        let ldflags = match self {
             Self::Etcd => "-s -w".to_owned(),
             Self::Kwok => "-s -w -X sigs.k8s.io/kwok/pkg/consts.Version=v0.8.0".to_owned(),
             Self::ApiServer | Self::ControllerManager | Self::Kubectl => {
@@ -95,28 +119,24 @@ impl Part {
                 let stamp = "-X k8s.io/component-base/version.git";
                 format!("-s -w {stamp}Version={KUBERNETES_VERSION} {stamp}Major={major} {stamp}Minor={minor}")
             }
-        }
-    }
-
-    /// Returns the folder of this part: its name and a hash of all that the binary depends on, so that
-    /// changing one part rebuilds that one only.
-    pub(crate) fn folder(self) -> Result<PathBuf> {
-        let module = self.module();
-        let hash = hash(&[module.go_mod, module.go_sum, self.package(), &self.ldflags()]);
-        Ok(cache_dir()?.join(format!("{}-{hash}", self.binary())))
+        };
+        Program { binary: self.binary(), package, module, ldflags }
     }
 
     /// Returns where the binary is, or will be once built.
     ///
     /// # Errors
-    /// When no cache directory can be named (neither `SIDETRACK_GROUND_DIR`, `XDG_CACHE_HOME` nor `HOME` is set).
+    /// As [`cache_dir`].
     pub fn path(self) -> Result<PathBuf> {
-        Ok(self.folder()?.join("bin").join(self.binary()))
+        self.program().path()
     }
 }
 
 /// Returns where everything that is built, downloaded or running is kept.
-pub(crate) fn cache_dir() -> Result<PathBuf> {
+///
+/// # Errors
+/// When no cache directory can be named (neither `SIDETRACK_GROUND_DIR`, `XDG_CACHE_HOME` nor `HOME` is set).
+pub fn cache_dir() -> Result<PathBuf> {
     if let Some(dir) = env::var_os("SIDETRACK_GROUND_DIR") {
         return Ok(PathBuf::from(dir));
     }
@@ -130,7 +150,8 @@ pub(crate) fn cache_dir() -> Result<PathBuf> {
 }
 
 /// Returns a short hash of the texts, each ended by a zero so that moving a border changes it.
-pub(crate) fn hash(texts: &[&str]) -> String {
+#[must_use]
+pub fn hash(texts: &[&str]) -> String {
     let mut hasher = Sha256::new();
     for text in texts {
         hasher.update(text.as_bytes());
@@ -152,12 +173,14 @@ mod tests {
     #[test]
     fn each_part_is_a_tool_of_its_module() {
         for part in Part::ALL {
-            assert!(part.module().go_mod.contains(part.package()), "{part:?}");
+            let program = part.program();
+            assert!(program.module.go_mod.contains(program.package), "{part:?}");
         }
     }
 
     #[test]
     fn parts_of_one_module_have_folders_of_their_own() {
-        assert_ne!(Part::ApiServer.folder().unwrap(), Part::Kubectl.folder().unwrap());
+        let folder = |part: Part| part.program().folder().unwrap();
+        assert_ne!(folder(Part::ApiServer), folder(Part::Kubectl));
     }
 }

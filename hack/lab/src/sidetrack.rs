@@ -1,0 +1,76 @@
+//! Sidetrack, installed from manifests/ as they are but for its flags: two replicas under its own ServiceAccount, reached by the
+//! API server through its Service.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use ground::{ControlPlane, eventually, parse_yaml};
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::api::{Api, PostParams};
+use serde_json::{Value, json};
+
+use crate::prometheus;
+use crate::sample::{Sample, Traffic};
+
+/// Its namespace.
+pub const NAMESPACE: &str = "sidetrack-system";
+
+/// manifests/ in the order of its kustomization.yaml, without the definitions, which the control plane starts with.
+const MANIFESTS: [&str; 5] = [
+    include_str!("../../../manifests/namespace.yaml"),
+    include_str!("../../../manifests/rbac.yaml"),
+    include_str!("../../../manifests/policy.yaml"),
+    include_str!("../../../manifests/deployment.yaml"),
+    include_str!("../../../manifests/webhook.yaml"),
+];
+
+/// Returns the definitions in manifests/.
+pub(crate) fn crds() -> Result<Vec<Value>> {
+    parse_yaml(include_str!("../../../manifests/crds.yaml"))
+}
+
+/// Flags for a world in which things are quick.
+fn flags() -> Vec<String> {
+    vec![
+        format!("--metrics-server={}", prometheus::url()),
+        "--min-interval=1s".to_owned(),
+        "--drain-delay=1s".to_owned(),
+        "--log-format=text".to_owned(),
+    ]
+}
+
+/// Installs it.
+pub(crate) async fn install(cp: &ControlPlane) -> Result<()> {
+    for text in MANIFESTS {
+        for mut object in parse_yaml(text)? {
+            if let Some(Value::Array(args)) = object.pointer_mut("/spec/template/spec/containers/0/args") {
+                args.extend(flags().into_iter().map(Value::from));
+            }
+            cp.apply(object).await.context("installing manifests/")?;
+        }
+    }
+    Ok(())
+}
+
+/// Waits until both replicas are available and the API server reaches the webhook: a Deployment with our label can be created
+/// (dry run).
+pub(crate) async fn wait(cp: &ControlPlane) -> Result<()> {
+    let within = Duration::from_secs(60);
+    let client = cp.client();
+    let own: Api<Deployment> = Api::namespaced(client.clone(), NAMESPACE);
+    eventually("both replicas of Sidetrack are available", within, async || {
+        let status = own.get("sidetrack").await?.status.unwrap_or_default();
+        Ok((status.available_replicas == Some(2)).then_some(()))
+    })
+    .await?;
+    let mut probe = Sample::new("default", Traffic::Istio).deployment("v1");
+    if let Some(Value::Object(metadata)) = probe.get_mut("metadata") {
+        metadata.insert("labels".to_owned(), json!({ "sidetrack.dev/canary": "probe" }));
+    }
+    let probe: Deployment = serde_json::from_value(probe)?;
+    let deployments: Api<Deployment> = Api::namespaced(client, "default");
+    let dry_run = PostParams { dry_run: true, ..PostParams::default() };
+    eventually("the webhook answers", within, async || Ok(deployments.create(&dry_run, &probe).await.ok()))
+        .await?;
+    Ok(())
+}
