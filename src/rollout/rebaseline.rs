@@ -1,8 +1,9 @@
 //! Hashes that change although nobody writes: an upgraded API server defaults or prunes a stored template otherwise.
 //!
 //! A revision is the hash of a template as the API server shows it. When a hash is not the expected one, the expected
-//! revision's stored template is shown to the same API server (a dry run). If that comes out as what is live, nobody
-//! wrote: every record of the hash is moved, and nothing is held, released or reported as a bypass (interlock §3).
+//! revision's stored template is shown to the same API server (a dry run). If that comes out with another hash, every
+//! record of the old one is moved, and nothing is held, released or reported for it; what still differs, somebody wrote
+//! (interlock §3).
 
 use crate::rollout::advance::Case;
 use crate::rollout::observed::Observed;
@@ -15,8 +16,6 @@ use crate::rollout::workload::Workload;
 struct Doubt {
     expected: Revision,
     live: Revision,
-    /// The target's template is doubted, else the primary's.
-    target: bool,
 }
 
 /// Settles what is not as expected, as far as the API server's defaults explain it.
@@ -27,12 +26,10 @@ pub(super) fn advance(case: &mut Case<'_>) -> Option<Plan> {
     if doubts.is_empty() {
         case.m.today.clear();
     }
-    for Doubt { expected, live, target } in doubts {
+    for Doubt { expected, live } in doubts {
         match case.m.today.get(&(expected.clone(), live.clone())) {
             None => return Some(Step::Redefault { revision: expected, live }.into()),
-            Some(today) if *today != expected && (!target || *today == live) => {
-                return Some(moved(case, &expected, &today.clone()));
-            }
+            Some(today) if *today != expected => return Some(moved(case, &expected, &today.clone())),
             Some(_) => {}
         }
     }
@@ -51,14 +48,10 @@ fn doubts(o: &Observed, target: &Workload) -> Vec<Doubt> {
     };
     let mut doubts = Vec::new();
     if !expected.contains(live) {
-        doubts.extend(expected.into_iter().map(|expected| Doubt {
-            expected,
-            live: live.clone(),
-            target: true,
-        }));
+        doubts.extend(expected.into_iter().map(|expected| Doubt { expected, live: live.clone() }));
     }
     if let (true, Some(primary), Some(expected)) = (o.primary_drifted, &o.primary, &o.primary_revision) {
-        doubts.push(Doubt { expected: expected.clone(), live: primary.revision.clone(), target: false });
+        doubts.push(Doubt { expected: expected.clone(), live: primary.revision.clone() });
     }
     // What was never stored has never run: its hold is corrected, which releases nothing.
     doubts.retain(|doubt| o.snapshots.contains(&o.names.snapshot(&doubt.expected)));

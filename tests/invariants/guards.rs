@@ -6,7 +6,7 @@ use crate::sim::world::revision;
 use crate::sim::writers::Webhook;
 use sidetrack::api::keys;
 use sidetrack::api::status::{Phase, Stage};
-use sidetrack::object::{Kind, ObjectRef};
+use sidetrack::object::{Kind, ObjectRef, Write};
 
 fn stage(world: &World) -> Option<Stage> {
     world.status().run.map(|run| run.stage)
@@ -349,4 +349,122 @@ fn leaving_gives_clients_of_the_apex_their_time() {
     assert_eq!(world.cluster.get(&apex).unwrap()["spec"]["selector"]["app"], "app");
     assert_eq!(world.primary_pods().ready(world.cluster.now), 2, "{}", world.tail());
     world.until("the Canary to go", |w| w.cluster.get(&w.canary).is_none());
+}
+
+/// I9: an outcome is stated when its pods are on their way out, not before.
+#[test]
+fn an_outcome_is_stated_after_the_scale_down() {
+    for (rate, image, phase) in [("1", "v2", Phase::Failed), ("100", "v1", Phase::Succeeded)] {
+        let mut world = World::initialised(canary(&[]));
+        world.update("v2");
+        world.until_weight(20);
+        world.answers.success_rate(rate);
+        world.update(image);
+        world.until_over(phase);
+        let scaled = world.written.iter().rposition(|w| matches!(w, Write::Scale { replicas: 0, .. }));
+        let stated = world.written.iter().position(
+            |w| matches!(w, Write::ReplaceStatus { object } if object["status"]["phase"] == phase.as_str()),
+        );
+        assert!(scaled.is_some() && scaled < stated, "{scaled:?} {stated:?}\n{}", world.tail());
+    }
+}
+
+/// §5.8: the checks that failed count together, also where the run starts over.
+#[test]
+fn a_canary_that_loses_its_pods_again_is_rolled_back() {
+    let mut world = World::initialised(canary(&[]));
+    world.update("v2");
+    world.until_weight(40);
+    world.set_ready("app", false, 2);
+    world.run(1);
+    world.set_ready("app", true, 2);
+    world.until_weight(20);
+    world.set_ready("app", false, 2);
+    world.run(20);
+    assert_eq!(world.status().phase, Phase::Failed, "{}", world.tail());
+}
+
+/// §5.5: kubectl can pause a generated Deployment; a promotion is not stopped by that.
+#[test]
+fn a_paused_primary_is_promoted_all_the_same() {
+    let mut world = World::initialised(canary(&[]));
+    let at = world.deployment("app-primary");
+    world.edit(&at, |d| d["spec"]["paused"] = true.into()).unwrap();
+    world.update("v2");
+    world.until_over(Phase::Succeeded);
+    assert_eq!(world.primary_pods().revisions().len(), 1);
+}
+
+/// §5.1: keys that somebody planted before the adoption mean nothing after it.
+#[test]
+fn adoption_takes_planted_keys_off() {
+    let mut world = World::empty("test", "app", "app", None);
+    let mut object = deployment("v1", None, Some(2));
+    for key in [keys::HOLD, keys::FAILED, keys::GLASSED, keys::PAUSED_BEFORE] {
+        object["metadata"]["annotations"][key] = "planted".into();
+    }
+    object["metadata"]["finalizers"] = serde_json::json!([keys::TRAFFIC_FINALIZER]);
+    world.apply(object);
+    world.apply(canary(&[]));
+    world.until_over(Phase::Initialized);
+    let found = keys::ANNOTATIONS.map(|key| world.key(key).is_some());
+    assert_eq!(found.into_iter().filter(|is| *is).count(), 2, "promoted and requested-replicas");
+    assert_eq!(world.target().unwrap()["metadata"]["finalizers"], serde_json::json!([]));
+}
+
+/// §5.6: back to the promoted revision from a failed one is no run.
+#[test]
+fn a_revert_at_rest_starts_no_run() {
+    let mut world = World::initialised(canary(&[("gate", "confirm-rollout")]));
+    world.answers.success_rate("1");
+    world.update("v2");
+    world.until_over(Phase::Failed);
+    let asked = world.answers.calls.len();
+    world.update("v1");
+    world.until_over(Phase::Succeeded);
+    assert_eq!((world.times_said("New revision"), world.answers.calls.len()), (1, asked));
+}
+
+/// §5.6: what arrives while a revert is cleared up is analysed, not cleared with it.
+#[test]
+fn a_revision_that_arrives_during_a_cancellation_is_analysed() {
+    let mut world = World::initialised(canary(&[]));
+    world.update("v2");
+    world.until_weight(40);
+    world.update("v1");
+    world.until("cancelling", |w| stage(w) == Some(Stage::Cancelling));
+    world.update("v3");
+    world.until_over(Phase::Succeeded);
+    assert_eq!((world.image("app-primary").as_str(), world.has_said("InterlockBypassed")), ("v3", false));
+}
+
+/// I3: a canary that has had no weight yet gets none for want of a primary.
+#[test]
+fn an_untried_canary_does_not_stand_in_for_the_primary() {
+    let mut world = World::initialised(canary(&[("accept", "pre-rollout")]));
+    world.answers.hook("accept", 403);
+    world.update("v2");
+    world.until("analysing", |w| stage(w) == Some(Stage::Analysing));
+    world.set_ready("app-primary", false, 2);
+    world.run(5);
+    assert_eq!(world.weight(), 0, "{}", world.tail());
+}
+
+/// §5.7: the Deployment's own progress deadline is heard, where it is the shorter one.
+#[test]
+fn a_promotion_ends_with_the_progress_deadline_of_the_deployment() {
+    let mut world = World::empty("test", "app", "app", None);
+    let of = |image: &str, ready| {
+        let mut object = deployment(image, ready, Some(2));
+        object["spec"]["progressDeadlineSeconds"] = 20.into();
+        object
+    };
+    world.apply(of("v1", None));
+    world.apply(canary(&[]));
+    world.until_phase(Phase::Initialized);
+    world.apply(of("v2", Some("canaryonly")));
+    world.until("promoting", |w| stage(w) == Some(Stage::Promoting));
+    world.run(30);
+    assert_ne!(stage(&world), Some(Stage::Promoting), "{}", world.tail());
+    world.until_over(Phase::Failed);
 }

@@ -8,6 +8,7 @@ use crate::sim::writers::Webhook;
 use serde_json::json;
 use sidetrack::api::keys;
 use sidetrack::api::status::Phase;
+use sidetrack::object::{Kind, ObjectRef};
 use sidetrack::rollout::revision::Revision;
 
 fn live(world: &World) -> String {
@@ -24,6 +25,9 @@ fn undisturbed(world: &World) {
     assert_eq!(world.key(keys::PROMOTED).map(str::to_owned), status.revisions.primary);
     let on_primary = &world.primary().unwrap()["metadata"]["annotations"];
     assert_eq!(on_primary[keys::PROMOTED].as_str().map(str::to_owned), status.revisions.primary);
+    let stored = world.names.snapshot(&Revision::from_key(world.key(keys::PROMOTED).unwrap()));
+    let stored = ObjectRef::new(Kind::ControllerRevision, "test", stored);
+    assert!(world.cluster.get(&stored).is_some(), "{stored}\n{}", world.tail());
     let runs = Revision::of(&world.primary().unwrap()["spec"]["template"]);
     assert_eq!(on_primary[keys::TEMPLATE], runs.as_str(), "{}", world.tail());
 }

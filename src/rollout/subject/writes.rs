@@ -452,4 +452,25 @@ mod tests {
             assert!(refused(&change), "{change}");
         }
     }
+
+    /// Positions in `managedFields` move when somebody else writes: another entry is not touched.
+    #[test]
+    fn fields_are_disowned_in_the_very_entry_that_was_seen() {
+        let mut owned = target(&json!({}));
+        let ours = json!({"manager": keys::FIELD_MANAGER, "time": "t1", "fieldsV1": {"f:spec": {}}});
+        json_patch::merge(&mut owned, &json!({"metadata": {"managedFields": [ours.clone()]}}));
+        let mut subject = subject(&json!({}));
+        let at = subject.at(&subject.names.target);
+        subject.objects.insert(at, owned.clone());
+        let writes = subject.writes(&Step::Disown).unwrap();
+        let [Write::Patch { patch, .. }] = writes.as_slice() else { panic!("{writes:?}") };
+        let passes = |entry: Value| {
+            let mut live = owned.clone();
+            json_patch::merge(&mut live, &json!({"metadata": {"managedFields": [entry]}}));
+            json_patch::patch(&mut live, patch).is_ok()
+        };
+        assert!(passes(ours.clone()));
+        assert!(!passes(json!({"manager": "flux", "time": "t1", "fieldsV1": {"f:spec": {}}})));
+        assert!(!passes(json!({"manager": keys::FIELD_MANAGER, "time": "t2", "fieldsV1": {"f:spec": {}}})));
+    }
 }
