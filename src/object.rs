@@ -157,6 +157,13 @@ pub enum Write {
         /// The operations.
         patch: json_patch::Patch,
     },
+    /// JSON Patch of the status subresource, guarded by its own `test` operations.
+    PatchStatus {
+        /// What is patched.
+        target: ObjectRef,
+        /// The operations.
+        patch: json_patch::Patch,
+    },
     /// PUT of a whole object that carries `metadata.resourceVersion`.
     Replace {
         /// The object.
@@ -195,9 +202,10 @@ impl Write {
             Self::Create { object } | Self::Replace { object } | Self::ReplaceStatus { object } => {
                 ObjectRef::of(object)
             }
-            Self::Patch { target, .. } | Self::Scale { target, .. } | Self::Delete { target, .. } => {
-                Some(target.clone())
-            }
+            Self::Patch { target, .. }
+            | Self::PatchStatus { target, .. }
+            | Self::Scale { target, .. }
+            | Self::Delete { target, .. } => Some(target.clone()),
         }
     }
 }

@@ -66,6 +66,10 @@ pub const ANNOTATIONS: [&str; 11] = [
     TEMPLATE,
 ];
 
+/// Condition of a target while a release of it goes on. kstatus takes any object that has it for one that is not done,
+/// and Flux (`wait: true`, health checks) and Helm 4 (`--wait`) wait by kstatus.
+pub const RECONCILING: &str = "Reconciling";
+
 /// Field manager of every write of ours.
 pub const FIELD_MANAGER: &str = "sidetrack";
 /// Namespace that Sidetrack runs in.

@@ -113,10 +113,13 @@ impl Writer {
                 "application/json",
                 json(object)?,
             ),
-            Write::Patch { patch, .. } => (
+            Write::Patch { patch, .. } | Write::PatchStatus { patch, .. } => (
                 "patch",
                 http::Method::PATCH,
-                format!("{}?{manager}", path(&at)),
+                match write {
+                    Write::PatchStatus { .. } => format!("{}/status?{manager}", path(&at)),
+                    _ => format!("{}?{manager}", path(&at)),
+                },
                 "application/json-patch+json",
                 serde_json::to_vec(patch).map_err(|e| WriteError::Malformed(e.to_string()))?,
             ),

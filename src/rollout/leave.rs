@@ -99,6 +99,9 @@ pub(super) fn advance(case: &mut Case<'_>) -> Plan {
             return Plan::default().wake(end);
         }
     }
+    if target.announced.is_some() {
+        return Step::Retract.into();
+    }
     Plan::default()
         .then(Step::Unenrol)
         .then(Step::DeleteGenerated)

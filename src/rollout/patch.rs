@@ -109,6 +109,15 @@ impl<'a> Edit<'a> {
         keys::ANNOTATIONS.iter().fold(self, |edit, key| edit.without_annotation(key))
     }
 
+    /// Returns the write to the status; nothing when that is as it should be.
+    #[must_use]
+    pub fn write_status(self) -> Option<Write> {
+        match self.write()? {
+            Write::Patch { target, patch } => Some(Write::PatchStatus { target, patch }),
+            other => Some(other),
+        }
+    }
+
     /// Returns the write; nothing when the object is as it should be.
     #[must_use]
     pub fn write(self) -> Option<Write> {

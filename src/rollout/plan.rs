@@ -80,6 +80,10 @@ pub enum Step {
     UnguardPrimary,
     /// Lets the held template run: unpauses and removes the hold, guarded by uid, generation and hold.
     Release(Revision),
+    /// Says in the target's status that a release goes on, with the condition that kstatus knows.
+    Announce(Timestamp),
+    /// Takes that back.
+    Retract,
     /// Holds the live template again; `failed` marks it as rejected.
     Hold {
         /// The live template's revision.

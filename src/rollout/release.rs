@@ -82,6 +82,10 @@ pub(super) fn releasing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
         if !o.snapshots.contains(&o.names.snapshot(&target.revision)) {
             plan = plan.then(Step::StoreSnapshot(target.revision.clone()));
         }
+        // Before the pods: who waits for the Deployment (Flux, Helm) waits for the release from here on.
+        if target.announced.is_none() {
+            plan = plan.then(Step::Announce(case.now));
+        }
         return plan.then(Step::Release(target.revision.clone()));
     }
     if target.replicas == 0 {

@@ -34,6 +34,8 @@ pub struct Workload {
     pub progress_deadline: SignedDuration,
     /// Our annotations.
     pub keys: Keys,
+    /// Position in `status.conditions` of the one that says that a release goes on.
+    pub announced: Option<usize>,
     /// What the Deployment controller says.
     pub rollout: Rollout,
     /// JSON Pointers below which one of our managedFields entries owns fields of `spec`.
@@ -162,6 +164,9 @@ impl Workload {
                 requested_replicas: annotation(keys::REQUESTED_REPLICAS).and_then(|n| n.parse().ok()),
                 applied_by: annotation(keys::APPLIED_BY).map(str::to_owned),
             },
+            announced: object.pointer("/status/conditions").and_then(Value::as_array).and_then(|all| {
+                all.iter().position(|c| c.get("type").is_some_and(|t| t == keys::RECONCILING))
+            }),
             rollout: Rollout::parse(object),
             owned: owned(object),
         })

@@ -361,9 +361,9 @@ fn an_outcome_is_stated_after_the_scale_down() {
         world.answers.success_rate(rate);
         world.update(image);
         world.until_over(phase);
-        let scaled = world.written.iter().rposition(|w| matches!(w, Write::Scale { replicas: 0, .. }));
+        let scaled = world.written.iter().rposition(|(w, _)| matches!(w, Write::Scale { replicas: 0, .. }));
         let stated = world.written.iter().position(
-            |w| matches!(w, Write::ReplaceStatus { object } if object["status"]["phase"] == phase.as_str()),
+            |(w, _)| matches!(w, Write::ReplaceStatus { object } if object["status"]["phase"] == phase.as_str()),
         );
         assert!(scaled.is_some() && scaled < stated, "{scaled:?} {stated:?}\n{}", world.tail());
     }

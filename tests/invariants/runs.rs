@@ -249,3 +249,25 @@ fn checks_that_failed_on_the_way_are_still_told_at_the_end() {
     world.until_phase(Phase::Progressing);
     assert_eq!(world.status().failed_checks, 0);
 }
+
+/// Whoever waits for the Deployment by kstatus waits for the release: from before the first pod to the last word.
+#[test]
+fn the_target_says_that_a_release_goes_on_for_as_long_as_one_does() {
+    for (rate, end) in [("100", Phase::Succeeded), ("1", Phase::Failed)] {
+        let mut world = World::initialised(canary(&[]));
+        world.answers.success_rate(rate);
+        world.update("v2");
+        let announced = |w: &World| {
+            let conditions = w.target().unwrap().pointer("/status/conditions").cloned();
+            conditions
+                .is_some_and(|all| all.as_array().unwrap().iter().any(|c| c["type"] == keys::RECONCILING))
+        };
+        world.until("the end", |w| {
+            let (pods, over) = (!w.target_pods().revisions().is_empty(), w.status().run.is_none());
+            assert!(announced(w) || !pods || over, "pods in a run, and nobody is told");
+            assert!(!over || w.status().phase == end || !announced(w), "announced before its run");
+            over && w.status().phase == end
+        });
+        world.until("rest", |w| w.at_rest() && !announced(w));
+    }
+}

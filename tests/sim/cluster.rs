@@ -184,6 +184,11 @@ impl Cluster {
                 let manager = (!disowns).then(|| Manager::update(manager));
                 Ok(Some(self.store(&at, new, manager)))
             }
+            Write::PatchStatus { patch, .. } => {
+                let mut new = found?;
+                json_patch::patch(&mut new, patch).map_err(|_| Refused(422))?;
+                Ok(Some(self.store(&at, new, None)))
+            }
             Write::Replace { object } => {
                 same_version(&found?, object)?;
                 Ok(Some(self.store(&at, object.clone(), Some(Manager::update(manager)))))

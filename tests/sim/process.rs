@@ -290,7 +290,7 @@ fn brief(write: &Write) -> String {
         }
         Write::Scale { replicas, .. } => format!("scale to {replicas}"),
         Write::Delete { .. } => "delete".into(),
-        Write::Patch { patch, .. } => {
+        Write::Patch { patch, .. } | Write::PatchStatus { patch, .. } => {
             let changes = patch.0.iter().filter(|op| !matches!(op, json_patch::PatchOperation::Test(_)));
             let paths: Vec<String> = changes
                 .map(|op| match op {

@@ -300,7 +300,10 @@ fn status(pods: &mut Pods, wish: &Wish<'_>, object: &Value, now: Timestamp) -> V
             || json!({"type": type_, "status": status, "reason": reason, "lastUpdateTime": now.to_string()}),
         )
     };
-    let conditions = [condition("Available", is, why), condition("Progressing", progressing, pods.reason)];
+    let mut conditions =
+        vec![condition("Available", is, why), condition("Progressing", progressing, pods.reason)];
+    let others = |c: &&Value| c["type"] != "Available" && c["type"] != "Progressing";
+    conditions.extend(old.into_iter().flatten().filter(others).cloned());
     let terminating = object.pointer("/metadata/deletionTimestamp").is_some();
     let observed =
         if terminating { &object["status"]["observedGeneration"] } else { &object["metadata"]["generation"] };

@@ -113,6 +113,33 @@ impl Subject<'_> {
             }
             Step::PointAtTarget => Ok(self.point_at_target()),
             Step::DeleteGenerated => Ok(self.delete_generated()),
+            Step::Announce(at) => {
+                let target = self.target().ok_or_else(|| missing("the target"))?;
+                let edit = Edit::new(self.at(&self.names.target), target);
+                let at = at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+                let condition = json!({
+                    "type": keys::RECONCILING, "status": "True", "reason": "Progressing",
+                    "message": format!("Canary {} analyses a revision; its status tells more.", self.names.canary),
+                    "lastUpdateTime": at, "lastTransitionTime": at,
+                });
+                let edit = match target.pointer("/status/conditions") {
+                    Some(_) => edit.set("/status/conditions/-", condition),
+                    None => edit.set("/status/conditions", json!([condition])),
+                };
+                Ok(edit.write_status().into_iter().collect())
+            }
+            Step::Retract => {
+                let target = self.target().ok_or_else(|| missing("the target"))?;
+                let edit = Edit::new(self.at(&self.names.target), target);
+                let edit = match Workload::parse(target).and_then(|t| t.announced) {
+                    Some(at) => {
+                        let condition = format!("/status/conditions/{at}");
+                        edit.unchanged(&format!("{condition}/type")).remove(&condition)
+                    }
+                    None => edit,
+                };
+                Ok(edit.write_status().into_iter().collect())
+            }
             Step::ScaleTarget(replicas) => scale(self.target(), self.at(&self.names.target), *replicas),
             Step::ScalePrimary(replicas) => scale(self.primary(), self.at(&self.names.primary), *replicas),
             Step::Adopt { .. }
