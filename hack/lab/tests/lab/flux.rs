@@ -119,31 +119,15 @@ pub(crate) async fn revert_during_analysis(lab: Arc<Lab>) -> Result<String> {
     ))
 }
 
-/// The Kustomization is not Ready before the release is over, and is then. The canary takes eight seconds to be ready, longer than
-/// Flux's pause between two looks: see [`health_checks_canary_first`].
+/// The Kustomization is not Ready before the release is over, and is then. The canary's pods are ready long before Flux, which looks
+/// every five seconds and at the Deployment before the Canary, looks for the second time.
 pub(crate) async fn wait_true_succeeds(lab: Arc<Lab>) -> Result<String> {
     let mut stage = Stage::new(lab, "wait-true-succeeds", Traffic::Istio).unjudged();
     stage.repository = stage.repository.with(json!({ "wait": true, "timeout": "2m" }));
     let stage = stage.initialised().await?;
-    let slow = stage.sample.clone().env("READY_AFTER", 8);
-    ready_with_the_release(&stage, &slow).await
-}
-
-/// Flux looks at each object every five seconds, in the order of the list, and takes the newest state it knows of each. Where a canary
-/// is ready within that time, the Canary has to be looked at before the Deployment.
-pub(crate) async fn health_checks_canary_first(lab: Arc<Lab>) -> Result<String> {
-    let mut stage = Stage::new(lab, "health-checks-canary-first", Traffic::Istio).unjudged();
-    let check = |version: &str, kind: &str| json!({ "apiVersion": version, "kind": kind, "name": "app", "namespace": stage.sample.namespace });
-    let checks = json!([check("flagger.app/v1beta1", "Canary"), check("apps/v1", "Deployment")]);
-    stage.repository = stage.repository.with(json!({ "healthChecks": checks, "timeout": "2m" }));
-    let stage = stage.initialised().await?;
-    ready_with_the_release(&stage, &stage.sample).await
-}
-
-async fn ready_with_the_release(stage: &Stage, sample: &Sample) -> Result<String> {
     let first = at(&stage.kustomization().await?, "/status/lastAttemptedRevision").clone();
     stage.flux_says(first.as_str().unwrap_or_default(), "True").await?;
-    let revision = stage.commit_sample(sample, "v2").await?;
+    let revision = stage.commit("v2").await?;
     let start = Instant::now();
     let mut released = None;
     until("Flux says that v2 is there", async || {

@@ -65,7 +65,6 @@ fn scenarios() -> Vec<Scenario> {
         scenario!(flux::newer_revision_during_analysis, "v3 while v2 is analysed"),
         scenario!(flux::revert_during_analysis, "v2 reverted while it is analysed"),
         scenario!(flux::wait_true_succeeds, "`wait: true`, Canary in the same Kustomization, good v2"),
-        scenario!(flux::health_checks_canary_first, "`healthChecks` of Canary and Deployment, in this order"),
         scenario!(flux::wait_true_fails, "`wait: true`, v2 is never ready"),
         scenario!(flux::replicas_in_git, "`replicas` changed in Git"),
         scenario!(flux::replicas_and_autoscaler, "`replicas` and an HPA in Git"),
