@@ -8,6 +8,7 @@ mod invariants {
     mod random;
     mod review;
     mod runs;
+    mod skips;
     mod upgrades;
 }
 #[cfg(test)]
