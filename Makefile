@@ -37,6 +37,7 @@ bench: ## The figures of the README, also written to target/bench.json
 lint: ## Formatting, clippy with warnings denied, licences and bans of dependencies
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --package lab --test lab -- -D warnings
 	hack/deny.sh
 
 ground: ## Build the control plane's parts (minutes, once)
