@@ -24,7 +24,7 @@ use report::Report;
 use std::time::{Duration, Instant};
 
 /// When the growing number of Canaries is cut, counted from the start.
-const GROWTH_ENDS: Duration = Duration::from_secs(9 * 60);
+const GROWTH_ENDS: Duration = Duration::from_secs(11 * 60);
 
 /// Settings as a cluster has them, where the harness' defaults are quicker.
 const AS_SHIPPED: [&str; 2] = ["--min-interval=10s", "--drain-delay=5s"];

@@ -26,6 +26,10 @@ use tokio::sync::mpsc;
 /// Decisions in one look; a Canary that needs more is looked at again after a pause, so that no defect spins.
 const MAX_DECISIONS: usize = 64;
 
+/// How often in one look a write may be refused because something had changed: it is decided again at once, on what is
+/// there now, where a pause would cost more than the decision.
+const MAX_CONFLICTS: usize = 5;
+
 /// Why a look ended before there was nothing left to do.
 #[derive(Debug, thiserror::Error)]
 pub enum ActError {
@@ -83,6 +87,14 @@ impl std::fmt::Debug for Actor {
     }
 }
 
+impl ActError {
+    /// Whether something had changed since it was observed. What the write was for has been read again.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Write(error) if matches!(error.code(), Some(404 | 409 | 422)))
+    }
+}
+
 impl Actor {
     /// Puts an actor together.
     #[expect(clippy::too_many_arguments, reason = "the composition root hands over each part once")]
@@ -109,7 +121,8 @@ impl Actor {
     ///
     /// When a step fails; the Canary is to be looked at again after a pause.
     pub async fn look(&self, key: &CanaryKey) -> Result<Option<Timestamp>, ActError> {
-        for _ in 0..MAX_DECISIONS {
+        let mut conflicts = 0;
+        'decisions: for _ in 0..MAX_DECISIONS {
             if !self.leadership.may_write() {
                 return Ok(None);
             }
@@ -140,7 +153,14 @@ impl Actor {
                 if !self.leadership.may_write() {
                     return Ok(None);
                 }
-                self.take(key, &subject, step).await?;
+                match self.take(key, &subject, step).await {
+                    Err(error) if error.is_conflict() && conflicts < MAX_CONFLICTS => {
+                        conflicts += 1;
+                        tracing::debug!(canary = %format_args!("{}.{}", key.1, key.0), "decides again: {}", chain(&error));
+                        continue 'decisions;
+                    }
+                    taken => taken?,
+                }
             }
         }
         Err(ActError::Restless)

@@ -234,7 +234,7 @@ impl Controller {
             }
             Err(error) => {
                 let canary = format!("{}.{}", key.1, key.0);
-                if matches!(&error, act::ActError::Write(e) if matches!(e.code(), Some(404 | 409 | 422))) {
+                if error.is_conflict() {
                     tracing::debug!(canary, "decides again: {}", chain(&error));
                 } else {
                     tracing::warn!(canary, "{}", chain(&error));
