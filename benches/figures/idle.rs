@@ -116,6 +116,7 @@ pub(crate) async fn grow(api: &Api, from: usize, to: usize, ends: Instant) -> Re
             Report::detail(&format!("{reached} of {to} further canaries initialized after {seconds:.0} s"));
             return Ok(reached);
         }
+        // Hundreds of objects a list: asked seldom.
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
 }

@@ -76,6 +76,7 @@ async fn releases(
         api.phase(&name, &["Initialized", "Succeeded"], PATIENCE).await?;
         seen.wait_for(|(replicas, _)| *replicas == 0).await.context("the watch ended")?;
         let random = RandomState::new().build_hasher().finish();
+        // Anywhere within an interval, as people write.
         tokio::time::sleep(Duration::from_millis(random % 1000)).await;
         api.merge("deployments", &name, &new_template(round + 2)).await?;
         let written = Instant::now();

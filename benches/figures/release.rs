@@ -37,6 +37,7 @@ pub(crate) async fn measure(world: &World, api: &Api, report: &mut Report) -> Re
     let written = Instant::now();
     api.phase("app", &["Progressing"], PATIENCE).await?;
     let done = api.phase("app", &["Succeeded"], 3 * PATIENCE).await?;
+    // What follows the last word counts too, as in Flagger's figures.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let mut seen = audit.requests_since(mark, SIDETRACK).await?;
     seen.retain(|r| r.resource != "leases" && r.verb != "watch");

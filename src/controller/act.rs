@@ -50,6 +50,14 @@ pub enum ActError {
     Restless,
 }
 
+impl ActError {
+    /// Whether something had changed since it was observed. What the write was for has been read again.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Write(error) if matches!(error.code(), Some(404 | 409 | 422)))
+    }
+}
+
 /// What is remembered of a Canary between two looks.
 #[derive(Debug, Default)]
 struct State {
@@ -84,14 +92,6 @@ pub struct Actor {
 impl std::fmt::Debug for Actor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Actor").finish_non_exhaustive()
-    }
-}
-
-impl ActError {
-    /// Whether something had changed since it was observed. What the write was for has been read again.
-    #[must_use]
-    pub fn is_conflict(&self) -> bool {
-        matches!(self, Self::Write(error) if matches!(error.code(), Some(404 | 409 | 422)))
     }
 }
 

@@ -99,8 +99,8 @@ pub(super) fn advance(case: &mut Case<'_>) -> Plan {
             return Plan::default().wake(end);
         }
     }
-    if target.announced.is_some() {
-        return Step::Retract.into();
+    if let Some(at) = target.announced {
+        return Step::Retract(at).into();
     }
     Plan::default()
         .then(Step::Unenrol)

@@ -82,8 +82,8 @@ pub enum Step {
     Release(Revision),
     /// Says in the target's status that a release goes on, with the condition that kstatus knows.
     Announce(Timestamp),
-    /// Takes that back.
-    Retract,
+    /// Takes that back: the condition at this position.
+    Retract(usize),
     /// Holds the live template again; `failed` marks it as rejected.
     Hold {
         /// The live template's revision.

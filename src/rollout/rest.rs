@@ -167,8 +167,8 @@ pub(super) fn begin(case: &Case<'_>, target: &Workload, hold: &Revision, stage: 
 
 fn quiet(case: &mut Case<'_>, target: &Workload) -> Plan {
     let o = case.o;
-    if target.announced.is_some() {
-        return Step::Retract.into();
+    if let Some(at) = target.announced {
+        return Step::Retract(at).into();
     }
     if let Some(plan) = Some(idle_pods(case, target)).filter(|p| *p != Plan::default()) {
         return plan;

@@ -1,32 +1,12 @@
-//! Recorded runs. They lie in `$SIDETRACK_FIXTURES`, else in `../shared/fixtures` beside the checkout. A checkout that
-//! stands alone has nothing to drive, and says so; where the variable or `../shared` is there, the recordings must be.
+//! Recorded runs, as the driver reads them.
 
+#[path = "recordings.rs"]
+mod recordings;
+
+use recordings::directory;
 use serde_json::Value;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
 
 pub(super) struct Trace(Value);
-
-fn directory() -> Option<PathBuf> {
-    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
-    let given = std::env::var_os("SIDETRACK_FIXTURES").map(PathBuf::from);
-    let root = given.or_else(|| shared.is_dir().then(|| shared.join("fixtures")));
-    let Some(root) = root.filter(|root| !root.as_os_str().is_empty()) else {
-        // Not captured with what the test prints.
-        let _ = writeln!(
-            std::io::stderr(),
-            "SKIPPED: no recorded runs here; SIDETRACK_FIXTURES names where they are"
-        );
-        return None;
-    };
-    let directory = root.join("flagger-traces");
-    assert!(
-        directory.is_dir(),
-        "no recorded runs in {}: let SIDETRACK_FIXTURES name the directory that holds flagger-traces, or nothing to skip",
-        directory.display()
-    );
-    Some(directory)
-}
 
 /// The run of this name; `None` without recordings.
 pub(super) fn named(name: &str) -> Option<Trace> {

@@ -88,11 +88,9 @@ fn a_promotion_in_steps_survives_a_crash_at_any_write() {
 #[test]
 fn a_recreate_promotion_survives_a_crash_at_any_write() {
     let begin = || {
-        let mut world = World::empty("test", "app", "app", None);
         let mut object = deployment("v1", None, Some(2));
         object["spec"]["strategy"] = json!({"type": "Recreate"});
-        world.apply(object);
-        world.apply(canary(&[]));
+        let mut world = World::applied(object, canary(&[]));
         world.until_phase(Phase::Initialized);
         world
     };

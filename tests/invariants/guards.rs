@@ -183,14 +183,12 @@ fn a_bypass_loses_its_weight_first() {
 /// §5.5: what the primary is made from stays, however many revisions fail after it; what nobody needs goes.
 #[test]
 fn the_promoted_template_stays_until_another_one_is_promoted() {
-    let mut world = World::empty("test", "app", "app", None);
     let of = |image: &str| {
         let mut object = deployment(image, None, Some(2));
         object["spec"]["revisionHistoryLimit"] = 1.into();
         object
     };
-    world.apply(of("v1"));
-    world.apply(canary(&[]));
+    let mut world = World::applied(of("v1"), canary(&[]));
     world.until_phase(Phase::Initialized);
     world.answers.success_rate("1");
     for image in ["v2", "v3", "v4"] {
@@ -398,14 +396,12 @@ fn a_paused_primary_is_promoted_all_the_same() {
 /// §5.1: keys that somebody planted before the adoption mean nothing after it.
 #[test]
 fn adoption_takes_planted_keys_off() {
-    let mut world = World::empty("test", "app", "app", None);
     let mut object = deployment("v1", None, Some(2));
     for key in [keys::HOLD, keys::FAILED, keys::GLASSED, keys::PAUSED_BEFORE] {
         object["metadata"]["annotations"][key] = "planted".into();
     }
     object["metadata"]["finalizers"] = serde_json::json!([keys::TRAFFIC_FINALIZER]);
-    world.apply(object);
-    world.apply(canary(&[]));
+    let mut world = World::applied(object, canary(&[]));
     world.until_over(Phase::Initialized);
     let found = keys::ANNOTATIONS.map(|key| world.key(key).is_some());
     assert_eq!(found.into_iter().filter(|is| *is).count(), 2, "promoted and requested-replicas");
@@ -452,14 +448,12 @@ fn an_untried_canary_does_not_stand_in_for_the_primary() {
 /// §5.7: the Deployment's own progress deadline is heard, where it is the shorter one.
 #[test]
 fn a_promotion_ends_with_the_progress_deadline_of_the_deployment() {
-    let mut world = World::empty("test", "app", "app", None);
     let of = |image: &str, ready| {
         let mut object = deployment(image, ready, Some(2));
         object["spec"]["progressDeadlineSeconds"] = 20.into();
         object
     };
-    world.apply(of("v1", None));
-    world.apply(canary(&[]));
+    let mut world = World::applied(of("v1", None), canary(&[]));
     world.until_phase(Phase::Initialized);
     world.apply(of("v2", Some("canaryonly")));
     world.until("promoting", |w| stage(w) == Some(Stage::Promoting));

@@ -80,9 +80,7 @@ fn r3_update_while_confirm_promotion_is_asked_is_never_promoted_unanalysed() {
 
 #[test]
 fn r4_update_during_initialisation_gets_its_run() {
-    let mut world = World::empty("test", "app", "app", None);
-    world.apply(deployment("v1", Some("slow"), Some(2)));
-    world.apply(canary(&[]));
+    let mut world = World::applied(deployment("v1", Some("slow"), Some(2)), canary(&[]));
     world.until("the primary", |w| w.primary().is_some());
     world.run(2);
     world.update("v2");
@@ -94,9 +92,7 @@ fn r4_update_during_initialisation_gets_its_run() {
 
 #[test]
 fn r5_update_while_failed_and_the_primary_rolls_gets_its_run() {
-    let mut world = World::empty("test", "app", "app", None);
-    world.apply(deployment("v1", Some("slow"), Some(2)));
-    world.apply(canary(&[("load", "rollout")]));
+    let mut world = World::applied(deployment("v1", Some("slow"), Some(2)), canary(&[("load", "rollout")]));
     world.until_phase(Phase::Initialized);
     world.answers.hook("load", 500);
     world.update("v2");
@@ -114,12 +110,10 @@ fn r5_update_while_failed_and_the_primary_rolls_gets_its_run() {
 #[test]
 fn r6_a_fix_after_a_failed_promotion_is_analysed_and_traffic_stays_on_ready_pods() {
     for strategy in ["Recreate", "RollingUpdate"] {
-        let mut world = World::empty("test", "app", "app", None);
         let mut object = deployment("v1", None, Some(1));
         object["spec"]["strategy"] = json!({"type": strategy});
         object["spec"]["progressDeadlineSeconds"] = json!(20);
-        world.apply(object);
-        world.apply(canary(&[]));
+        let mut world = World::applied(object, canary(&[]));
         world.until_phase(Phase::Initialized);
         steps(&mut world, 50, 100);
         world.update_with("v2", Some("canaryonly")).unwrap();

@@ -15,9 +15,7 @@ use sidetrack::object::{Kind, ObjectRef};
 #[test]
 fn a3_the_primary_is_made_from_the_revision_that_was_adopted() {
     for write in 1..8 {
-        let mut world = World::empty("test", "app", "app", None);
-        world.apply(deployment("v1", None, Some(2)));
-        world.apply(canary(&[]));
+        let mut world = World::applied(deployment("v1", None, Some(2)), canary(&[]));
         world.after_write(write, |w| {
             w.kill();
             if w.target().is_some_and(|t| t["metadata"]["labels"].get(keys::CANARY).is_some()) {

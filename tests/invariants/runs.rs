@@ -81,11 +81,9 @@ fn break_glass_promotes_without_analysis_and_never_at_weight() {
 
 #[test]
 fn recreate_is_promoted_with_its_traffic_on_the_canary() {
-    let mut world = World::empty("test", "app", "app", None);
     let mut object = deployment("v1", None, Some(2));
     object["spec"]["strategy"] = json!({"type": "Recreate"});
-    world.apply(object);
-    world.apply(canary(&[]));
+    let mut world = World::applied(object, canary(&[]));
     world.until_phase(Phase::Initialized);
     world.update("v2");
     let mut full = false;
@@ -101,9 +99,7 @@ fn recreate_is_promoted_with_its_traffic_on_the_canary() {
 #[test]
 fn re_applying_the_same_manifest_changes_nothing() {
     for replicas in [Some(2), None] {
-        let mut world = World::empty("test", "app", "app", None);
-        world.apply(deployment("v1", None, replicas));
-        world.apply(canary(&[]));
+        let mut world = World::applied(deployment("v1", None, replicas), canary(&[]));
         world.until_over(Phase::Initialized);
         for image in ["v1", "v2"] {
             world.apply(deployment(image, None, replicas));

@@ -61,11 +61,9 @@ fn other_defaults_are_no_new_revision() {
 
 #[test]
 fn a_pruned_field_is_no_new_revision() {
-    let mut world = World::empty("test", "app", "app", None);
     let mut object = deployment("v1", None, Some(2));
     object["spec"]["template"]["spec"]["serviceAccount"] = json!("old");
-    world.apply(object);
-    world.apply(canary(&[]));
+    let mut world = World::applied(object, canary(&[]));
     world.until_phase(Phase::Initialized);
     world.upgrade(Defaults::Newer);
     world.until_over(Phase::Initialized);

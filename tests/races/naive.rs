@@ -32,6 +32,7 @@ impl Naive {
         let task = tokio::spawn(async move {
             let mut waited = 0;
             loop {
+                // Its interval.
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 // What it trips over it tries again, as any controller does.
                 if let Err(error) = (Look { world, ns: &ns }).once(&mut waited).await {

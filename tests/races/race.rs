@@ -170,15 +170,15 @@ impl Race {
         Ok(())
     }
 
-    /// Waits until whoever decides has had time to look: the control twice, Sidetrack until its status has stood still for
-    /// an interval.
+    /// Gives whoever decides the time to do what it must not: the control three looks, Sidetrack more than an interval.
     pub(crate) async fn looked_at(&self) -> Result<()> {
         match &self.naive {
             Some(naive) => {
                 let enough = naive.looks() + 3;
-                eventually("two looks", async || Ok((naive.looks() >= enough).then_some(()))).await
+                eventually("three looks", async || Ok((naive.looks() >= enough).then_some(()))).await
             }
             None => {
+                // Nothing is to happen, so there is nothing to wait for; the oracle sees what does.
                 tokio::time::sleep(Duration::from_millis(1500)).await;
                 Ok(())
             }

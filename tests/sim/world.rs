@@ -118,8 +118,13 @@ impl World {
 
     /// Deployment `app` at v1 with two pods, and a Canary.
     pub(crate) fn with(canary: Value) -> Self {
+        Self::applied(manifests::deployment("v1", None, Some(2)), canary)
+    }
+
+    /// Another Deployment `app`, and a Canary.
+    pub(crate) fn applied(target: Value, canary: Value) -> Self {
         let mut world = Self::empty(manifests::NAMESPACE, "app", "app", None);
-        world.apply(manifests::deployment("v1", None, Some(2)));
+        world.apply(target);
         world.apply(canary);
         world
     }

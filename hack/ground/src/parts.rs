@@ -50,12 +50,14 @@ impl Program {
     }
 }
 
+/// A module of `hack/modules` by its name; for crates that lie beside this one.
+#[macro_export]
 macro_rules! module {
     ($name:literal) => {
-        Module {
+        $crate::Module {
             name: $name,
-            go_mod: include_str!(concat!("../../modules/", $name, "/go.mod")),
-            go_sum: include_str!(concat!("../../modules/", $name, "/go.sum")),
+            go_mod: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../modules/", $name, "/go.mod")),
+            go_sum: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../modules/", $name, "/go.sum")),
         }
     };
 }

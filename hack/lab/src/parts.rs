@@ -6,18 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
-use ground::{Module, Program, RouterCrds, cache_dir, hash, istio_crds, lock, module_crds, say};
+use ground::{Module, Program, RouterCrds, cache_dir, hash, istio_crds, lock, module, module_crds, say};
 use serde_json::Value;
-
-macro_rules! module {
-    ($name:literal) => {
-        Module {
-            name: $name,
-            go_mod: include_str!(concat!("../../modules/", $name, "/go.mod")),
-            go_sum: include_str!(concat!("../../modules/", $name, "/go.sum")),
-        }
-    };
-}
 
 static ISTIO: Module = module!("istio");
 static KUSTOMIZE_CONTROLLER: Module = module!("kustomize-controller");

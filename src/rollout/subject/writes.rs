@@ -128,16 +128,12 @@ impl Subject<'_> {
                 };
                 Ok(edit.write_status().into_iter().collect())
             }
-            Step::Retract => {
+            Step::Retract(at) => {
                 let target = self.target().ok_or_else(|| missing("the target"))?;
-                let edit = Edit::new(self.at(&self.names.target), target);
-                let edit = match Workload::parse(target).and_then(|t| t.announced) {
-                    Some(at) => {
-                        let condition = format!("/status/conditions/{at}");
-                        edit.unchanged(&format!("{condition}/type")).remove(&condition)
-                    }
-                    None => edit,
-                };
+                let condition = format!("/status/conditions/{at}");
+                let edit = Edit::new(self.at(&self.names.target), target)
+                    .unchanged(&format!("{condition}/type"))
+                    .remove(&condition);
                 Ok(edit.write_status().into_iter().collect())
             }
             Step::ScaleTarget(replicas) => scale(self.target(), self.at(&self.names.target), *replicas),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use futures::StreamExt;
 use ground::{AuditRequest, Mark};
 use kube::Client;
@@ -269,15 +269,8 @@ pub(crate) fn image(deployment: &Value) -> &str {
 }
 
 /// Waits for a condition.
-pub(crate) async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Result<Option<T>>) -> Result<T> {
-    let start = Instant::now();
-    loop {
-        if let Some(answer) = probe().await? {
-            return Ok(answer);
-        }
-        ensure!(start.elapsed() < PATIENCE, "waited {} s in vain until {what}", PATIENCE.as_secs());
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+pub(crate) async fn until<T>(what: &str, probe: impl AsyncFnMut() -> Result<Option<T>>) -> Result<T> {
+    ground::eventually(what, PATIENCE, probe).await
 }
 
 async fn get(client: &Client, path: &str) -> Result<Value> {
