@@ -41,6 +41,24 @@ fn a_rejected_revision_stays_held_until_a_person_retries_it() {
     assert_eq!(world.image("app-primary"), "v2");
 }
 
+/// §5.4: a Deployment's status counts pods that are on their way out until their ReplicaSet has seen the scale-down.
+#[test]
+fn a_retry_waits_until_the_pods_of_the_run_before_are_gone() {
+    let mut world = World::initialised(canary(&[]));
+    world.answers.success_rate("50");
+    world.update("v2");
+    world.until("the rollback's hold", |w| w.key(keys::FAILED).is_some());
+    world.workloads.asleep = true;
+    world.until_over(Phase::Failed);
+    world.answers.success_rate("100");
+    world.retry().unwrap();
+    world.run(30);
+    assert!(world.key(keys::HOLD).is_some() && world.replicas("app") == 0, "{}", world.tail());
+    world.workloads.asleep = false;
+    world.until_over(Phase::Succeeded);
+    assert_eq!(world.image("app-primary"), "v2");
+}
+
 #[test]
 fn steps_are_taken_an_interval_apart_from_listed_weights() {
     let mut object = canary(&[]);

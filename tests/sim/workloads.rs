@@ -47,6 +47,8 @@ pub(crate) struct Pods {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Workloads {
     pub(crate) pods: BTreeMap<String, Pods>,
+    /// Nothing happens for now.
+    pub(crate) asleep: bool,
     made: u64,
 }
 
@@ -136,6 +138,9 @@ impl Workloads {
 
     /// One round of all controllers. `true` when something changed.
     pub(crate) fn round(&mut self, cluster: &mut Cluster) -> bool {
+        if self.asleep {
+            return false;
+        }
         let before = cluster.version();
         let deployments: Vec<ObjectRef> =
             cluster.objects.keys().filter(|at| at.kind == Kind::Deployment).cloned().collect();
