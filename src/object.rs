@@ -174,17 +174,6 @@ pub enum Write {
         /// The object; only metadata and status matter.
         object: Value,
     },
-    /// PUT of the scale subresource, refused (409) unless uid and resourceVersion still hold.
-    Scale {
-        /// The scaled object.
-        target: ObjectRef,
-        /// Its `metadata.uid`.
-        uid: String,
-        /// Its `metadata.resourceVersion`.
-        resource_version: String,
-        /// The number of pods wanted.
-        replicas: i32,
-    },
     /// DELETE with background propagation and the uid as precondition.
     Delete {
         /// What is deleted.
@@ -202,10 +191,9 @@ impl Write {
             Self::Create { object } | Self::Replace { object } | Self::ReplaceStatus { object } => {
                 ObjectRef::of(object)
             }
-            Self::Patch { target, .. }
-            | Self::PatchStatus { target, .. }
-            | Self::Scale { target, .. }
-            | Self::Delete { target, .. } => Some(target.clone()),
+            Self::Patch { target, .. } | Self::PatchStatus { target, .. } | Self::Delete { target, .. } => {
+                Some(target.clone())
+            }
         }
     }
 }

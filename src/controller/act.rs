@@ -254,10 +254,8 @@ impl Actor {
     async fn write(&self, write: &Write) -> Result<(), ActError> {
         match self.writer.write(write).await {
             Ok(answer) => {
-                match (answer, write) {
-                    (Some(object), _) => drop(lock(&self.cache).upsert(object)),
-                    (None, Write::Scale { target, .. }) => self.refresh(target).await?,
-                    (None, _) => {}
+                if let Some(object) = answer {
+                    drop(lock(&self.cache).upsert(object));
                 }
                 Ok(())
             }

@@ -137,20 +137,6 @@ impl Writer {
                 "application/json",
                 json(object)?,
             ),
-            Write::Scale { uid, resource_version, replicas, .. } => (
-                "scale",
-                http::Method::PUT,
-                format!("{}/scale?{manager}", path(&at)),
-                "application/json",
-                json(&json!({
-                    "apiVersion": "autoscaling/v1", "kind": "Scale",
-                    "metadata": {
-                        "name": at.name, "namespace": at.namespace,
-                        "uid": uid, "resourceVersion": resource_version,
-                    },
-                    "spec": {"replicas": replicas},
-                }))?,
-            ),
             Write::Delete { uid, .. } => (
                 "delete",
                 http::Method::DELETE,
@@ -164,7 +150,7 @@ impl Writer {
         };
         let answer = self.send(verb, &at, method, uri, content, body).await?;
         Ok(match write {
-            Write::Scale { .. } | Write::Delete { .. } => None,
+            Write::Delete { .. } => None,
             _ => Some(answer),
         })
     }

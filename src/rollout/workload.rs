@@ -10,8 +10,6 @@ use serde_json::Value;
 pub struct Workload {
     /// `metadata.uid`.
     pub uid: String,
-    /// `metadata.resourceVersion`.
-    pub resource_version: String,
     /// `metadata.generation`.
     pub generation: i64,
     /// A deletion has begun.
@@ -125,7 +123,6 @@ impl Workload {
         let template = object.pointer("/spec/template")?;
         Some(Self {
             uid: text(object, "/metadata/uid")?,
-            resource_version: text(object, "/metadata/resourceVersion")?,
             generation: object.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0),
             terminating: object.pointer("/metadata/deletionTimestamp").is_some(),
             finalizer: object

@@ -65,7 +65,7 @@ const READ_PATCH: &[&str] = &["get", "list", "watch", "patch"];
 const MAKE: &[&str] = &["get", "list", "watch", "create", "patch"];
 
 /// Every right of the controller. Secrets of applications are not among them: see [`secrets_role`].
-pub const RIGHTS: [Right; 21] = [
+pub const RIGHTS: [Right; 20] = [
     Right::new("flagger.app", "canaries", READ_PATCH),
     Right::new("flagger.app", "canaries/status", &["update"]),
     // What a Canary owns names it with blockOwnerDeletion, which admission plugin
@@ -74,7 +74,6 @@ pub const RIGHTS: [Right; 21] = [
     Right::new("flagger.app", "metrictemplates", READ),
     Right::new("flagger.app", "alertproviders", READ),
     Right::new("apps", "deployments", &["get", "list", "watch", "create", "patch", "delete"]),
-    Right::new("apps", "deployments/scale", &["update"]),
     Right::new("apps", "deployments/status", &["patch"]),
     Right::new("apps", "controllerrevisions", &["get", "list", "watch", "create", "delete"]),
     Right::new("", "services", MAKE),
