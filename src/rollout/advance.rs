@@ -200,8 +200,16 @@ impl Case<'_> {
     /// Says why something that began at `since` is not done: what is merely under way is not news, what takes longer
     /// than an interval is.
     pub(super) fn overdue(&mut self, since: Timestamp, message: Message) -> Plan {
+        match self.after_interval(since) {
+            Some(due) => Plan::default().wake(due),
+            None => self.repeating(message),
+        }
+    }
+
+    /// The end of an interval that began at `since`, if it is still to come.
+    pub(super) fn after_interval(&self, since: Timestamp) -> Option<Timestamp> {
         let due = since.saturating_add(self.o.policy.interval).unwrap_or(self.now);
-        if self.now < due { Plan::default().wake(due) } else { self.repeating(message) }
+        (self.now < due).then_some(due)
     }
 
     /// `canary.namespace`, as most messages have it.

@@ -70,6 +70,9 @@ pub(super) fn advance(case: &mut Case<'_>) -> Plan {
     }
     let primary = o.primary.as_ref().map_or(1, |p| p.replicas);
     let wanted = target.keys.requested_replicas.filter(|_| o.policy.autoscaler.is_none()).unwrap_or(primary);
+    if target.ebbing() {
+        return Plan::default();
+    }
     if target.replicas < wanted {
         return Step::ScaleTarget(wanted).into();
     }

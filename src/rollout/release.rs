@@ -78,13 +78,11 @@ pub(super) fn releasing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
         if target.keys.hold.as_ref() != Some(&target.revision) {
             return Step::CorrectHold(target.revision.clone()).into();
         }
-        if target.replicas == 0 && target.rollout.replicas > 0 {
-            // Released again now, the pods that are on their way out would be counted as the ready ones of this run.
-            let text = format!("waiting for {} pods of an earlier run to go", target.rollout.replicas);
-            return case.overdue(
-                run.since,
-                Message::warning(format!("canary deployment {} not ready: {text}", case.target())),
-            );
+        if target.ebbing() {
+            return match case.after_interval(run.since) {
+                Some(due) => Plan::default().wake(due),
+                None => case.waits(o.status.phase, "Pods of the run before are still on their way out."),
+            };
         }
         let mut plan = Plan::default();
         if !o.snapshots.contains(&o.names.snapshot(&target.revision)) {

@@ -80,6 +80,9 @@ fn let_go(case: &mut Case<'_>, target: &Workload, run: Option<&Run>, primary: &W
         let text = format!("{} is being deleted, it is let go and made again", case.primary());
         return Plan::default().say(Message::warning(text)).then(Step::UnguardPrimary);
     }
+    if target.ebbing() {
+        return Plan::default();
+    }
     if target.replicas < primary.replicas {
         let text = format!(
             "{} is being deleted, {} takes its traffic until it is made again",

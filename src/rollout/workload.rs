@@ -184,6 +184,13 @@ impl Workload {
             .is_some_and(|named| named.saturating_add(1) == self.generation || Some(named) == seen)
     }
 
+    /// Returns whether it was scaled to nothing and its pods still count. Scaled up again now, those that are on their
+    /// way out would be taken for ready ones: a Deployment's status sums up what its ReplicaSets said last.
+    #[must_use]
+    pub const fn ebbing(&self) -> bool {
+        self.replicas == 0 && self.rollout.replicas > 0
+    }
+
     /// Whether the template is held: it may not run until the hold is released.
     #[must_use]
     pub fn held(&self) -> bool {

@@ -5,7 +5,7 @@ use crate::sim::manifests::{canary, deployment};
 use crate::sim::world::revision;
 use serde_json::json;
 use sidetrack::api::keys;
-use sidetrack::api::status::Phase;
+use sidetrack::api::status::{Phase, Stage};
 use sidetrack::object::{Kind, ObjectRef};
 
 #[test]
@@ -57,6 +57,21 @@ fn a_retry_waits_until_the_pods_of_the_run_before_are_gone() {
     world.workloads.asleep = false;
     world.until_over(Phase::Succeeded);
     assert_eq!(world.image("app-primary"), "v2");
+}
+
+#[test]
+fn a_target_that_is_just_losing_its_pods_does_not_take_the_traffic_over() {
+    let mut world = World::initialised(canary(&[]));
+    world.update("v2");
+    world.until("the scale-down", |w| w.status().run.is_some_and(|run| run.stage == Stage::Finalising));
+    world.workloads.asleep = true;
+    world.until("no pods asked for", |w| w.replicas("app") == 0);
+    let canary = world.canary.clone();
+    world.delete(&canary);
+    world.run(30);
+    assert_eq!((world.replicas("app"), world.weight()), (0, 0), "{}", world.tail());
+    world.workloads.asleep = false;
+    world.until("the Canary to go", |w| w.cluster.get(&w.canary).is_none());
 }
 
 #[test]
