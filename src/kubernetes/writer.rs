@@ -169,6 +169,25 @@ impl Writer {
         }
     }
 
+    /// Lists the objects of a kind in a namespace that have this label, without apiVersion and kind.
+    ///
+    /// # Errors
+    ///
+    /// As the API server answers.
+    pub async fn list(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        (key, value): (&str, &str),
+    ) -> Result<Vec<Value>, WriteError> {
+        let selector = format!("{key}={value}");
+        let selector: String = url::form_urlencoded::byte_serialize(selector.as_bytes()).collect();
+        let uri = format!("{}?labelSelector={selector}", collection(kind, namespace));
+        let at = ObjectRef::new(kind, namespace, "");
+        let mut list = self.send("list", &at, http::Method::GET, uri, "application/json", Vec::new()).await?;
+        Ok(list.get_mut("items").and_then(Value::as_array_mut).map(std::mem::take).unwrap_or_default())
+    }
+
     async fn send(
         &self,
         verb: &'static str,

@@ -29,7 +29,7 @@ pub(super) fn gated(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
             }
         }
     }
-    if let Err(plan) = case.drained(target) {
+    if let Err(plan) = case.drained() {
         return plan;
     }
     if let Err(plan) = case.tick(run.last_step) {
@@ -71,7 +71,7 @@ pub(super) fn releasing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
     if o.status.failed_checks >= o.policy.threshold {
         return rollback::threshold(case, run);
     }
-    if let Err(plan) = case.drained(target) {
+    if let Err(plan) = case.drained() {
         return plan;
     }
     if target.held() {
@@ -120,7 +120,7 @@ pub(super) fn releasing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
         }
         Err(error) if error.deadline || overdue(case, target, run) => rollback::begin(case, run, None),
         Err(error) => {
-            let text = format!("canary deployment {} not ready: {}", case.target(), error.message);
+            let text = format!("canary deployment {} not ready: {}", case.canary_deployment(), error.message);
             case.overdue(run.since, Message::warning(text))
         }
     }
@@ -163,7 +163,7 @@ pub(super) fn supersede(
 
 /// How many canary pods a run starts with: what the primary has, or the autoscaler's minimum
 /// (Flagger: deployment scaling from zero).
-fn canary_replicas(case: &Case<'_>) -> i32 {
+pub(super) fn canary_replicas(case: &Case<'_>) -> i32 {
     let o = case.o;
     match &o.policy.autoscaler {
         Some(autoscaler) => autoscaler.min.unwrap_or(1).max(1),

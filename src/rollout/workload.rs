@@ -252,6 +252,24 @@ impl Workload {
         Ok(())
     }
 
+    /// Judges a Deployment whose template is held: as many pods as the threshold asks for, of whatever revisions it had
+    /// been rolled to before. `threshold` is in percent.
+    ///
+    /// # Errors
+    ///
+    /// Says what it waits for.
+    pub fn serves(&self, threshold: i32) -> Result<(), NotReady> {
+        let r = &self.rollout;
+        if r.observed_generation >= self.generation && r.available >= self.replicas * threshold / 100 {
+            return Ok(());
+        }
+        let text = format!(
+            "waiting for {} of {} (readyThreshold {threshold}%) replicas to be available",
+            r.available, self.replicas
+        );
+        Err(NotReady { message: text, deadline: false })
+    }
+
     /// Whether pods of one ReplicaSet only exist, those of the live template.
     #[must_use]
     pub const fn uniform(&self) -> bool {

@@ -119,6 +119,11 @@ impl World {
             }
             Step::LoadSnapshot(revision) => return self.load(subject, revision),
             Step::Redefault { revision, live } => return self.redefault(subject, revision, live),
+            Step::EmptyHistory => {
+                let at = self.deployment(&self.names.target);
+                self.workloads.forget(&self.cluster, &at);
+                return Ok(());
+            }
             _ => {}
         }
         let Ok(writes) = subject.writes(step) else { return Err(Ended::Again) };

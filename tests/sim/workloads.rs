@@ -6,6 +6,7 @@
 use super::cluster::{Cluster, Manager, text};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
+use sidetrack::api::keys;
 use sidetrack::object::{Kind, ObjectRef};
 use sidetrack::rollout::revision::Revision;
 use std::collections::BTreeMap;
@@ -120,6 +121,16 @@ impl Workloads {
         let Some(uid) = cluster.get(at).and_then(|d| text(d, "/metadata/uid")) else { return };
         let pods = self.pods.get_mut(uid).into_iter().flat_map(|p| &mut p.sets).flat_map(|s| &mut s.pods);
         pods.take(count).for_each(|p| p.broken = broken);
+    }
+
+    /// Deletes the ReplicaSets that have no pods and are not the promoted revision's.
+    pub(crate) fn forget(&mut self, cluster: &Cluster, at: &ObjectRef) {
+        let Some(object) = cluster.get(at) else { return };
+        let promoted = object["metadata"]["annotations"][keys::PROMOTED].as_str();
+        let uid = text(object, "/metadata/uid").unwrap();
+        if let Some(pods) = self.pods.get_mut(uid) {
+            pods.sets.retain(|s| !s.pods.is_empty() || Some(s.revision.as_str()) == promoted);
+        }
     }
 
     /// When something happens next by itself.
