@@ -26,6 +26,8 @@ pub(crate) struct Laws {
     /// The target's selector label and value.
     pub(crate) selector: Option<(String, String)>,
     pub(super) released: Option<Revision>,
+    /// What the generated canary was made for.
+    pub(super) made_for: Option<Revision>,
     /// Revisions released since the target last had no pods: their pods are on the way out.
     pub(super) leaving: BTreeSet<Revision>,
     /// Revisions that came in while the webhook was gone.
@@ -120,6 +122,7 @@ impl Laws {
         }
         self.promotions = self.promotions.iter().map(name).collect();
         self.released = self.released.as_ref().map(name);
+        self.made_for = self.made_for.as_ref().map(name);
         self.step = self.step.clone().map(|(r, at, weight)| (name(&r), at, weight));
     }
 

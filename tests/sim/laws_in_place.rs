@@ -88,7 +88,7 @@ impl World {
                 self.law("I1", shaped.as_ref() == Some(&revision), "the canary is not made of what it says");
                 self.law("I4", self.shares().is_none_or(|s| s.canary == 0), "a canary is made at weight");
                 self.judge_gates(&revision);
-                self.laws.released = Some(revision);
+                self.laws.made_for = Some(revision);
             }
             (Some(was), Some(is)) => {
                 self.law("I4", revision_of(was) == revision_of(is), "the template of a canary is changed");
@@ -120,7 +120,7 @@ impl World {
             }
         }
         let canary: BTreeSet<Revision> = self.canary_revisions().into_iter().collect();
-        let one = canary.iter().all(|r| Some(r) == self.laws.released.as_ref());
+        let one = canary.iter().all(|r| Some(r) == self.laws.made_for.as_ref());
         self.law("I1", one, "a pod of the canary runs another revision than it was made for");
     }
 }

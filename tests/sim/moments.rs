@@ -65,7 +65,9 @@ impl World {
         let suspended = self.cluster.get(&self.canary).is_none_or(|c| c["spec"]["suspend"] == true);
         let (canary, primary) = (self.canary_pods(), self.primary_pods());
         let (canary_ready, primary_ready) = (canary.ready(now), primary.ready(now));
-        let good = |r: &Revision| self.laws.released.as_ref() == Some(r) || self.laws.good.contains(r);
+        let run_by = [&self.laws.released, &self.laws.made_for];
+        let good =
+            |r: &Revision| run_by.into_iter().flatten().any(|run| run == r) || self.laws.good.contains(r);
         if canary_ready > 0 && primary_ready > 0 {
             self.laws.stranded = None;
             return;

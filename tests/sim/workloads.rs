@@ -52,6 +52,8 @@ pub(crate) struct Workloads {
     /// Nothing happens for now.
     pub(crate) asleep: bool,
     made: u64,
+    /// When the controllers last looked.
+    rounded: Timestamp,
 }
 
 /// One Deployment's wishes.
@@ -145,7 +147,7 @@ impl Workloads {
                 let at = pods.since + Wish::of(d).deadline + SignedDuration::from_millis(1);
                 waits.then_some(at)
             });
-        pods.chain(deadlines).filter(|at| *at > cluster.now).min()
+        pods.chain(deadlines).filter(|at| *at > self.rounded).min()
     }
 
     /// One round of all controllers. `true` when something changed.
@@ -153,6 +155,7 @@ impl Workloads {
         if self.asleep {
             return false;
         }
+        self.rounded = cluster.now;
         let before = cluster.version();
         let deployments: Vec<ObjectRef> =
             cluster.objects.keys().filter(|at| at.kind == Kind::Deployment).cloned().collect();

@@ -27,7 +27,7 @@ const TICK: SignedDuration = SignedDuration::from_millis(10);
 const TAIL: usize = 70;
 
 /// Looks within one wait that can only be a loop.
-const LOOKS: usize = 5_000;
+const LOOKS: usize = 2_000;
 
 type Action = Box<dyn FnOnce(&mut World)>;
 
