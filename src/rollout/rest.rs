@@ -147,7 +147,7 @@ pub(super) fn start(case: &mut Case<'_>, target: &Workload, hold: &Revision) -> 
 /// Says that the run starts, and writes it.
 pub(super) fn released(case: &Case<'_>, plan: Plan, run: Run) -> Plan {
     let revision = run.revision.clone();
-    plan.say(Message::normal(format!("New revision detected! Scaling up {}", case.target()))).then(
+    plan.say(Message::normal(format!("New revision detected! Scaling up {}", case.canary_deployment()))).then(
         Draft::from(case.o).zeroed().analysed(&revision).run(Some(run)).finish(
             Phase::Progressing,
             "The canary is being started.",

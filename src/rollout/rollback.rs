@@ -109,7 +109,7 @@ pub(super) fn cancelling(case: &mut Case<'_>, target: &Workload, run: &Run) -> P
     }
     if let Err(error) = case.primary_ready() {
         let text = format!("{} not ready: {}", case.primary(), error.message);
-        return case.repeating(Message::warning(text));
+        return case.overdue(run.since, Message::warning(text));
     }
     if let Err(plan) = case.drained() {
         return plan;
