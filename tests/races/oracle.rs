@@ -11,9 +11,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// How long weight may stay on pods that somebody else made unready or deleted: it is a tenth of a second, and that is
-/// printed; on a machine that is busy elsewhere the Deployment controller alone takes seconds to tell.
+/// How long weight may stay on pods that somebody else made unready or deleted: a tenth of a second, which is printed; on
+/// a machine that is busy elsewhere the Deployment controller alone takes seconds to tell.
 const REPAIR: Duration = Duration::from_secs(15);
+
+/// How long it may stay once the Deployment's status tells (interlock I3).
+pub(crate) const REACTION: Duration = Duration::from_secs(1);
 
 /// How long what a decision was based on may lie back: caches and watches are behind each other by that much.
 pub(crate) const BEHIND: Duration = Duration::from_secs(3);
@@ -29,6 +32,8 @@ pub(crate) struct Terms {
     pub(crate) outages: Vec<(Instant, Instant)>,
     /// What hooks were asked and answered.
     pub(crate) heard: Vec<Heard>,
+    /// How long weight may stay on a Deployment without ready pods.
+    pub(crate) reaction: Duration,
 }
 
 /// What was seen of one scenario.
@@ -42,6 +47,10 @@ pub(crate) struct Verdict {
     pub(crate) deserted: Duration,
     /// Where that was.
     pub(crate) desert: String,
+    /// The longest time that it did although the Deployment's status told, and where.
+    pub(crate) unheeded: (Duration, u64),
+    /// How long it might have.
+    pub(crate) reaction: Duration,
     /// Revisions that the primary was given without an analysis.
     pub(crate) unpassed: BTreeSet<String>,
     /// Times that status said Succeeded of a primary that was not ready on the revision it names.
@@ -61,6 +70,7 @@ impl Verdict {
     pub(crate) fn clean(&self) -> bool {
         self.exposures.is_empty()
             && self.deserted <= REPAIR
+            && self.unheeded.0 <= self.reaction
             && self.unpassed.is_empty()
             && self.untrue == 0
             && self.hurried == 0
@@ -73,6 +83,9 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let deserted = self.deserted.as_secs_f64();
         write!(f, "un-analysed {:6.1} %s, without backend {deserted:4.1} s", self.exposed)?;
+        if self.unheeded.0 > self.reaction {
+            write!(f, ", {:.1} s of it told", self.unheeded.0.as_secs_f64())?;
+        }
         for (count, what) in [
             (self.unpassed.len(), "promoted unseen"),
             (self.untrue, "untrue Succeeded"),
@@ -102,6 +115,11 @@ struct Reader<'t> {
     primary: Option<String>,
     analysed: Option<String>,
     deserted_since: Option<Instant>,
+    told_since: Option<Instant>,
+    /// Images that have had weight since there was none, and were allowed to.
+    standing: BTreeSet<String>,
+    /// When the primary last had no ready pods.
+    alone: Option<Instant>,
     step: Option<(i64, jiff::Timestamp)>,
     succeeded: bool,
     /// The primary was last ready, and the target last written.
@@ -121,10 +139,13 @@ pub(crate) fn judge(states: &[State], terms: &Terms) -> Verdict {
         primary: None,
         analysed: None,
         deserted_since: None,
+        told_since: None,
+        standing: BTreeSet::new(),
+        alone: None,
         step: None,
         succeeded: false,
         whole: None,
-        verdict: Verdict::default(),
+        verdict: Verdict { reaction: terms.reaction, ..Verdict::default() },
     };
     for (i, state) in states.iter().enumerate() {
         let key = (state.kind, state.name.clone());
@@ -191,6 +212,7 @@ impl Reader<'_> {
         if route.is_some() {
             self.shares(cluster, state, weight, analysed.as_deref().filter(|_| !foreign), foreign, lasts);
         }
+        self.heeds(cluster, state, weight, lasts);
         self.pace(run);
         self.truth(cluster, canary, state.seen);
     }
@@ -222,6 +244,14 @@ impl Reader<'_> {
     ) {
         let mut none = Vec::new();
         let mut some = false;
+        if weight == 0 {
+            self.standing.clear();
+        }
+        if !pods_of(cluster, "app-primary").into_iter().any(ready) {
+            self.alone = Some(state.seen);
+        }
+        // Pods that have the traffic of a primary without any keep it, whatever is to be analysed next.
+        let alone = self.alone.is_some_and(|at| state.seen.saturating_duration_since(at) <= BEHIND);
         for (app, weight) in [("app", weight), ("app-primary", 100 - weight)] {
             let serving: Vec<&str> = pods_of(cluster, app)
                 .into_iter()
@@ -238,9 +268,15 @@ impl Reader<'_> {
             let allowed = |image: &str| {
                 self.passed.contains(image)
                     || self.glassed.contains(image)
-                    || (app == "app" && (foreign || run == Some(image)))
+                    || app == "app"
+                        && (foreign || run == Some(image) || alone && self.standing.contains(image))
             };
             let unseen = serving.iter().filter(|image| !allowed(image)).count();
+            if app == "app" {
+                let stand: Vec<String> =
+                    serving.iter().filter(|i| allowed(i) && !foreign).map(|i| (*i).to_owned()).collect();
+                self.standing.extend(stand);
+            }
             if unseen > 0 {
                 #[expect(clippy::cast_precision_loss, reason = "percent and counts of pods")]
                 let share = weight as f64 * unseen as f64 / serving.len() as f64;
@@ -259,6 +295,26 @@ impl Reader<'_> {
                 self.verdict.deserted = all;
                 self.verdict.desert = format!("{none:?} at weight {weight}, until after {}", state.version);
             }
+        }
+    }
+
+    /// What the Deployments' status tells is acted on.
+    fn heeds(&mut self, cluster: &Cluster, state: &State, weight: i64, lasts: Duration) {
+        let has = |name: &str| {
+            let status =
+                cluster.get(&("deploy", name.to_owned())).map(|d| at(d, "/status/availableReplicas"));
+            status.and_then(Value::as_i64).unwrap_or(0) > 0
+        };
+        let (canary, primary) = (has("app"), has("app-primary"));
+        let deserted = weight > 0 && canary != primary && (primary || weight < 100);
+        if !deserted || self.terms.nobody(state.seen) {
+            self.told_since = None;
+            return;
+        }
+        let since = *self.told_since.get_or_insert(state.seen);
+        let all = (state.seen + lasts).saturating_duration_since(since);
+        if all > self.verdict.unheeded.0 {
+            self.verdict.unheeded = (all, state.version);
         }
     }
 

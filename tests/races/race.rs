@@ -6,7 +6,7 @@ use crate::harness::{
     Sidetrack, World, at, canary, deployment, eventually, free_port, image, shared, weight,
 };
 use crate::naive::Naive;
-use crate::oracle::{Terms, Verdict, judge};
+use crate::oracle::{REACTION, Terms, Verdict, judge};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -310,7 +310,13 @@ impl Race {
 
     fn terms(&self) -> Terms {
         let foreign = self.foreign.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Terms { last: self.last, foreign, heard: self.outside.heard(""), ..Terms::default() }
+        Terms {
+            last: self.last,
+            foreign,
+            heard: self.outside.heard(""),
+            reaction: REACTION,
+            ..Terms::default()
+        }
     }
 
     /// Judges what was recorded, the state at the end included.

@@ -5,7 +5,7 @@ use crate::harness::objects::{Timeline, pod_image, ready};
 use crate::harness::outside::{Outside, no_sample, sample};
 use crate::harness::{World, at, canary, deployment, image, weight};
 use crate::laws::ready_message;
-use crate::oracle::{Terms, judge, written};
+use crate::oracle::{REACTION, Terms, judge, written};
 use crate::stage::Suffered;
 use crate::story::story;
 use anyhow::{Context as _, Result, bail};
@@ -278,6 +278,8 @@ impl Application {
             foreign: self.told().foreign.clone(),
             outages: outages.iter().filter_map(Suffered::excuse).collect(),
             heard: self.outside.heard(""),
+            // With all that goes on at once, processes wait for a processor.
+            reaction: 5 * REACTION,
         };
         let states = self.timeline.states();
         let verdict = judge(&states, &terms);
