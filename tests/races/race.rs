@@ -35,7 +35,7 @@ pub(crate) struct Race {
     written: AtomicU64,
     /// What [`Self::merge`] wrote.
     foreign: Mutex<BTreeSet<u64>>,
-    lease: &'static str,
+    election: &'static str,
     deciders: Mutex<Vec<Decider>>,
 }
 
@@ -115,13 +115,13 @@ impl Race {
     }
 
     /// The same on a control plane of the scenario's own, with one process that is its own too.
-    pub(crate) async fn alone(side: Side, name: &str, more: Value, lease: &'static str) -> Result<Self> {
+    pub(crate) async fn alone(side: Side, name: &str, more: Value, election: &'static str) -> Result<Self> {
         let world = match side {
             Side::Sidetrack => empty().await,
             Side::Naive => bare().await,
         };
         let mut race = Self::on(world, side, name, more, &mut deployment("", "v1", 2)).await?;
-        race.lease = lease;
+        race.election = election;
         race.starts()?;
         race.phase("Initialized").await?;
         Ok(race)
@@ -144,7 +144,7 @@ impl Race {
         world.flux(first.clone()).await?;
         world.cp.apply(canary(&ns, &spec)).await?;
         let (written, foreign, deciders) = (AtomicU64::new(0), Mutex::default(), Mutex::default());
-        Ok(Self { side, world, ns, outside, timeline, last, written, foreign, lease: "", deciders })
+        Ok(Self { side, world, ns, outside, timeline, last, written, foreign, election: "", deciders })
     }
 
     fn deciders(&self) -> MutexGuard<'_, Vec<Decider>> {
@@ -159,8 +159,7 @@ impl Race {
         all.push(match self.side {
             Side::Naive => Decider::Naive(Naive::start(self.world, &self.ns)),
             Side::Sidetrack => {
-                let lease = format!("--lease-duration={}", self.lease);
-                let flags = [lease.as_str(), elsewhere.as_str()];
+                let flags = [self.election, elsewhere.as_str()];
                 let flags = if first { flags.get(..1) } else { flags.get(..) };
                 Decider::Sidetrack { _process: self.world.run(flags.unwrap_or_default())? }
             }
