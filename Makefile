@@ -22,9 +22,12 @@ test: ## Everything that needs no root: pure tests, and scenarios on a real cont
 	cargo run --quiet --locked --package ground -- build
 	cargo test --locked --workspace
 
-races: ## The race suite: a line a scenario, beside what a controller without guards does
+races: ## The race suite, then a random run; SEED=n plays one again, LONG=1 an hour of new ones with 30 applications
 	cargo run --quiet --locked --package ground -- build
+ifeq ($(SEED)$(LONG),)
 	cargo test --locked --test races -- --nocapture
+endif
+	SIDETRACK_SEED=$(SEED) SIDETRACK_LONG=$(LONG) cargo test --locked --test random -- --nocapture
 
 test-lab: ## Scenarios of real Flux and real requests, in that world; SCENARIO=part of a name for some of them
 	cargo build --locked --package sidetrack
