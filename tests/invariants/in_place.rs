@@ -315,3 +315,20 @@ fn re_applying_changes_nothing() {
     assert_eq!(world.writes, writes);
     assert!(world.fresh_process_has_nothing_to_do());
 }
+
+#[test]
+fn a_service_that_would_select_the_canary_is_refused() {
+    let service = |selector: serde_json::Value| {
+        serde_json::json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "test", "name": "app"},
+            "spec": {"selector": selector, "ports": [{"port": 80}]}})
+    };
+    let mut target = deployment("v1", None, Some(2));
+    target["spec"]["template"]["metadata"]["labels"]["tier"] = "web".into();
+    let mut world = World::applied(target, in_place(&[]));
+    world.apply(service(serde_json::json!({"tier": "web"})));
+    world.run(10);
+    assert!(world.ready_message().contains("add app: app to its selector"), "{}", world.ready_message());
+    assert!(world.key(keys::PROMOTED).is_none(), "nothing is touched");
+    world.apply(service(serde_json::json!({"tier": "web", "app": "app"})));
+    world.until_phase(Phase::Initialized);
+}
