@@ -12,7 +12,7 @@ use lab::app::App;
 use lab::flux::Repository;
 use lab::load::{Counts, Load, Plan};
 use lab::namespace::Namespace;
-use lab::parts::Part;
+use lab::parts::{Helm, Part};
 use lab::sample::{Sample, Traffic};
 use lab::{Lab, Wanted, gateway, istio, prometheus};
 use tokio::signal::unix::{SignalKind, signal};
@@ -180,7 +180,13 @@ async fn up(wanted: Wanted, namespace: Namespace, command: &[OsString]) -> Resul
     let path = env::var_os("PATH").unwrap_or_default();
     let kubectl = ground::Part::Kubectl.path()?;
     let own = env::current_exe()?;
-    let folders = [&kubectl, &own].into_iter().filter_map(|file| file.parent().map(PathBuf::from));
+    let mut programs = vec![kubectl, own];
+    if lab.parts.contains(&Part::Helm) {
+        for helm in Helm::ALL {
+            programs.push(helm.program().path()?);
+        }
+    }
+    let folders = programs.iter().filter_map(|file| file.parent().map(PathBuf::from));
     // In the terminal's foreground group, for a shell to have its keys; the namespace's guard ends it if we cannot.
     let mut child = tokio::process::Command::new(program)
         .args(args)
@@ -244,6 +250,7 @@ fn tell(lab: &Lab) {
             }
             Part::Prometheus => eprintln!("  Prometheus     {}/api/v1/query?query=up", prometheus::url()),
             Part::Flux => eprintln!("  Flux           kubectl -n flux-system get kustomizations"),
+            Part::Helm => eprintln!("  Helm           helm3, helm4"),
         }
     }
     eprintln!("  Logs           {}", lab.dir().join("logs").display());

@@ -137,6 +137,7 @@ impl Lab {
                     self.flux = Some(Flux::start(cp, &dir, logs).await?.into());
                     addresses.push(flux::HEALTH);
                 }
+                Part::Helm => {}
             }
         }
         sidetrack::wait(cp).await?;

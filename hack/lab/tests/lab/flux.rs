@@ -23,7 +23,7 @@ pub(crate) async fn same_revision_again(lab: Arc<Lab>) -> Result<String> {
             stage.phase("Succeeded").await?;
         }
         // The end of a release has writes of its own, Deployment status among them.
-        settled(&stage).await?;
+        stage.settled().await?;
         let mark = stage.lab.cp.audit().mark().await?;
         until("Flux has looked five times", async || Ok((stage.looks_since(mark).await? >= 5).then_some(())))
             .await?;
@@ -32,20 +32,6 @@ pub(crate) async fn same_revision_again(lab: Arc<Lab>) -> Result<String> {
         quiet.push(stage.looks_since(mark).await?);
     }
     Ok(format!("{} re-applies at rest: 0 writes, 0 Events", quiet.iter().sum::<usize>()))
-}
-
-/// Waits until nobody has written anything for two seconds.
-async fn settled(stage: &Stage) -> Result<()> {
-    let mut mark = stage.lab.cp.audit().mark().await?;
-    let mut since = Instant::now();
-    until("nobody writes any more", async || {
-        if !stage.writes_since(mark).await?.is_empty() {
-            mark = stage.lab.cp.audit().mark().await?;
-            since = Instant::now();
-        }
-        Ok((since.elapsed() > Duration::from_secs(2)).then_some(()))
-    })
-    .await
 }
 
 /// v2's run ends, v3's starts at weight 0; v3 is what is promoted, and no request fails.
@@ -186,7 +172,7 @@ pub(crate) async fn replicas_in_git(lab: Arc<Lab>) -> Result<String> {
         .await
     };
     ready(3).await?;
-    settled(&stage).await?;
+    stage.settled().await?;
     let mark = stage.lab.cp.audit().mark().await?;
     until("Flux has looked three times", async || Ok((stage.looks_since(mark).await? >= 3).then_some(())))
         .await?;
@@ -251,7 +237,7 @@ pub(crate) async fn replicas_and_autoscaler(lab: Arc<Lab>) -> Result<String> {
     stage.commit_files(&two).await?;
     stage.phase("Succeeded").await?;
     ensure!(image(&stage.deployment("app-primary").await?) == "app:v2");
-    settled(&stage).await?;
+    stage.settled().await?;
     let mark = stage.lab.cp.audit().mark().await?;
     until("Flux has looked three times", async || Ok((stage.looks_since(mark).await? >= 3).then_some(())))
         .await?;

@@ -200,6 +200,20 @@ impl Stage {
         Ok(all)
     }
 
+    /// Waits until nobody has written anything for two seconds.
+    pub(crate) async fn settled(&self) -> Result<()> {
+        let mut mark = self.lab.cp.audit().mark().await?;
+        let mut since = Instant::now();
+        until("nobody writes any more", async || {
+            if !self.writes_since(mark).await?.is_empty() {
+                mark = self.lab.cp.audit().mark().await?;
+                since = Instant::now();
+            }
+            Ok((since.elapsed() > Duration::from_secs(2)).then_some(()))
+        })
+        .await
+    }
+
     /// Returns how often Flux looked at the Deployment since a mark.
     pub(crate) async fn looks_since(&self, mark: Mark) -> Result<usize> {
         let all = self.lab.cp.audit().requests_since(mark, flux::USER).await?;
