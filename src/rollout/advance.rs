@@ -11,7 +11,7 @@ use crate::rollout::revision::Revision;
 use crate::rollout::status::{Draft, if_new};
 use crate::rollout::workload::{NotReady, Workload};
 use crate::rollout::{
-    analysis, bypass, initialise, leave, promotion, rebaseline, release, repair, rest, rollback,
+    analysis, bypass, contest, initialise, leave, promotion, rebaseline, release, repair, rest, rollback,
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -107,6 +107,9 @@ impl Case<'_> {
         if run.stage != Stage::Analysing
             && let Some(plan) = repair::serving(self, target, run)
         {
+            return plan;
+        }
+        if let Some(plan) = contest::ends(self, target, run) {
             return plan;
         }
         match run.stage {

@@ -4,6 +4,7 @@
 mod advance;
 mod analysis;
 mod bypass;
+mod contest;
 mod initialise;
 mod leave;
 pub mod naming;
