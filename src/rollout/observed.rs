@@ -96,8 +96,8 @@ pub struct Settings {
 }
 
 /// What a process remembers of one Canary between two decisions; lost in a crash, and nothing depends on it but
-/// how often a question is asked, how long a drain is waited for, and whether a break-glass that nobody admitted counts
-/// when other writes followed it: else it is analysed.
+/// how often a question is asked, how long a drain is waited for, how soon two owners are found out, and whether a
+/// break-glass that nobody admitted counts when other writes followed it: else it is analysed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Memory {
     /// When the tick that is being worked on began.

@@ -43,6 +43,12 @@ enum Command {
         #[arg(value_enum)]
         traffic: Traffic,
     },
+    /// Measure what releases cost those who ask, through both gateways; takes minutes
+    Bench {
+        /// Where the figures are written to
+        #[arg(long, default_value = "target/bench-traffic.json")]
+        out: PathBuf,
+    },
     /// Be the sample application
     App(App),
     /// Print the sample application's manifests: Namespace, Deployment and Canary
@@ -130,7 +136,13 @@ fn main() -> Result<ExitCode> {
             let wanted = Wanted::new(&lab::demo::parts(traffic), &env::current_exe()?)?;
             wanted.prepare()?;
             let namespace = Namespace::enter()?;
-            runtime()?.block_on(demo(wanted, namespace, traffic))
+            runtime()?.block_on(play(wanted, namespace, async |lab| lab::demo::play(lab, traffic).await))
+        }
+        Command::Bench { out } => {
+            let wanted = Wanted::new(&lab::bench::PARTS, &env::current_exe()?)?;
+            wanted.prepare()?;
+            let namespace = Namespace::enter()?;
+            runtime()?.block_on(play(wanted, namespace, async |lab| lab::bench::run(lab, &out).await))
         }
         Command::App(app) => runtime()?.block_on(lab::app::run(app)),
         Command::Sample { sample } => {
@@ -210,21 +222,25 @@ async fn up(wanted: Wanted, namespace: Namespace, command: &[OsString]) -> Resul
     Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
-async fn demo(wanted: Wanted, namespace: Namespace, traffic: Traffic) -> Result<ExitCode> {
+async fn play(
+    wanted: Wanted,
+    namespace: Namespace,
+    story: impl AsyncFn(&Lab) -> Result<()>,
+) -> Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let story = async {
+    let whole = async {
         let start = Instant::now();
         let mut lab = Lab::start(wanted, namespace).await?;
         eprintln!("lab: up in {:.1} s", start.elapsed().as_secs_f64());
-        let played = lab::demo::play(&lab, traffic).await;
+        let played = story(&lab).await;
         if played.is_err() {
             lab.keep_logs();
         }
         played
     };
     tokio::select! {
-        played = story => played.map(|()| ExitCode::SUCCESS),
+        played = whole => played.map(|()| ExitCode::SUCCESS),
         _ = terminate.recv() => Ok(ExitCode::FAILURE),
         _ = interrupt.recv() => Ok(ExitCode::FAILURE),
     }

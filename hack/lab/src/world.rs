@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use ground::{ControlPlane, DataDir, Options, Server, User, say};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::flux::{self, Flux};
 use crate::kubelet::{Image, Kubelet};
@@ -62,6 +64,7 @@ pub struct Lab {
     /// What is in it.
     pub parts: Vec<Part>,
     dir: DataDir,
+    sidetrack: PathBuf,
     _namespace: Namespace,
 }
 
@@ -98,6 +101,7 @@ impl Lab {
             cp,
             parts: wanted.parts.clone(),
             dir,
+            sidetrack: wanted.sidetrack.clone(),
             _namespace: namespace,
         };
         if let Err(error) = lab.complete(&wanted, &logs).await {
@@ -176,6 +180,30 @@ impl Lab {
     /// When it is no part of this lab.
     pub fn flux(&self) -> Result<&tokio::sync::Mutex<Flux>> {
         self.flux.as_ref().context("this lab has no Flux")
+    }
+
+    /// Kills each process of Sidetrack in this lab with SIGKILL; its kubelet starts them again.
+    ///
+    /// # Errors
+    /// When there is none, or one cannot be killed.
+    pub fn kill_sidetrack(&self) -> Result<()> {
+        let own = std::fs::read_link("/proc/thread-self/ns/net")?;
+        let is_one = |process: &Path| {
+            std::fs::read_link(process.join("exe")).is_ok_and(|program| program == self.sidetrack)
+                && std::fs::read_link(process.join("ns/net")).is_ok_and(|namespace| namespace == own)
+        };
+        let all = std::fs::read_dir("/proc")?.flatten().map(|entry| entry.path());
+        let pids: Vec<i32> = all
+            .filter(|process| is_one(process))
+            .filter_map(|process| process.file_name()?.to_str()?.parse().ok())
+            .collect();
+        if pids.is_empty() {
+            bail!("no process runs {}", self.sidetrack.display());
+        }
+        for pid in pids {
+            kill(Pid::from_raw(pid), Signal::SIGKILL).with_context(|| format!("killing {pid}"))?;
+        }
+        Ok(())
     }
 
     /// Leaves the logs when the lab ends.
