@@ -23,7 +23,7 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan
     if o.policy.skip_analysis || target.glassed(&run.revision) {
         return promotion::begin(case, target, run);
     }
-    if let Some(plan) = backends(case, target, run) {
+    if let Some(plan) = backends(case, run) {
         return plan;
     }
     if let Some(plan) = foreign_weight(case, target, run) {
@@ -33,7 +33,7 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan
         return plan;
     }
     if let Err(error) = case.canary_ready(target, run) {
-        let text = format!("canary deployment {} not ready: {}", case.target(), error.message);
+        let text = format!("canary deployment {} not ready: {}", case.canary_deployment(), error.message);
         if error.deadline {
             return rollback::begin(case, &because(run, text), None);
         }
@@ -50,16 +50,16 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan
 }
 
 /// A backend without any ready pod is left at once, if the other one has some (interlock §5.8).
-fn backends(case: &mut Case<'_>, target: &Workload, run: &Run) -> Option<Plan> {
+fn backends(case: &mut Case<'_>, run: &Run) -> Option<Plan> {
     let o = case.o;
     let weight = o.routes.weight?;
-    let canary = target.rollout.available > 0;
+    let canary = case.canary_serves();
     let primary = case.primary_serves();
     if weight > 0 && !canary && primary {
         let text = format!(
             "Halt {} advancement no ready pods of {} at weight {weight}, routing all traffic to primary",
             case.canary(),
-            case.target()
+            case.canary_deployment()
         );
         let mut next = case.enter(run, Stage::Releasing);
         next.weight = 0;

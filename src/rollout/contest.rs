@@ -7,6 +7,7 @@ use crate::api::status::{Phase, Run, Stage};
 use crate::rollout::advance::Case;
 use crate::rollout::plan::{Message, Plan, Step};
 use crate::rollout::revision::Revision;
+use crate::rollout::rollback;
 use crate::rollout::status::Draft;
 use crate::rollout::workload::Workload;
 use jiff::{SignedDuration, Timestamp};
@@ -77,6 +78,10 @@ pub(super) fn stands(case: &mut Case<'_>, target: &Workload) -> Option<Plan> {
 }
 
 fn contested(case: &mut Case<'_>, target: &Workload) -> Option<(String, Timestamp)> {
+    if case.o.names.in_place() {
+        // There a revert is nobody's turn: the webhook lets it run.
+        return None;
+    }
     let hold = target.keys.hold.as_ref().filter(|_| target.held())?;
     let (owners, calm) = case.m.turns.contest()?;
     // Who breaks the glass has seen it.
@@ -103,12 +108,13 @@ pub(super) fn ends(case: &mut Case<'_>, target: &Workload, run: &Run) -> Option<
     let promoted = target.keys.promoted.clone()?;
     let (why, _) = contested(case, target)?;
     case.end_tick();
-    if let Err(plan) = case.drained(target) {
+    if let Err(plan) = case.drained() {
         return Some(plan);
     }
-    Some(if target.replicas != 0 {
-        Step::ScaleTarget(0).into()
-    } else if !target.owned.is_empty() {
+    if let Some(plan) = rollback::clear(case, target) {
+        return Some(plan);
+    }
+    Some(if !target.owned.is_empty() {
         Step::Disown.into()
     } else if target.finalizer {
         Step::UnguardTarget.into()

@@ -61,6 +61,7 @@ impl Draft {
         self.0.last_promoted_spec = Some(revision.short().to_owned());
         self.0.revisions.primary = Some(revision.as_str().to_owned());
         self.0.revisions.failed = None;
+        self.0.revisions.mixed = None;
         self
     }
 
@@ -105,7 +106,8 @@ impl Draft {
     pub fn rebased(mut self, from: &Revision, to: &Revision) -> Step {
         let status = &mut self.0;
         let (run, revisions) = (status.run.as_mut(), &mut status.revisions);
-        let hashes = [&mut revisions.primary, &mut revisions.analysed, &mut revisions.failed];
+        let hashes =
+            [&mut revisions.primary, &mut revisions.analysed, &mut revisions.failed, &mut revisions.mixed];
         let of_run = run.into_iter().flat_map(|run| {
             run.revision =
                 if run.revision == from.as_str() { to.as_str().into() } else { run.revision.clone() };
@@ -183,12 +185,10 @@ fn kstatus(status: &CanaryStatus, phase: Phase, waits_for: &str, now: Timestamp)
             vec![next(old, ("Ready", "True", phase.as_str()), &message, now)]
         }
         (Phase::Failed, None | Some(Stage::Closing)) => {
-            let message = rejection(
-                old,
-                &named(&status.revisions.failed),
-                &named(&status.revisions.primary),
-                waits_for,
-            );
+            let mixed = status.revisions.mixed.as_deref().map(short);
+            let mixed = mixed.map_or_else(String::new, |m| format!(" and, mixed, {m}: its roll was stopped"));
+            let primary = format!("{}{mixed}", named(&status.revisions.primary));
+            let message = rejection(old, &named(&status.revisions.failed), &primary, waits_for);
             vec![
                 next(old, ("Ready", "False", "Failed"), &message, now),
                 next(old, ("Stalled", "True", "Failed"), &message, now),
@@ -292,6 +292,7 @@ mod tests {
                     primary: Some(other.as_str().into()),
                     analysed: hash.clone(),
                     failed: hash,
+                    mixed: None,
                 },
                 run: Some(Run {
                     revision: one.as_str().into(),

@@ -6,6 +6,7 @@
 use super::cluster::{Cluster, Manager, text};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
+use sidetrack::api::keys;
 use sidetrack::object::{Kind, ObjectRef};
 use sidetrack::rollout::revision::Revision;
 use std::collections::BTreeMap;
@@ -47,6 +48,8 @@ pub(crate) struct Pods {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Workloads {
     pub(crate) pods: BTreeMap<String, Pods>,
+    /// Nothing happens for now.
+    pub(crate) asleep: bool,
     made: u64,
 }
 
@@ -120,6 +123,16 @@ impl Workloads {
         pods.take(count).for_each(|p| p.broken = broken);
     }
 
+    /// Deletes the ReplicaSets that have no pods and are not the promoted revision's.
+    pub(crate) fn forget(&mut self, cluster: &Cluster, at: &ObjectRef) {
+        let Some(object) = cluster.get(at) else { return };
+        let promoted = object["metadata"]["annotations"][keys::PROMOTED].as_str();
+        let uid = text(object, "/metadata/uid").unwrap();
+        if let Some(pods) = self.pods.get_mut(uid) {
+            pods.sets.retain(|s| !s.pods.is_empty() || Some(s.revision.as_str()) == promoted);
+        }
+    }
+
     /// When something happens next by itself.
     pub(crate) fn next(&self, cluster: &Cluster) -> Option<Timestamp> {
         let pods = self.pods.values().flat_map(|p| &p.sets).flat_map(|s| &s.pods).filter_map(|p| p.ready_at);
@@ -136,6 +149,9 @@ impl Workloads {
 
     /// One round of all controllers. `true` when something changed.
     pub(crate) fn round(&mut self, cluster: &mut Cluster) -> bool {
+        if self.asleep {
+            return false;
+        }
         let before = cluster.version();
         let deployments: Vec<ObjectRef> =
             cluster.objects.keys().filter(|at| at.kind == Kind::Deployment).cloned().collect();

@@ -139,7 +139,8 @@ fn main() -> Result<ExitCode> {
             runtime()?.block_on(play(wanted, namespace, async |lab| lab::demo::play(lab, traffic).await))
         }
         Command::Bench { out } => {
-            let wanted = Wanted::new(&lab::bench::PARTS, &env::current_exe()?)?;
+            let mut wanted = Wanted::new(&lab::bench::PARTS, &env::current_exe()?)?;
+            wanted.drain = lab::bench::DRAIN;
             wanted.prepare()?;
             let namespace = Namespace::enter()?;
             runtime()?.block_on(play(wanted, namespace, async |lab| lab::bench::run(lab, &out).await))

@@ -33,22 +33,23 @@ pub(crate) fn crds() -> Result<Vec<Value>> {
     parse_yaml(include_str!("../../../manifests/crds.yaml"))
 }
 
-/// Flags for a world in which things are quick.
-fn flags() -> Vec<String> {
+/// Flags for a world in which things are quick. Only the drain delay is for gateways, too: it must not be shorter than they
+/// take to hear of a weight.
+fn flags(drain: Duration) -> Vec<String> {
     vec![
         format!("--metrics-server={}", prometheus::url()),
         "--min-interval=1s".to_owned(),
-        "--drain-delay=1s".to_owned(),
+        format!("--drain-delay={}s", drain.as_secs()),
         "--log-format=text".to_owned(),
     ]
 }
 
 /// Installs it.
-pub(crate) async fn install(cp: &ControlPlane) -> Result<()> {
+pub(crate) async fn install(cp: &ControlPlane, drain: Duration) -> Result<()> {
     for text in MANIFESTS {
         for mut object in parse_yaml(text)? {
             if let Some(Value::Array(args)) = object.pointer_mut("/spec/template/spec/containers/0/args") {
-                args.extend(flags().into_iter().map(Value::from));
+                args.extend(flags(drain).into_iter().map(Value::from));
             }
             cp.apply(object).await.context("installing manifests/")?;
         }

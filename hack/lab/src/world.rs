@@ -23,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Wanted {
     /// The parts beside control plane, pods and Sidetrack.
     pub parts: Vec<Part>,
+    /// Time between a route that leaves pods and their end.
+    pub drain: Duration,
     /// The `lab` program, which is also the sample application.
     pub lab: PathBuf,
     /// The `sidetrack` program.
@@ -39,7 +41,7 @@ impl Wanted {
         if !sidetrack.exists() {
             bail!("there is no {}: run `cargo build --package sidetrack`", sidetrack.display());
         }
-        Ok(Self { parts: parts.to_vec(), lab: lab.to_owned(), sidetrack })
+        Ok(Self { parts: parts.to_vec(), drain: Duration::from_secs(1), lab: lab.to_owned(), sidetrack })
     }
 
     /// Builds or fetches what is missing; to be done before the namespace is entered, which no network reaches.
@@ -118,7 +120,7 @@ impl Lab {
         let client = cp.client_as("kubelet");
         self.kubelet =
             Some(Kubelet::start(client, cp.url(), cp.ca_pem(), images(wanted), logs.join("pods")).await?);
-        sidetrack::install(cp).await?;
+        sidetrack::install(cp, wanted.drain).await?;
         let mut addresses = Vec::new();
         for part in &wanted.parts {
             match part {

@@ -47,10 +47,12 @@ impl Subject<'_> {
             let at = objects::deployment(&self.names, &self.names.target);
             writes.extend(records(target, Edit::new(at, target).same_generation()));
         }
-        if let Some((primary, label)) = self.primary().zip(self.label()) {
+        if !self.names.in_place()
+            && let Some((primary, label)) = self.primary().zip(self.label())
+        {
             let at = objects::deployment(&self.names, &self.names.primary);
             let mut edit = Edit::new(at, primary).same_generation();
-            let written = objects::primary_template(self.template(to)?, &label, &self.names);
+            let written = objects::generated_template(self.template(to)?, &label, &self.names);
             let promoted = primary.pointer("/metadata/annotations").and_then(|a| a.get(keys::PROMOTED));
             let live = primary.pointer("/spec/template").map(Revision::of);
             if promoted.is_some_and(|p| p == from.as_str()) && live == Some(Revision::of(&written)) {

@@ -131,6 +131,11 @@ fn errors(report: &mut Report, gateway: &str, chapter: &Chapter, asked: &[&Reque
         "requests",
         &format!("of {}, goal 0", others.total),
     );
+    for request in asked.iter().filter(|r| r.failed() && bad != Some(&r.version)).take(10) {
+        let Request { at, took, status, version } = request;
+        let (sent, took) = (at.duration_since(chapter.begun).as_secs_f64(), took.as_secs_f64());
+        println!("    sent after {sent:.2} s, {status:?} from {version:?} after {took:.2} s");
+    }
     if let Some(bad) = bad {
         let of_it: Vec<&Request> = asked.iter().copied().filter(|r| r.version == *bad).collect();
         let counts = Counts::of(of_it.iter().copied());

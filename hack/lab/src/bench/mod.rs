@@ -25,6 +25,9 @@ pub const RATE: u32 = 200;
 /// The parts that it needs.
 pub const PARTS: [Part; 3] = [Part::Istio, Part::Gateway, Part::Prometheus];
 
+/// Time between a route that leaves pods and their end, as Sidetrack is shipped.
+pub const DRAIN: Duration = Duration::from_secs(5);
+
 /// Weights that are held for [`HELD`].
 const SHARES: [i64; 3] = [10, 50, 100];
 /// 5,000 requests, and the moment that a gateway takes to hear of a weight.
