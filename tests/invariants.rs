@@ -5,6 +5,7 @@ mod invariants {
     mod contest;
     mod crashes;
     mod guards;
+    mod in_place;
     mod races;
     mod random;
     mod review;

@@ -54,6 +54,10 @@ fn backends(case: &mut Case<'_>, run: &Run) -> Option<Plan> {
     let o = case.o;
     let weight = o.routes.weight?;
     let canary = case.canary_serves();
+    if o.names.in_place() && case.primary_serves() && o.canary.as_ref().is_none_or(|c| c.terminating) {
+        let text = format!("Halt {} advancement {} was deleted", case.canary(), case.canary_deployment());
+        return Some(start_over(case, run, text));
+    }
     let primary = case.primary_serves();
     if weight > 0 && !canary && primary {
         let text = format!(
@@ -61,16 +65,7 @@ fn backends(case: &mut Case<'_>, run: &Run) -> Option<Plan> {
             case.canary(),
             case.canary_deployment()
         );
-        let mut next = case.enter(run, Stage::Releasing);
-        next.weight = 0;
-        next.last_step = None;
-        case.end_tick();
-        let status = Draft::from(o).weight(0).failed_check().run(Some(next)).finish(
-            Phase::Progressing,
-            "The canary has no ready pods; the run starts over when it has.",
-            case.now,
-        );
-        return Some(Plan::default().then(Step::SetWeight(0)).say(Message::warning(text)).then(status));
+        return Some(start_over(case, run, text));
     }
     if weight < 100 && run.weight > 0 && canary && !primary && o.primary.is_some() {
         let text =
@@ -78,6 +73,20 @@ fn backends(case: &mut Case<'_>, run: &Run) -> Option<Plan> {
         return Some(Plan::default().then(Step::SetWeight(100)).say(Message::warning(text)));
     }
     None
+}
+
+/// Takes all traffic from the canary, counts that, and waits for its pods again.
+pub(super) fn start_over(case: &mut Case<'_>, run: &Run, text: String) -> Plan {
+    let mut next = case.enter(run, Stage::Releasing);
+    next.weight = 0;
+    next.last_step = None;
+    case.end_tick();
+    let status = Draft::from(case.o).weight(0).failed_check().run(Some(next)).finish(
+        Phase::Progressing,
+        "The canary has no ready pods; the run starts over when it has.",
+        case.now,
+    );
+    Plan::default().then(Step::SetWeight(0)).say(Message::warning(text)).then(status)
 }
 
 /// Weights that somebody else wrote are put right and reported.

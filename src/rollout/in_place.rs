@@ -18,12 +18,19 @@ pub(super) fn first(case: &mut Case<'_>, target: &Workload) -> Option<Plan> {
         case.m.emptied = Some(target.generation);
         return Some(Step::EmptyHistory.into());
     }
+    if target.held() && target.keys.hold.as_ref() != Some(&target.revision) {
+        // Written while the webhook was gone: what is analysed is not what would be released.
+        return Some(Step::CorrectHold(target.revision.clone()).into());
+    }
     let glassed = target.glassed(target.revision.as_str());
     if glassed && let Some(hold) = target.keys.hold.as_ref().filter(|_| target.held()) {
         return Some(Step::ClearHold(hold.clone()).into());
     }
-    let known = case.o.status.run.as_ref().is_some_and(|run| run.revision == target.revision.as_str());
-    if !glassed || known || target.keys.promoted.as_ref() == Some(&target.revision) {
+    let known = |run: &Run| run.revision == target.revision.as_str() && released(run);
+    if !glassed
+        || case.o.status.run.as_ref().is_some_and(known)
+        || target.keys.promoted.as_ref() == Some(&target.revision)
+    {
         return None;
     }
     // A person let it run: it rolls already, and what was analysed meanwhile is of no use.
@@ -42,6 +49,11 @@ pub(super) fn first(case: &mut Case<'_>, target: &Workload) -> Option<Plan> {
     )))
 }
 
+/// Whether a run has come to where its revision is let run.
+pub(super) const fn released(run: &Run) -> bool {
+    matches!(run.stage, Stage::Promoting | Stage::Returning | Stage::Finalising | Stage::Closing)
+}
+
 /// Routes at 100/0, then a canary of the held template, its pods ready at weight zero.
 pub(super) fn releasing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
     let o = case.o;
@@ -55,9 +67,6 @@ pub(super) fn releasing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
     }
     if let Err(plan) = case.drained() {
         return plan;
-    }
-    if target.keys.hold.as_ref().is_some_and(|hold| *hold != target.revision) {
-        return Step::CorrectHold(target.revision.clone()).into();
     }
     if !target.owned.is_empty() {
         return Step::Disown.into();
@@ -93,7 +102,7 @@ pub(super) fn releasing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
 
 /// The analysis passed: the hold is released, and the primary rolls by itself.
 pub(super) fn promote(case: &Case<'_>, target: &Workload, next: Run) -> Plan {
-    let o = case.o;
+    let (o, run) = (case.o, next.revision.clone());
     if target.keys.paused_before {
         let text = format!("Revision {} waits until its owner resumes {}.", target.revision, case.target());
         return case.waits(o.status.phase, &text);
@@ -105,7 +114,7 @@ pub(super) fn promote(case: &Case<'_>, target: &Workload, next: Run) -> Plan {
             "The primary rolls to the analysed revision.",
             case.now,
         ))
-        .then(Step::Release(target.revision.clone()))
+        .then(Step::Release(Revision::from_key(&run)))
 }
 
 /// Waits for the end of the roll. A revert lets the old revision roll back, a newer hold stops the roll where it is.
@@ -127,7 +136,7 @@ pub(super) fn promoting(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
         None => {}
     }
     if target.held() {
-        return Step::Release(target.revision.clone()).into();
+        return Step::Release(Revision::from_key(&run.revision)).into();
     }
     match case.primary_ready() {
         Ok(()) => {
@@ -174,14 +183,20 @@ pub(super) fn remove(case: &Case<'_>) -> Option<Plan> {
     Some(if canary.rollout.replicas > 0 { Plan::default() } else { Step::DeleteCanary.into() })
 }
 
-/// The target is gone or going: the canary keeps its weight as long as it has pods and the primary none; else it goes too.
+/// The target is gone or going, and its run with it: what is applied next begins anew. A canary with weight keeps it for
+/// as long as it has pods and the primary none.
 pub(super) fn without_primary(case: &mut Case<'_>) -> Option<Plan> {
     let o = case.o;
     let weight = o.routes.weight.unwrap_or(0);
-    if weight > 0 && case.canary_serves() && !case.primary_serves() {
-        return Some(if weight < 100 { Step::SetWeight(100).into() } else { Plan::default() });
+    let needed = weight > 0 && case.canary_serves() && !case.primary_serves();
+    if needed && weight < 100 {
+        return Some(Step::SetWeight(100).into());
     }
-    remove(case)
+    if let Some(run) = &o.status.run {
+        let draft = Draft::from(o).zeroed().rejected(&run.revision).run(None);
+        return Some(draft.finish(Phase::Failed, "", case.now).into());
+    }
+    if needed { Some(Plan::default()) } else { remove(case) }
 }
 
 /// Ends everything where it is: no canary, no weight, the target unpaused on what it was let run.

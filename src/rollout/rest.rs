@@ -117,8 +117,11 @@ fn held(case: &mut Case<'_>, target: &Workload, hold: &Revision) -> Plan {
     }
     let stopped = o.names.in_place() || target.keys.requested_replicas == Some(0);
     if o.primary.as_ref().is_some_and(|p| p.replicas == 0) && stopped {
-        return case
-            .waits(o.status.phase, "The application is scaled to 0: a release waits until it has pods.");
+        let text = format!(
+            "Revision {hold} is held: {} is scaled to 0, a release waits until it has pods.",
+            case.primary()
+        );
+        return case.waits(o.status.phase, &text);
     }
     if let Err(error) = case.primary_ready() {
         let text = format!("{} not ready: {}", case.primary(), error.message);

@@ -1,7 +1,8 @@
 //! The Deployment controller, the ReplicaSet controller and the kubelets: Deployments get pods, pods get ready.
 //!
 //! A Deployment moves one small step a round, so that half-finished rollouts are seen. Pods are ready 300 ms after they
-//! are made, or as the template's label `ready` says: `slow` (15 s), `never`, `canaryonly` (never as a primary's pod).
+//! are made, or as the template's label `ready` says: `slow` (15 s), `never`, `canaryonly` (never as a
+//! generated primary's pod), `generatedonly` (as a generated canary's pod only).
 
 use super::cluster::{Cluster, Manager, text};
 use jiff::{SignedDuration, Timestamp};
@@ -51,6 +52,8 @@ pub(crate) struct Workloads {
     /// Nothing happens for now.
     pub(crate) asleep: bool,
     made: u64,
+    /// When the controllers last looked.
+    rounded: Timestamp,
 }
 
 /// One Deployment's wishes.
@@ -144,7 +147,7 @@ impl Workloads {
                 let at = pods.since + Wish::of(d).deadline + SignedDuration::from_millis(1);
                 waits.then_some(at)
             });
-        pods.chain(deadlines).filter(|at| *at > cluster.now).min()
+        pods.chain(deadlines).filter(|at| *at > self.rounded).min()
     }
 
     /// One round of all controllers. `true` when something changed.
@@ -152,6 +155,7 @@ impl Workloads {
         if self.asleep {
             return false;
         }
+        self.rounded = cluster.now;
         let before = cluster.version();
         let deployments: Vec<ObjectRef> =
             cluster.objects.keys().filter(|at| at.kind == Kind::Deployment).cloned().collect();
@@ -210,14 +214,16 @@ fn resize(set: &mut ReplicaSet, size: usize, now: Timestamp) {
         set.pods.remove(unready.unwrap_or(set.pods.len() - 1));
     }
     let label = |key: &str| set.template.pointer("/metadata/labels")?.get(key)?.as_str();
-    let primary = ["app", "name", "app.kubernetes.io/name"]
-        .iter()
-        .filter_map(|k| label(k))
-        .any(|v| v.ends_with("-primary"));
+    let ends = |suffix: &str| {
+        let mut names = ["app", "name", "app.kubernetes.io/name"].iter().filter_map(|k| label(k));
+        names.any(|v| v.ends_with(suffix))
+    };
+    let (primary, generated) = (ends("-primary"), ends("-canary"));
     let ready_at = match label("ready") {
         None => Some(now + QUICK),
         Some("slow") => Some(now + SLOW),
         Some("canaryonly") if !primary => Some(now + QUICK),
+        Some("generatedonly") if generated => Some(now + QUICK),
         Some(_) => None,
     };
     while set.pods.len() < size {

@@ -7,6 +7,7 @@ use crate::object::Write;
 use crate::rollout::objects;
 use crate::rollout::patch::Edit;
 use crate::rollout::plan::Step;
+use crate::rollout::revision::Revision;
 use crate::rollout::workload::Workload;
 use serde_json::Value;
 
@@ -31,7 +32,10 @@ impl Subject<'_> {
                 }
                 edit
             }
-            Step::Release(_) => {
+            Step::Release(revision) => {
+                if target.pointer("/spec/template").map(Revision::of).as_ref() != Some(revision) {
+                    return Err(Impossible(format!("the template is not revision {revision} any more")));
+                }
                 let edit = guarded().unchanged(&hold).remove(&hold).remove("/spec/paused");
                 // In place no traffic leaves with the target: it is the primary.
                 if self.names.in_place() { edit } else { edit.with_finalizer(keys::TRAFFIC_FINALIZER) }
