@@ -80,7 +80,7 @@ pub(super) fn of_requests(
             }
             _ => {}
         }
-        errors(report, gateway, chapter, &asked);
+        errors(report, gateway, chapter, &asked, &seen);
         delays.add(chapter, &asked, &seen);
     }
     let what = format!("{gateway}: weight in the route to the first request on it");
@@ -121,7 +121,13 @@ fn shares(report: &mut Report, gateway: &str, chapter: &Chapter, windows: &[(i64
 }
 
 /// Who was let down; by a version that is bad on purpose, how many it got.
-fn errors(report: &mut Report, gateway: &str, chapter: &Chapter, asked: &[&Request]) {
+fn errors(
+    report: &mut Report,
+    gateway: &str,
+    chapter: &Chapter,
+    asked: &[&Request],
+    seen: &[(Instant, i64)],
+) {
     let bad = chapter.versions.first().filter(|_| chapter.name == "rollback");
     let others = Counts::of(asked.iter().copied().filter(|r| bad != Some(&r.version)));
     let name = chapter.name;
@@ -134,7 +140,14 @@ fn errors(report: &mut Report, gateway: &str, chapter: &Chapter, asked: &[&Reque
     for request in asked.iter().filter(|r| r.failed() && bad != Some(&r.version)).take(10) {
         let Request { at, took, status, version } = request;
         let (sent, took) = (at.duration_since(chapter.begun).as_secs_f64(), took.as_secs_f64());
-        println!("    sent after {sent:.2} s, {status:?} from {version:?} after {took:.2} s");
+        let set = seen.iter().rev().find(|(since, _)| since <= at);
+        let weight = set.map_or_else(
+            || "before any weight".to_owned(),
+            |(since, weight)| {
+                format!("{:.2} s after weight {weight}", at.duration_since(*since).as_secs_f64())
+            },
+        );
+        println!("    sent after {sent:.2} s, {weight}: {status:?} from {version:?} after {took:.2} s");
     }
     if let Some(bad) = bad {
         let of_it: Vec<&Request> = asked.iter().copied().filter(|r| r.version == *bad).collect();

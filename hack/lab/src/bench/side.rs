@@ -47,7 +47,9 @@ impl<'a> Side<'a> {
             Traffic::Istio => "bench-istio",
             Traffic::Gateway => "bench-gateway",
         };
-        let sample = Sample::new(name, traffic);
+        let mut sample = Sample::new(name, traffic);
+        // With every core busy a gateway was seen to hear of an end after 1.1 s.
+        sample.linger = 5;
         let client = lab.cp.client_as("person");
         for object in [sample.namespace(), sample.deployment("v1"), sample.canary()] {
             lab.cp.apply(object).await?;
