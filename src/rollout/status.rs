@@ -187,12 +187,8 @@ fn kstatus(status: &CanaryStatus, phase: Phase, waits_for: &str, now: Timestamp)
         (Phase::Failed, None | Some(Stage::Closing)) => {
             let mixed = status.revisions.mixed.as_deref().map(short);
             let mixed = mixed.map_or_else(String::new, |m| format!(" and, mixed, {m}: its roll was stopped"));
-            let message = format!(
-                "Revision {} was rejected, the primary runs {}{mixed}. Push another revision, or remove annotation {} from the target to try it again.",
-                named(&status.revisions.failed),
-                named(&status.revisions.primary),
-                crate::api::keys::FAILED,
-            );
+            let primary = format!("{}{mixed}", named(&status.revisions.primary));
+            let message = rejection(old, &named(&status.revisions.failed), &primary, waits_for);
             vec![
                 next(old, ("Ready", "False", "Failed"), &message, now),
                 next(old, ("Stalled", "True", "Failed"), &message, now),
@@ -203,6 +199,23 @@ fn kstatus(status: &CanaryStatus, phase: Phase, waits_for: &str, now: Timestamp)
             next(old, ("Reconciling", "True", "Progressing"), waits_for, now),
         ],
     }
+}
+
+/// Says that a revision was rejected and why; where that is not told again, as it was said before.
+fn rejection(old: &[Condition], failed: &str, primary: &str, why: &str) -> String {
+    let (start, end) = (
+        format!("Revision {failed} was rejected"),
+        format!(
+            "the primary runs {primary}. Push another revision, or remove annotation {} from the target to try it again.",
+            crate::api::keys::FAILED
+        ),
+    );
+    if !why.is_empty() {
+        return format!("{start} ({why}), {end}");
+    }
+    let said =
+        |c: &&Condition| c.type_ == "Stalled" && c.message.starts_with(&start) && c.message.ends_with(&end);
+    old.iter().find(said).map_or_else(|| format!("{start}, {end}"), |c| c.message.clone())
 }
 
 /// Keeps a condition that did not change, and the transition time of one whose status did not.
@@ -249,6 +262,23 @@ pub fn if_new(observed: &Observed, step: Step) -> Plan {
 mod tests {
     use super::*;
     use crate::api::status::Revisions;
+
+    #[test]
+    fn a_rejection_names_its_reason_as_long_as_it_lasts() {
+        let condition =
+            |message: &str| next(&[], ("Stalled", "True", "Failed"), message, Timestamp::UNIX_EPOCH);
+        let why = "Metric latency: Halt app.test advancement latency 9 > 5";
+        let first = rejection(&[], "b", "a", why);
+        assert!(
+            first.starts_with(&format!("Revision b was rejected ({why}), the primary runs a. ")),
+            "{first}"
+        );
+        let old = [condition(&first)];
+        assert_eq!(rejection(&old, "b", "a", ""), first);
+        for (failed, primary) in [("c", "a"), ("b", "c")] {
+            assert!(!rejection(&old, failed, primary, "").contains("latency"), "{failed} {primary}");
+        }
+    }
 
     #[test]
     fn another_hash_of_a_revision_moves_wherever_it_stands() {
