@@ -332,3 +332,42 @@ fn a_service_that_would_select_the_canary_is_refused() {
     world.apply(service(serde_json::json!({"tier": "web", "app": "app"})));
     world.until_phase(Phase::Initialized);
 }
+
+/// Interlock §5.1: only what is unpaused and has pods of one revision is adopted.
+#[test]
+fn adopting_waits_for_a_roll_and_for_a_pause_and_not_for_pods() {
+    let begin = |edit: fn(&mut serde_json::Value)| {
+        let mut target = deployment("v1", None, Some(2));
+        edit(&mut target);
+        World::applied(target, in_place(&[]))
+    };
+    let mut paused = begin(|target| target["spec"]["paused"] = true.into());
+    paused.run(30);
+    assert!(paused.ready_message().contains("is paused by its owner"), "{}", paused.ready_message());
+    paused.pause(false).unwrap();
+    paused.until_phase(Phase::Initialized);
+
+    let mut rolling =
+        begin(|target| target["spec"]["template"]["metadata"]["labels"]["ready"] = "slow".into());
+    rolling.until("its pods", |w| w.primary_pods().ready(w.cluster.now) == 2);
+    rolling.until_phase(Phase::Initialized);
+    assert_eq!(rolling.replicas("app"), 2);
+
+    let mut empty = begin(|target| target["spec"]["replicas"] = 0.into());
+    empty.until_phase(Phase::Initialized);
+    assert_eq!((empty.replicas("app"), empty.key(keys::PROMOTED)), (0, Some(revision("v1").as_str())));
+}
+
+#[test]
+fn a_restart_is_no_release_and_one_that_is_held_waits_with_its_template() {
+    let mut world = World::initialised(in_place(&[]));
+    world.restart("app").unwrap();
+    world.run(30);
+    assert!(world.key(keys::HOLD).is_none() && !world.has_said("New revision detected!"));
+    world.answers.success_rate("50");
+    world.update("v2");
+    world.until_over(Phase::Failed);
+    world.restart("app").unwrap();
+    world.run(30);
+    assert_eq!(world.primary_pods().revisions(), [&revision("v1")], "what is held stays held");
+}
