@@ -114,6 +114,39 @@ pub struct CanaryStatus {
     /// What is doubtful in the spec, a sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// The last request that was answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<Answered>,
+}
+
+/// The answer to a request. A request is the same one as long as its annotation reads the same: this is what makes sure
+/// that it is carried out once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Answered {
+    /// The annotation as it was written: verb, revision, id and reason.
+    pub text: String,
+    /// The user who asked.
+    #[serde(default)]
+    pub by: String,
+    /// What became of it.
+    pub outcome: RequestOutcome,
+    /// One sentence.
+    #[serde(default)]
+    pub message: String,
+    /// When it was answered.
+    pub at: Timestamp,
+}
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RequestOutcome {
+    /// It makes sense and is being carried out.
+    Accepted,
+    /// It was carried out, or is part of the run from here on.
+    Taken,
+    /// It makes no sense now; nothing was done.
+    Refused,
 }
 
 /// Revisions by name.
@@ -189,6 +222,24 @@ pub struct Run {
     /// Why the run is being rolled back, for the events still to be sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Somebody asked for the promotion before the analysis is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shortcut: Option<Shortcut>,
+    /// Somebody approved the promotion: no gate is asked about it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub approved: bool,
+    /// Somebody paused the run: it stays at the weight that is set.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
+}
+
+/// How the rest of an analysis is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Shortcut {
+    /// Gates are still asked.
+    Skip,
+    /// Nothing is asked any more.
+    Promote,
 }
 
 /// A condition of a Canary.

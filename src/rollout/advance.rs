@@ -11,7 +11,7 @@ use crate::rollout::revision::Revision;
 use crate::rollout::status::{Draft, if_new};
 use crate::rollout::workload::{NotReady, Workload};
 use crate::rollout::{
-    analysis, bypass, initialise, leave, promotion, rebaseline, release, repair, rest, rollback,
+    analysis, bypass, initialise, leave, promotion, rebaseline, release, repair, rest, rollback, verbs,
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -66,6 +66,9 @@ impl Case<'_> {
         }
         if !o.guarded {
             return Step::GuardCanary.into();
+        }
+        if let Some(plan) = verbs::advance(self) {
+            return plan;
         }
         if o.policy.suspend {
             return self.lasting(Message::normal("skipping canary run as object is suspended"));

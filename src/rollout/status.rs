@@ -1,6 +1,7 @@
 //! How status follows a decision: Flagger's phase and `Promoted` condition, and kstatus' conditions beside them.
 
-use crate::api::status::{CanaryStatus, Condition, Phase, Run, Stage};
+use crate::api::request::{Request, Verb};
+use crate::api::status::{Answered, CanaryStatus, Condition, Phase, RequestOutcome, Run, Stage};
 use crate::rollout::observed::Observed;
 use crate::rollout::plan::{Plan, Step};
 use crate::rollout::revision::Revision;
@@ -76,6 +77,13 @@ impl Draft {
     pub const fn requested(mut self, replicas: Option<i32>) -> Self {
         self.0.requested_replicas = replicas;
         self
+    }
+
+    /// Notes the answer to a request, and nothing else.
+    #[must_use]
+    pub fn answered(mut self, answer: Answered) -> Step {
+        self.0.request = Some(answer);
+        Step::Status(Box::new(self.0))
     }
 
     /// Sets the run.
@@ -183,9 +191,11 @@ fn kstatus(status: &CanaryStatus, phase: Phase, waits_for: &str, now: Timestamp)
             vec![next(old, ("Ready", "True", phase.as_str()), &message, now)]
         }
         (Phase::Failed, None | Some(Stage::Closing)) => {
+            let aborted = status.request.as_ref().and_then(|answer| aborted(answer, status));
             let message = format!(
-                "Revision {} was rejected, the primary runs {}. Push another revision, or remove annotation {} from the target to try it again.",
+                "Revision {} was rejected{}, the primary runs {}. Push another revision, or remove annotation {} from the target to try it again.",
                 named(&status.revisions.failed),
+                aborted.unwrap_or_default(),
                 named(&status.revisions.primary),
                 crate::api::keys::FAILED,
             );
@@ -199,6 +209,17 @@ fn kstatus(status: &CanaryStatus, phase: Phase, waits_for: &str, now: Timestamp)
             next(old, ("Reconciling", "True", "Progressing"), waits_for, now),
         ],
     }
+}
+
+/// Who had the revision rejected, and why, if somebody did.
+fn aborted(answer: &Answered, status: &CanaryStatus) -> Option<String> {
+    let request = Request::parse(&answer.text).ok().filter(|r| r.verb == Verb::Abort)?;
+    let of_this = request.names(status.revisions.failed.as_deref()?);
+    if answer.outcome != RequestOutcome::Taken || !of_this {
+        return None;
+    }
+    let why = if request.reason.is_empty() { String::new() } else { format!(": {}", request.reason) };
+    Some(format!(" (aborted by {}{why})", answer.by))
 }
 
 /// Keeps a condition that did not change, and the transition time of one whose status did not.
@@ -268,6 +289,9 @@ mod tests {
                     previous: Some(one.as_str().into()),
                     skip: false,
                     reason: None,
+                    shortcut: None,
+                    approved: false,
+                    paused: false,
                 }),
                 ..CanaryStatus::default()
             });

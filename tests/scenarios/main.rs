@@ -17,4 +17,5 @@ mod repairs;
 mod routers;
 mod story;
 mod supersede;
+mod verbs;
 mod writers;

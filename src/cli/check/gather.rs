@@ -54,6 +54,7 @@ pub async fn gather(client: Client, now: Timestamp) -> anyhow::Result<Facts> {
         probes: vec![
             api.probe("deployments.sidetrack.dev", "apis/apps/v1", "deployments", deployment_probe()).await,
             api.probe("services.sidetrack.dev", "api/v1", "services", service_probe()).await,
+            api.probe("canaries.sidetrack.dev", "apis/flagger.app/v1beta1", "canaries", canary_probe()).await,
         ],
         canaries: api.list("/apis/flagger.app/v1beta1/canaries", "").await,
         served: BTreeMap::new(),
@@ -117,6 +118,21 @@ fn service_probe() -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service", "metadata": probe_metadata(),
         "spec": {"selector": {"app": "sidetrack-check"}, "ports": [{"port": 80}]},
+    })
+}
+
+fn canary_probe() -> Value {
+    json!({
+        "apiVersion": Kind::Canary.api_version(), "kind": Kind::Canary.as_str(),
+        "metadata": {
+            "name": "sidetrack-check", "namespace": keys::NAMESPACE,
+            "annotations": {keys::REQUEST: "restart 0000000 check"},
+        },
+        "spec": {
+            "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "none"},
+            "service": {"port": 80},
+            "analysis": {"interval": "1m", "threshold": 1, "stepWeight": 10},
+        },
     })
 }
 

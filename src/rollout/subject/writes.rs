@@ -176,6 +176,8 @@ impl Subject<'_> {
             Step::Release(_) => guarded()
                 .unchanged(&hold)
                 .remove(&hold)
+                // A retry: it may run again.
+                .without_annotation(keys::FAILED)
                 .remove("/spec/paused")
                 .with_finalizer(keys::TRAFFIC_FINALIZER),
             Step::Hold { revision, failed } => {
