@@ -114,9 +114,37 @@ pub struct CanaryStatus {
     /// What is doubtful in the spec, a sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// What became of revisions, the latest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<Past>,
     /// The last request that was answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<Answered>,
+}
+
+/// What became of a revision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Past {
+    /// Its hash.
+    pub revision: String,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Field manager and user of who applied it, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// When.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
+}
+
+/// How a release ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Outcome {
+    /// The primary runs it, or did.
+    Promoted,
+    /// It was rolled back.
+    Rejected,
 }
 
 /// The answer to a request. A request is the same one as long as its annotation reads the same: this is what makes sure

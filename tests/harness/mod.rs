@@ -4,6 +4,7 @@
 
 pub(crate) mod objects;
 pub(crate) mod outside;
+pub(crate) mod plugin;
 
 use anyhow::{Context, Result, bail, ensure};
 use ground::{ControlPlane, Options, RouterCrds, SIDETRACK};

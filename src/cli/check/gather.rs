@@ -76,8 +76,9 @@ async fn all<T, R>(things: Vec<T>, ask: impl AsyncFn(T) -> R) -> Vec<R> {
     stream::iter(things).map(|thing| ask(thing)).buffered(CONCURRENCY).collect().await
 }
 
-/// The path of an object of an installation.
-fn path(object: &Value) -> String {
+/// Returns the path of an object of an installation.
+#[must_use]
+pub fn path(object: &Value) -> String {
     let version = text(object, "/apiVersion");
     let root = if version.contains('/') { "apis" } else { "api" };
     let kind = text(object, "/kind").to_lowercase();
