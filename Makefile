@@ -6,7 +6,7 @@ LAB = $(or $(CARGO_TARGET_DIR),target)/debug/lab
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-demo: ## Play the story on a real control plane; TRAFFIC=istio or TRAFFIC=gateway: with Flux, real requests and metrics
+demo: ## Play the story on a real control plane; LAYOUT=in-place; TRAFFIC=istio or TRAFFIC=gateway: with Flux, real requests and metrics
 ifdef TRAFFIC
 	@cargo build --locked --package sidetrack --package lab
 	@$(LAB) demo $(TRAFFIC)
@@ -22,9 +22,12 @@ test: ## Everything that needs no root: pure tests, and scenarios on a real cont
 	cargo run --quiet --locked --package ground -- build
 	cargo test --locked --workspace
 
-races: ## The race suite: a line a scenario, beside what a controller without guards does
+races: ## The race suite, then a random run; SEED=n plays one again, LONG=1 an hour of new ones with 30 applications
 	cargo run --quiet --locked --package ground -- build
+ifeq ($(SEED)$(LONG),)
 	cargo test --locked --test races -- --nocapture
+endif
+	SIDETRACK_SEED=$(SEED) SIDETRACK_LONG=$(LONG) cargo test --locked --test random -- --nocapture
 
 test-lab: ## Scenarios of real Flux and real requests, in that world; SCENARIO=part of a name for some of them
 	cargo build --locked --package sidetrack

@@ -1,6 +1,15 @@
 #!/bin/sh
 # Plays Sidetrack's story on a real control plane: a release, a rejected one, a reverted one. Ends everything it started.
+# LAYOUT=in-place: the applied Deployment stays the primary.
 set -eu
+layout=${LAYOUT:-primary-copy}
+case $layout in
+primary-copy | in-place) ;;
+*)
+    echo "LAYOUT is $layout: there is no such layout; write primary-copy or in-place." >&2
+    exit 2
+    ;;
+esac
 cd "$(dirname "$0")/.."
 
 if [ "${1:-}" != inside ]; then
@@ -74,12 +83,20 @@ YAML
 # Server-side apply, forced, under Flux's field manager: what Flux sends.
 flux() { app "$1" | kubectl apply --server-side --force-conflicts --field-manager=kustomize-controller -f - | sed "s/^/\$ flux applies $1: /"; }
 
+columns=NAME:.metadata.name,IMAGE:.spec.template.spec.containers[0].image,PAUSED:.spec.paused,READY:.status.readyReplicas
+pods() { show kubectl -n test get pods -l app=app -o custom-columns=POD:.metadata.name,IMAGE:.spec.containers[0].image; }
+
 say "2. A Deployment, and a Canary for it"
 flux v1
+if [ "$layout" = in-place ]; then
+    kubectl -n test create service clusterip app --tcp=80:8080
+    kubectl -n test rollout status deployment app >/dev/null
+    pods
+fi
 kubectl apply -f - <<YAML
 apiVersion: flagger.app/v1beta1
 kind: Canary
-metadata: {name: app, namespace: test}
+metadata: {name: app, namespace: test, annotations: {sidetrack.dev/layout: $layout}}
 spec:
   targetRef: {apiVersion: apps/v1, kind: Deployment, name: app}
   service: {port: 80, targetPort: 8080}
@@ -94,15 +111,18 @@ spec:
 YAML
 phase Initialized
 show kubectl -n test get canary,deployments,services,virtualservices
+if [ "$layout" = in-place ]; then pods; fi
 
 say "3. A release: v2 is held on its way in, then runs as the canary beside the untouched primary"
 flux v2
 weight 20
-show kubectl -n test get deployments -o custom-columns=NAME:.metadata.name,IMAGE:.spec.template.spec.containers[0].image,READY:.status.readyReplicas
+show kubectl -n test get deployments -o "custom-columns=$columns"
 weight 50
 show kubectl -n test get canary app
+if [ "$layout" = in-place ]; then pods; fi
 phase Succeeded
-show kubectl -n test get deployments -o custom-columns=NAME:.metadata.name,IMAGE:.spec.template.spec.containers[0].image,READY:.status.readyReplicas
+if [ "$layout" = in-place ]; then pods; fi
+show kubectl -n test get deployments -o "custom-columns=$columns"
 flux v2
 
 say "4. A rejected release: the load test of v3 fails at weight 20"
@@ -113,14 +133,21 @@ phase Failed
 rm "$work/deny"
 show kubectl -n test get canary app
 show kubectl -n test get canary app -o 'jsonpath={.status.conditions[?(@.type=="Stalled")].message}{"\n"}'
-show kubectl -n test get deployments -o custom-columns=NAME:.metadata.name,IMAGE:.spec.template.spec.containers[0].image,PAUSED:.spec.paused,READY:.status.readyReplicas
+show kubectl -n test get deployments -o "custom-columns=$columns"
 
 say "5. A reverted one: v4 is taken back in Git while it is analysed"
 flux v4
 weight 20
 flux v2
 phase Succeeded
-show kubectl -n test get deployments -o custom-columns=NAME:.metadata.name,IMAGE:.spec.template.spec.containers[0].image,PAUSED:.spec.paused,READY:.status.readyReplicas
+show kubectl -n test get deployments -o "custom-columns=$columns"
 show kubectl -n test get events --sort-by=.metadata.creationTimestamp -o custom-columns=TYPE:.type,MESSAGE:.message --field-selector involvedObject.kind=Canary
+
+if [ "$layout" = in-place ]; then
+    say "6. Leaving: the Canary is deleted, the Deployment is plain again"
+    kubectl -n test delete canary app
+    kubectl -n test wait --for=delete virtualservice/app service/app-canary service/app-primary --timeout=60s >/dev/null
+    show kubectl -n test get deployments,services,virtualservices
+fi
 
 say "Done; everything that was started is being ended."

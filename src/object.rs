@@ -17,6 +17,8 @@ pub enum Kind {
     AlertProvider,
     /// `apps/v1` Deployment.
     Deployment,
+    /// `apps/v1` ReplicaSet: the pods of one revision of a Deployment.
+    ReplicaSet,
     /// `apps/v1` ControllerRevision: the stored snapshot of a pod template.
     ControllerRevision,
     /// Core `v1` Service.
@@ -41,11 +43,12 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in declaration order.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Canary,
         Self::MetricTemplate,
         Self::AlertProvider,
         Self::Deployment,
+        Self::ReplicaSet,
         Self::ControllerRevision,
         Self::Service,
         Self::Secret,
@@ -66,6 +69,7 @@ impl Kind {
             Self::MetricTemplate => ("flagger.app", "v1beta1", "MetricTemplate", "metrictemplates"),
             Self::AlertProvider => ("flagger.app", "v1beta1", "AlertProvider", "alertproviders"),
             Self::Deployment => ("apps", "v1", "Deployment", "deployments"),
+            Self::ReplicaSet => ("apps", "v1", "ReplicaSet", "replicasets"),
             Self::ControllerRevision => ("apps", "v1", "ControllerRevision", "controllerrevisions"),
             Self::Service => ("", "v1", "Service", "services"),
             Self::Secret => ("", "v1", "Secret", "secrets"),
@@ -174,17 +178,6 @@ pub enum Write {
         /// The object; only metadata and status matter.
         object: Value,
     },
-    /// PUT of the scale subresource, refused (409) unless uid and resourceVersion still hold.
-    Scale {
-        /// The scaled object.
-        target: ObjectRef,
-        /// Its `metadata.uid`.
-        uid: String,
-        /// Its `metadata.resourceVersion`.
-        resource_version: String,
-        /// The number of pods wanted.
-        replicas: i32,
-    },
     /// DELETE with background propagation and the uid as precondition.
     Delete {
         /// What is deleted.
@@ -202,10 +195,9 @@ impl Write {
             Self::Create { object } | Self::Replace { object } | Self::ReplaceStatus { object } => {
                 ObjectRef::of(object)
             }
-            Self::Patch { target, .. }
-            | Self::PatchStatus { target, .. }
-            | Self::Scale { target, .. }
-            | Self::Delete { target, .. } => Some(target.clone()),
+            Self::Patch { target, .. } | Self::PatchStatus { target, .. } | Self::Delete { target, .. } => {
+                Some(target.clone())
+            }
         }
     }
 }

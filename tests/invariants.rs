@@ -4,6 +4,7 @@
 mod invariants {
     mod crashes;
     mod guards;
+    mod in_place;
     mod races;
     mod random;
     mod review;

@@ -228,6 +228,7 @@ fn annotations_allowed() -> String {
         [
             same(keys::PROMOTED),
             same(keys::CANARY_NAME),
+            same(keys::REVISION),
             same(keys::TEMPLATE),
             same_or_gone(keys::FAILED),
             format!("({} || variables.glass)", same_or_gone(keys::BREAK_GLASS)),

@@ -41,6 +41,8 @@ pub const GLASSED: &str = "sidetrack.dev/glassed";
 pub const PORTS: &str = "sidetrack.dev/ports";
 /// Annotation: a Canary name too long for a label value, in full.
 pub const CANARY_NAME: &str = "sidetrack.dev/canary-name";
+/// Annotation on a generated canary (`in-place`): hash of the target's template that it was made from.
+pub const REVISION: &str = "sidetrack.dev/revision";
 /// Annotation on a generated Deployment: hash of the template as it was written, by which a change by hand is seen.
 pub const TEMPLATE: &str = "sidetrack.dev/template";
 
@@ -57,7 +59,7 @@ pub const CANARY_FINALIZER: &str = "sidetrack.dev/canary";
 /// Every label of ours on a Deployment.
 pub const LABELS: [&str; 3] = [CANARY, LAYOUT, ROLE];
 /// Every annotation of ours on a Deployment.
-pub const ANNOTATIONS: [&str; 11] = [
+pub const ANNOTATIONS: [&str; 12] = [
     HOLD,
     FAILED,
     PAUSED_BEFORE,
@@ -68,6 +70,7 @@ pub const ANNOTATIONS: [&str; 11] = [
     BREAK_GLASS,
     GLASSED,
     CANARY_NAME,
+    REVISION,
     TEMPLATE,
 ];
 

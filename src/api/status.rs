@@ -190,6 +190,10 @@ pub struct Revisions {
     /// The revision that was last rejected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,
+    /// The revision that some of the primary's pods run beside `primary`, because its roll was stopped by a newer
+    /// revision (layout `in-place`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mixed: Option<String>,
 }
 
 impl Revisions {

@@ -229,6 +229,7 @@ impl Actor {
             }
             Step::LoadSnapshot(revision) => return self.load(key, subject, revision).await,
             Step::Redefault { revision, live } => return self.redefault(key, subject, revision, live).await,
+            Step::EmptyHistory => return self.empty_history(subject).await,
             _ => {}
         }
         for write in subject.writes(&step)? {
@@ -254,10 +255,8 @@ impl Actor {
     async fn write(&self, write: &Write) -> Result<(), ActError> {
         match self.writer.write(write).await {
             Ok(answer) => {
-                match (answer, write) {
-                    (Some(object), _) => drop(lock(&self.cache).upsert(object)),
-                    (None, Write::Scale { target, .. }) => self.refresh(target).await?,
-                    (None, _) => {}
+                if let Some(object) = answer {
+                    drop(lock(&self.cache).upsert(object));
                 }
                 Ok(())
             }
@@ -310,6 +309,16 @@ impl Actor {
             .or_else(|| subject.target_template().filter(|t| Revision::of(t) == *revision).cloned())
             .ok_or(ActError::Snapshot(name))?;
         self.keep(key, revision, template);
+        Ok(())
+    }
+
+    async fn empty_history(&self, subject: &Subject<'_>) -> Result<(), ActError> {
+        let Some(label) = subject.label() else { return Ok(()) };
+        let label = (label.key.as_str(), label.value.as_str());
+        let sets = self.writer.list(Kind::ReplicaSet, &subject.names.namespace, label).await?;
+        for write in subject.idle_history(&sets) {
+            self.write(&write).await?;
+        }
         Ok(())
     }
 

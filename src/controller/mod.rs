@@ -140,6 +140,9 @@ impl Controller {
                 self.synced.insert(kind);
                 self.mark_all();
             }
+            Change::Interrupted(kind) => {
+                self.synced.remove(&kind);
+            }
             Change::Ended(kind) => return Err(ControllerError::WatchEnded(kind.as_str())),
         }
         Ok(())

@@ -2,14 +2,15 @@
 
 use super::cache::{Cache, CanaryKey};
 use crate::api::keys;
+use crate::kubernetes::pauses::Pauses;
 use crate::object::{Kind, ObjectRef};
 use crate::rollout::subject::Snapshot;
 use crate::telemetry::log::chain;
 use futures::StreamExt;
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::core::PartialObjectMeta;
+use kube::runtime::watcher as watch;
 use kube::runtime::watcher::{self, Event};
-use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Client, ResourceExt};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,6 +26,8 @@ pub enum Change {
     Dirty(Vec<CanaryKey>),
     /// A kind has been listed completely.
     Synced(Kind),
+    /// What is cached of a kind may be out of date, until it is listed again.
+    Interrupted(Kind),
     /// A watch ended, which none does by itself.
     Ended(Kind),
 }
@@ -80,51 +83,67 @@ pub async fn follow(
         None => Api::all_with(client, &resource),
     };
     let config = watcher::Config::default().page_size(PAGE);
-    let mut stream = watch(api, config).default_backoff().boxed();
-    let mut seen = HashSet::new();
-    while let Some(event) = stream.next().await {
-        let json = |object: DynamicObject| {
-            let mut value = serde_json::to_value(object).unwrap_or_default();
-            // A list does not repeat kind and version on its items.
-            if let Some(map) = value.as_object_mut() {
-                map.insert("apiVersion".into(), kind.api_version().into());
-                map.insert("kind".into(), kind.as_str().into());
-            }
-            value
-        };
-        let change = match event {
-            Ok(Event::Init) => {
-                seen.clear();
-                continue;
-            }
-            Ok(Event::InitApply(object)) => {
-                let object = json(object);
-                seen.extend(ObjectRef::of(&object));
-                Change::Dirty(lock(&cache).upsert(object))
-            }
-            Ok(Event::Apply(object)) => Change::Dirty(lock(&cache).upsert(json(object))),
-            Ok(Event::Delete(object)) => Change::Dirty(lock(&cache).remove(&json(object))),
-            Ok(Event::InitDone) => {
-                let dirty = lock(&cache).synced(kind, &seen);
-                seen.clear();
-                if !dirty.is_empty() && changes.send(Change::Dirty(dirty)).await.is_err() {
-                    return;
+    let mut pauses = Pauses::default();
+    loop {
+        let mut stream = watch(api.clone(), config.clone()).boxed();
+        let mut seen = HashSet::new();
+        loop {
+            let Some(event) = stream.next().await else {
+                let _ = changes.send(Change::Ended(kind)).await;
+                return;
+            };
+            let json = |object: DynamicObject| {
+                let mut value = serde_json::to_value(object).unwrap_or_default();
+                // A list does not repeat kind and version on its items.
+                if let Some(map) = value.as_object_mut() {
+                    map.insert("apiVersion".into(), kind.api_version().into());
+                    map.insert("kind".into(), kind.as_str().into());
                 }
-                Change::Synced(kind)
-            }
-            Err(error) => {
-                tracing::warn!(kind = kind.as_str(), "watch interrupted: {}", chain(&error));
+                value
+            };
+            let change = match event {
+                Ok(Event::Init) => continue,
+                Ok(Event::InitApply(object)) => {
+                    let object = json(object);
+                    seen.extend(ObjectRef::of(&object));
+                    Change::Dirty(lock(&cache).upsert(object))
+                }
+                Ok(Event::Apply(object)) => Change::Dirty(lock(&cache).upsert(json(object))),
+                Ok(Event::Delete(object)) => Change::Dirty(lock(&cache).remove(&json(object))),
+                Ok(Event::InitDone) => {
+                    pauses = Pauses::default();
+                    let dirty = lock(&cache).synced(kind, &seen);
+                    seen.clear();
+                    if !dirty.is_empty() && changes.send(Change::Dirty(dirty)).await.is_err() {
+                        return;
+                    }
+                    Change::Synced(kind)
+                }
+                Err(error) => {
+                    interrupted(kind, &error, &changes, &mut pauses).await;
+                    break;
+                }
+            };
+            if matches!(&change, Change::Dirty(keys) if keys.is_empty()) {
                 continue;
             }
-        };
-        if matches!(&change, Change::Dirty(keys) if keys.is_empty()) {
-            continue;
-        }
-        if changes.send(change).await.is_err() {
-            return;
+            if changes.send(change).await.is_err() {
+                return;
+            }
         }
     }
-    let _ = changes.send(Change::Ended(kind)).await;
+}
+
+/// What an interrupted watch has missed is not known, so that nothing is decided until the kind is listed again.
+async fn interrupted(
+    kind: Kind,
+    error: &watcher::Error,
+    changes: &mpsc::Sender<Change>,
+    pauses: &mut Pauses,
+) {
+    tracing::warn!(kind = kind.as_str(), "watch interrupted: {}", chain(error));
+    let _ = changes.send(Change::Interrupted(kind)).await;
+    tokio::time::sleep(pauses.next().unwrap_or_default()).await;
 }
 
 /// Follows the metadata of stored templates; their contents are read when they are needed.
@@ -140,34 +159,44 @@ pub async fn follow_snapshots(
         None => Api::all(client),
     };
     let config = watcher::Config::default().page_size(PAGE).labels(keys::CANARY);
-    let mut stream = watch(api, config).default_backoff().boxed();
-    while let Some(event) = stream.next().await {
-        let address = |object: &Stored| {
-            let label = object.labels().get(keys::CANARY).cloned().unwrap_or_default();
-            (object.namespace().unwrap_or_default(), label, object.name_any())
-        };
-        match event {
-            Ok(Event::InitApply(object) | Event::Apply(object)) => {
-                let (namespace, label, name) = address(&object);
-                let created = object.metadata.creation_timestamp.as_ref().map(|t| t.0.to_string());
-                let snapshot =
-                    Snapshot { uid: object.uid().unwrap_or_default(), created: created.unwrap_or_default() };
-                lock(&cache).snapshot(&namespace, &label, &name, snapshot);
-            }
-            Ok(Event::Delete(object)) => {
-                let (namespace, label, name) = address(&object);
-                lock(&cache).no_snapshot(&namespace, &label, &name);
-            }
-            Ok(Event::Init) => {}
-            Ok(Event::InitDone) => {
-                if changes.send(Change::Synced(Kind::ControllerRevision)).await.is_err() {
-                    return;
+    let mut pauses = Pauses::default();
+    loop {
+        let mut stream = watch(api.clone(), config.clone()).boxed();
+        loop {
+            let Some(event) = stream.next().await else {
+                let _ = changes.send(Change::Ended(Kind::ControllerRevision)).await;
+                return;
+            };
+            let address = |object: &Stored| {
+                let label = object.labels().get(keys::CANARY).cloned().unwrap_or_default();
+                (object.namespace().unwrap_or_default(), label, object.name_any())
+            };
+            match event {
+                Ok(Event::InitApply(object) | Event::Apply(object)) => {
+                    let (namespace, label, name) = address(&object);
+                    let created = object.metadata.creation_timestamp.as_ref().map(|t| t.0.to_string());
+                    let snapshot = Snapshot {
+                        uid: object.uid().unwrap_or_default(),
+                        created: created.unwrap_or_default(),
+                    };
+                    lock(&cache).snapshot(&namespace, &label, &name, snapshot);
                 }
-            }
-            Err(error) => {
-                tracing::warn!(kind = "ControllerRevision", "watch interrupted: {}", chain(&error));
+                Ok(Event::Delete(object)) => {
+                    let (namespace, label, name) = address(&object);
+                    lock(&cache).no_snapshot(&namespace, &label, &name);
+                }
+                Ok(Event::Init) => {}
+                Ok(Event::InitDone) => {
+                    pauses = Pauses::default();
+                    if changes.send(Change::Synced(Kind::ControllerRevision)).await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    interrupted(Kind::ControllerRevision, &error, &changes, &mut pauses).await;
+                    break;
+                }
             }
         }
     }
-    let _ = changes.send(Change::Ended(Kind::ControllerRevision)).await;
 }

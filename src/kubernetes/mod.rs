@@ -4,5 +4,6 @@ pub mod election;
 pub mod lease;
 #[cfg(test)]
 mod lease_simulation;
+pub mod pauses;
 pub mod serve;
 pub mod writer;

@@ -137,20 +137,6 @@ impl Writer {
                 "application/json",
                 json(object)?,
             ),
-            Write::Scale { uid, resource_version, replicas, .. } => (
-                "scale",
-                http::Method::PUT,
-                format!("{}/scale?{manager}", path(&at)),
-                "application/json",
-                json(&json!({
-                    "apiVersion": "autoscaling/v1", "kind": "Scale",
-                    "metadata": {
-                        "name": at.name, "namespace": at.namespace,
-                        "uid": uid, "resourceVersion": resource_version,
-                    },
-                    "spec": {"replicas": replicas},
-                }))?,
-            ),
             Write::Delete { uid, .. } => (
                 "delete",
                 http::Method::DELETE,
@@ -164,7 +150,7 @@ impl Writer {
         };
         let answer = self.send(verb, &at, method, uri, content, body).await?;
         Ok(match write {
-            Write::Scale { .. } | Write::Delete { .. } => None,
+            Write::Delete { .. } => None,
             _ => Some(answer),
         })
     }
@@ -181,6 +167,25 @@ impl Writer {
             Err(error) if error.code() == Some(404) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Lists the objects of a kind in a namespace that have this label, without apiVersion and kind.
+    ///
+    /// # Errors
+    ///
+    /// As the API server answers.
+    pub async fn list(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        (key, value): (&str, &str),
+    ) -> Result<Vec<Value>, WriteError> {
+        let selector = format!("{key}={value}");
+        let selector: String = url::form_urlencoded::byte_serialize(selector.as_bytes()).collect();
+        let uri = format!("{}?labelSelector={selector}", collection(kind, namespace));
+        let at = ObjectRef::new(kind, namespace, "");
+        let mut list = self.send("list", &at, http::Method::GET, uri, "application/json", Vec::new()).await?;
+        Ok(list.get_mut("items").and_then(Value::as_array_mut).map(std::mem::take).unwrap_or_default())
     }
 
     async fn send(

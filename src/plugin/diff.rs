@@ -1,11 +1,10 @@
 //! What the target has against what the primary runs.
 
 use super::connection::Connection;
+use super::history::stored_template;
 use super::look::Name;
 use super::screen::{Colour, Screen};
-use super::{DONE, Out};
-use crate::rollout::naming::Names;
-use crate::rollout::objects::{Label, target_template};
+use super::{DONE, Out, view};
 use crate::rollout::revision::Revision;
 use anyhow::Context as _;
 use serde_json::Value;
@@ -16,13 +15,15 @@ const CONTEXT: usize = 3;
 
 pub(crate) async fn run(name: &Name, at: &Connection, out: &mut Out<'_>) -> anyhow::Result<u8> {
     let canary = at.typed(&name.name).await?;
-    let names = Names::new(&at.namespace, &name.name, canary.spec.target_ref.name.clone(), None);
     let missing = |what: &str| format!("Deployment {what} does not exist: nothing can be compared");
-    let target = at.deployment(&names.target).await?.with_context(|| missing(&names.target))?;
-    let primary = at.deployment(&names.primary).await?.with_context(|| missing(&names.primary))?;
-    let label =
-        Label::of(&target).context("the target's selector has none of the labels that Sidetrack knows")?;
-    let runs = target_template(&primary, &label, &names);
+    let name = &canary.spec.target_ref.name;
+    let target = at.deployment(name).await?.with_context(|| missing(name))?;
+    let status = view::status(&canary);
+    let revision = status
+        .revisions
+        .primary
+        .with_context(|| format!("Canary {} is not initialised yet", view::name(&canary)))?;
+    let runs = stored_template(&at.snapshots(view::name(&canary)).await?, &canary, &revision)?;
     let held = target.pointer("/spec/template").cloned().unwrap_or_default();
     out.text(&compare(out.screen, &runs, &held)?)?;
     Ok(DONE)

@@ -28,6 +28,16 @@ fn stored<'a>(snapshots: &'a [Value], canary: &Canary, revision: &str) -> Option
     snapshots.iter().find(|s| s.pointer("/metadata/name").is_some_and(|n| *n == name))
 }
 
+/// The template of a revision, as it was analysed.
+pub(super) fn stored_template(snapshots: &[Value], canary: &Canary, revision: &str) -> anyhow::Result<Value> {
+    let template = stored(snapshots, canary, revision)
+        .and_then(|s| objects::template_of(s, &Revision::from_key(revision.to_owned())));
+    template.with_context(|| {
+        let shown = view::short(Some(revision));
+        format!("the template of revision {shown} is not stored any more (spec.revisionHistoryLimit of the target)")
+    })
+}
+
 fn images(template: Option<&Value>) -> String {
     let containers = template.and_then(|t| t.pointer("/spec/containers")?.as_array());
     let images = containers.into_iter().flatten().filter_map(|c| c.get("image")?.as_str());
@@ -103,11 +113,7 @@ impl Undo {
         let revision = choose(&canary, &live, self.to_revision.as_deref()).map_err(anyhow::Error::msg)?;
         let shown = view::short(Some(&revision));
         let snapshots = at.snapshots(&self.name).await?;
-        let template = stored(&snapshots, &canary, &revision)
-            .and_then(|s| objects::template_of(s, &Revision::from_key(revision.clone())))
-            .with_context(|| {
-                format!("the template of revision {shown} is not stored any more (spec.revisionHistoryLimit); apply it from Git")
-            })?;
+        let template = stored_template(&snapshots, &canary, &revision)?;
         let object = at.deployment(target).await?.with_context(|| format!("Deployment {target} is gone"))?;
         let unchanged =
             |pointer: &str| json!({"op": "test", "path": pointer, "value": object.pointer(pointer)});

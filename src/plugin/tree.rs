@@ -140,7 +140,7 @@ fn deployment(tree: &Tree, object: &Value, now: Timestamp) -> Node {
         .pointer("/metadata/labels")
         .and_then(|l| l.get(keys::ROLE))
         .is_some_and(|r| r == keys::ROLE_GENERATED);
-    let revision = match key(keys::PROMOTED).filter(|_| generated) {
+    let revision = match key(keys::REVISION).or(key(keys::PROMOTED)).filter(|_| generated) {
         Some(promoted) => short(Some(promoted)),
         None => object.pointer("/spec/template").map_or_else(|| "-".into(), |t| Revision::of(t).to_string()),
     };

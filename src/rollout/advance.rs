@@ -11,7 +11,8 @@ use crate::rollout::revision::Revision;
 use crate::rollout::status::{Draft, if_new};
 use crate::rollout::workload::{NotReady, Workload};
 use crate::rollout::{
-    analysis, bypass, initialise, leave, promotion, rebaseline, release, repair, rest, rollback, verbs,
+    analysis, bypass, in_place, initialise, leave, promotion, rebaseline, release, repair, rest, rollback,
+    verbs,
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -80,6 +81,9 @@ impl Case<'_> {
                 .into();
         }
         let Some(target) = &o.target else { return self.without_target() };
+        if o.names.in_place() && target.terminating {
+            return in_place::without_primary(self).unwrap_or_default();
+        }
         if target.terminating {
             return self.terminating(target);
         }
@@ -87,6 +91,12 @@ impl Case<'_> {
             return initialise::adopt(self, target);
         }
         if let Some(plan) = rebaseline::advance(self) {
+            return plan;
+        }
+        if o.names.in_place()
+            && o.status.phase != Phase::Initializing
+            && let Some(plan) = in_place::first(self, target)
+        {
             return plan;
         }
         match (&o.status.run, o.status.phase) {
@@ -103,14 +113,23 @@ impl Case<'_> {
         if let Some(plan) = bypass::target(self, target, Some(run)) {
             return plan;
         }
-        if let Some(plan) = repair::primary(self, target, Some(run)) {
+        if !self.o.names.in_place()
+            && let Some(plan) = repair::primary(self, target, Some(run))
+        {
             return plan;
         }
         // The analysis says so, and counts it.
         if run.stage != Stage::Analysing
-            && let Some(plan) = repair::serving(self, target, run)
+            && let Some(plan) = repair::serving(self, run)
         {
             return plan;
+        }
+        if self.o.names.in_place() {
+            match run.stage {
+                Stage::Releasing => return in_place::releasing(self, target, run),
+                Stage::Promoting | Stage::Restoring => return in_place::promoting(self, target, run),
+                _ => {}
+            }
         }
         match run.stage {
             Stage::Gated => release::gated(self, target, run),
@@ -147,7 +166,11 @@ impl Case<'_> {
             "deployment {}.{} get query error: deployments.apps {:?} not found",
             n.target, n.namespace, n.target
         )));
-        if o.routes.weight.is_some_and(|w| w != 0) {
+        if o.names.in_place() {
+            if let Some(plan) = in_place::without_primary(self) {
+                return Plan { steps: said.steps.into_iter().chain(plan.steps).collect(), wake: plan.wake };
+            }
+        } else if o.routes.weight.is_some_and(|w| w != 0) {
             return said.then(Step::SetWeight(0));
         }
         if let Some(run) = &o.status.run {
@@ -172,7 +195,7 @@ impl Case<'_> {
             return Step::SetWeight(0).into();
         }
         if target.finalizer {
-            return match self.drained(target) {
+            return match self.drained() {
                 Ok(()) => Step::UnguardTarget.into(),
                 Err(plan) => plan,
             };
@@ -203,8 +226,16 @@ impl Case<'_> {
     /// Says why something that began at `since` is not done: what is merely under way is not news, what takes longer
     /// than an interval is.
     pub(super) fn overdue(&mut self, since: Timestamp, message: Message) -> Plan {
+        match self.after_interval(since) {
+            Some(due) => Plan::default().wake(due),
+            None => self.repeating(message),
+        }
+    }
+
+    /// The end of an interval that began at `since`, if it is still to come.
+    pub(super) fn after_interval(&self, since: Timestamp) -> Option<Timestamp> {
         let due = since.saturating_add(self.o.policy.interval).unwrap_or(self.now);
-        if self.now < due { Plan::default().wake(due) } else { self.repeating(message) }
+        (self.now < due).then_some(due)
     }
 
     /// `canary.namespace`, as most messages have it.
@@ -217,7 +248,12 @@ impl Case<'_> {
         format!("{}.{}", self.o.names.target, self.o.names.namespace)
     }
 
-    /// `target-primary.namespace`.
+    /// The Deployment of the canary's pods, `name.namespace`.
+    pub(super) fn canary_deployment(&self) -> String {
+        format!("{}.{}", self.o.names.canary_deployment, self.o.names.namespace)
+    }
+
+    /// The Deployment of the primary's pods, `name.namespace`.
     pub(super) fn primary(&self) -> String {
         format!("{}.{}", self.o.names.primary, self.o.names.namespace)
     }
@@ -268,14 +304,20 @@ impl Case<'_> {
 
     /// Judges the canary: the pods of the run's snapshot, all of them, and ready (interlock §5.4).
     pub(super) fn canary_ready(&self, target: &Workload, run: &Run) -> Result<(), NotReady> {
-        if target.revision.as_str() != run.revision && target.keys.hold.is_none() {
+        let o = self.o;
+        let Some(canary) = &o.canary else {
+            return Err(NotReady { message: "deployment not found".into(), deadline: false });
+        };
+        // Of a target that a newer revision was held on the pods count, not the template.
+        let own = o.names.in_place() || target.keys.hold.is_none();
+        if own && o.canary_revision.as_ref().is_none_or(|r| r.as_str() != run.revision) {
             return Err(NotReady {
-                message: format!("the template is {}, not the analysed one", target.revision),
+                message: format!("the template is {}, not the analysed one", canary.revision),
                 deadline: false,
             });
         }
-        let policy = &self.o.policy;
-        target.ready(&self.o.names.target, policy.canary_ready, policy.deadline, run.since, self.now)
+        let policy = &o.policy;
+        canary.ready(&o.names.canary_deployment, policy.canary_ready, policy.deadline, run.since, self.now)
     }
 
     /// Judges the primary.
@@ -285,12 +327,23 @@ impl Case<'_> {
         };
         let since = self.o.status.run.as_ref().map_or(Timestamp::UNIX_EPOCH, |run| run.since);
         let policy = &self.o.policy;
-        primary.ready(&self.o.names.primary, policy.primary_ready, policy.deadline, since, self.now)?;
-        let stopped = self.o.target.as_ref().is_some_and(|t| t.keys.requested_replicas == Some(0));
+        if self.o.names.in_place() && primary.held() {
+            // Its status counts pods of the held template, which there are none of.
+            primary.serves(policy.primary_ready)?;
+        } else {
+            primary.ready(&self.o.names.primary, policy.primary_ready, policy.deadline, since, self.now)?;
+        }
+        let stopped = self.o.target.as_ref().is_some_and(|t| t.keys.requested_replicas == Some(0))
+            || self.o.names.in_place() && self.o.status.phase == Phase::Initializing;
         if primary.replicas == 0 && !stopped {
             return Err(NotReady { message: "it is scaled to 0".into(), deadline: false });
         }
         Ok(())
+    }
+
+    /// Whether pods of the canary can take traffic at all.
+    pub(super) fn canary_serves(&self) -> bool {
+        self.o.canary.as_ref().is_some_and(|c| c.rollout.available > 0)
     }
 
     /// Whether pods of the primary can take traffic at all.
@@ -300,13 +353,14 @@ impl Case<'_> {
 
     /// `Ok` when the live route has had the canary at zero, seen by the data plane where it says so, for the
     /// drain delay; else the plan that gets there. Without canary pods there is nothing to drain.
-    pub(super) fn drained(&self, target: &Workload) -> Result<(), Plan> {
+    pub(super) fn drained(&self) -> Result<(), Plan> {
         let weight = self.o.routes.weight.unwrap_or(0);
-        if weight > 0 && target.rollout.available > 0 && self.o.primary.is_some() && !self.primary_serves() {
+        if weight > 0 && self.canary_serves() && self.o.primary.is_some() && !self.primary_serves() {
             // Traffic stays where ready pods are; the primary's are watched.
             return Err(Plan::default());
         }
-        self.drained_since(self.o.routes.weight == Some(0), self.m.zero_since, target.rollout.replicas > 0, 0)
+        let pods = self.o.canary.as_ref().is_some_and(|c| c.rollout.replicas > 0);
+        self.drained_since(self.o.routes.weight == Some(0), self.m.zero_since, pods, 0)
     }
 
     /// The same for the primary's side: the canary at 100.
@@ -364,6 +418,13 @@ impl Case<'_> {
 
     /// What a new hold on the target means for a run on `revision`.
     pub(super) fn newer(&self, target: &Workload, revision: &str) -> Option<Newer> {
+        if self.o.names.in_place()
+            && target.keys.hold.is_none()
+            && target.keys.promoted.as_ref() == Some(&target.revision)
+            && target.revision.as_str() != revision
+        {
+            return Some(Newer::Reverted); // the webhook has let it run (interlock §4, rule 5)
+        }
         let hold = target.keys.hold.as_ref().filter(|_| target.held())?;
         if target.keys.promoted.as_ref() == Some(hold) && self.primary_runs(hold) {
             return Some(Newer::Reverted);

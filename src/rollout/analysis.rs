@@ -23,7 +23,7 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan
     if !run.paused && (o.policy.skip_analysis || target.glassed(&run.revision)) {
         return promotion::begin(case, target, run);
     }
-    if let Some(plan) = backends(case, target, run) {
+    if let Some(plan) = backends(case, run) {
         return plan;
     }
     if let Some(plan) = foreign_weight(case, target, run) {
@@ -50,7 +50,7 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan
         if error.deadline {
             return rollback::begin(case, run, None);
         }
-        let text = format!("canary deployment {} not ready: {}", case.target(), error.message);
+        let text = format!("canary deployment {} not ready: {}", case.canary_deployment(), error.message);
         return halted(case, run, vec![Message::warning(text)], true);
     }
     if let Err(error) = case.primary_ready() {
@@ -64,27 +64,22 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan
 }
 
 /// A backend without any ready pod is left at once, if the other one has some (interlock §5.8).
-fn backends(case: &mut Case<'_>, target: &Workload, run: &Run) -> Option<Plan> {
+fn backends(case: &mut Case<'_>, run: &Run) -> Option<Plan> {
     let o = case.o;
     let weight = o.routes.weight?;
-    let canary = target.rollout.available > 0;
+    let canary = case.canary_serves();
+    if o.names.in_place() && case.primary_serves() && o.canary.as_ref().is_none_or(|c| c.terminating) {
+        let text = format!("Halt {} advancement {} was deleted", case.canary(), case.canary_deployment());
+        return Some(start_over(case, run, text));
+    }
     let primary = case.primary_serves();
     if weight > 0 && !canary && primary {
         let text = format!(
             "Halt {} advancement no ready pods of {} at weight {weight}, routing all traffic to primary",
             case.canary(),
-            case.target()
+            case.canary_deployment()
         );
-        let mut next = case.enter(run, Stage::Releasing);
-        next.weight = 0;
-        next.last_step = None;
-        case.end_tick();
-        let status = Draft::from(o).weight(0).failed_check().run(Some(next)).finish(
-            Phase::Progressing,
-            "The canary has no ready pods; the run starts over when it has.",
-            case.now,
-        );
-        return Some(Plan::default().then(Step::SetWeight(0)).say(Message::warning(text)).then(status));
+        return Some(start_over(case, run, text));
     }
     if weight < 100 && run.weight > 0 && canary && !primary && o.primary.is_some() {
         let text =
@@ -92,6 +87,20 @@ fn backends(case: &mut Case<'_>, target: &Workload, run: &Run) -> Option<Plan> {
         return Some(Plan::default().then(Step::SetWeight(100)).say(Message::warning(text)));
     }
     None
+}
+
+/// Takes all traffic from the canary, counts that, and waits for its pods again.
+pub(super) fn start_over(case: &mut Case<'_>, run: &Run, text: String) -> Plan {
+    let mut next = case.enter(run, Stage::Releasing);
+    next.weight = 0;
+    next.last_step = None;
+    case.end_tick();
+    let status = Draft::from(case.o).weight(0).failed_check().run(Some(next)).finish(
+        Phase::Progressing,
+        "The canary has no ready pods; the run starts over when it has.",
+        case.now,
+    );
+    Plan::default().then(Step::SetWeight(0)).say(Message::warning(text)).then(status)
 }
 
 /// Weights that somebody else wrote are put right and reported.

@@ -2,6 +2,7 @@
 
 use crate::api::status::{Run, Stage};
 use crate::rollout::advance::Case;
+use crate::rollout::in_place;
 use crate::rollout::plan::{Message, Plan, Step};
 use crate::rollout::workload::Workload;
 
@@ -9,8 +10,11 @@ use crate::rollout::workload::Workload;
 /// be rolling already: the traffic leaves them at once, then it is held, and taken as any other revision.
 pub(super) fn target(case: &Case<'_>, target: &Workload, run: Option<&Run>) -> Option<Plan> {
     let (keys, live) = (&target.keys, Some(&target.revision));
+    let applied = case.o.names.in_place();
     let known = match run {
-        Some(run) if target.revision.as_str() == run.revision => true,
+        // In place it is let run by the promotion only.
+        Some(run) if target.revision.as_str() == run.revision => !applied || in_place::released(run),
+        Some(_) if applied && keys.promoted.as_ref() == live => true,
         Some(run) => run.stage == Stage::Cancelling && keys.promoted.as_ref() == live,
         None => keys.promoted.as_ref() == live || keys.glassed.as_ref() == live,
     };
@@ -19,7 +23,13 @@ pub(super) fn target(case: &Case<'_>, target: &Workload, run: Option<&Run>) -> O
         return None;
     }
     let mut plan = Plan::default();
-    if !known && !target.held() && case.o.routes.weight.is_some_and(|w| w != 0) && case.primary_serves() {
+    // In place it is the primary that is tainted: traffic stays where it is.
+    if !applied
+        && !known
+        && !target.held()
+        && case.o.routes.weight.is_some_and(|w| w != 0)
+        && case.primary_serves()
+    {
         plan = plan.then(Step::SetWeight(0));
     }
     let (revision, name) = (target.revision.clone(), case.target());
@@ -27,7 +37,7 @@ pub(super) fn target(case: &Case<'_>, target: &Workload, run: Option<&Run>) -> O
         plan.say(Message::warning(format!(
             "Break-glass counts for revision {revision} of {name} although the webhook did not see it: it is promoted without analysis"
         )))
-        .then(Step::Glass { revision, hold: !known || target.held() })
+        .then(Step::Glass { revision, hold: !applied && (!known || target.held()) })
     } else {
         plan.say(Message::warning(format!(
             "InterlockBypassed: revision {revision} of {name} was not held on its way in; it is held now and analysed as any other"

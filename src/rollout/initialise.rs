@@ -37,7 +37,7 @@ pub(super) fn adopt(case: &mut Case<'_>, target: &Workload) -> Plan {
     plan.then(Step::Adopt {
         hold: (running != target.revision).then(|| target.revision.clone()),
         promoted: running,
-        replicas: o.policy.autoscaler.is_none().then_some(replicas),
+        replicas: (o.policy.autoscaler.is_none() && !o.names.in_place()).then_some(replicas),
     })
 }
 
@@ -61,14 +61,14 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload) -> Plan {
         let wanted = target.keys.requested_replicas.unwrap_or(target.replicas);
         return Step::CreatePrimary { revision: promoted.clone(), replicas: wanted.max(1) }.into();
     }
-    if let Some(error) = &o.autoscaler_missing {
+    if let Some(error) = o.autoscaler_missing.as_ref().filter(|_| !o.names.in_place()) {
         let message = Message::warning(error.clone());
         return case.repeating(message);
     }
     if o.autoscaler_stale {
         return Step::SyncAutoscaler.into();
     }
-    if o.primary.as_ref().is_some_and(|p| !p.finalizer) {
+    if !o.names.in_place() && o.primary.as_ref().is_some_and(|p| !p.finalizer) {
         return Step::GuardPrimary.into();
     }
     if let Some(plan) = ask_providers(case) {
@@ -111,8 +111,8 @@ fn hand_over(case: &mut Case<'_>, target: &Workload) -> Plan {
     if o.services.apex_stale || o.services.apex != Some(Backend::Primary) {
         return Step::EnsureServices { apex: Backend::Primary }.into();
     }
-    if target.replicas != 0 {
-        if let Err(plan) = case.drained(target) {
+    if !o.names.in_place() && target.replicas != 0 {
+        if let Err(plan) = case.drained() {
             return plan;
         }
         // Clients of the apex Service leave the target's pods as well.

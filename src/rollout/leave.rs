@@ -4,8 +4,8 @@ use crate::api::status::{Phase, Stage};
 use crate::rollout::advance::Case;
 use crate::rollout::observed::Backend;
 use crate::rollout::plan::{Message, Plan, Step};
-use crate::rollout::rollback;
 use crate::rollout::status::Draft;
+use crate::rollout::{in_place, rollback};
 
 /// Ends the run, gives the target back the promoted revision and its pods, hands the traffic over, and goes.
 pub(super) fn advance(case: &mut Case<'_>) -> Plan {
@@ -29,6 +29,9 @@ pub(super) fn advance(case: &mut Case<'_>) -> Plan {
             ),
         );
     }
+    if o.names.in_place() {
+        return in_place::leave(case, target);
+    }
     let Some(promoted) = target.keys.promoted.clone().filter(|_| o.primary.is_some()) else {
         // Nothing was promoted or no primary serves: the target is what there is.
         return Plan::default().then(Step::Unenrol).then(Step::DeleteGenerated).then(Step::ReleaseCanary);
@@ -45,7 +48,7 @@ pub(super) fn advance(case: &mut Case<'_>) -> Plan {
             .finish(Phase::Terminating, "The target takes its traffic back before the Canary goes.", case.now)
             .into();
     }
-    if let Err(plan) = case.drained(target)
+    if let Err(plan) = case.drained()
         && o.routes.weight.is_some()
         && target.revision != promoted
     {
@@ -70,6 +73,9 @@ pub(super) fn advance(case: &mut Case<'_>) -> Plan {
     }
     let primary = o.primary.as_ref().map_or(1, |p| p.replicas);
     let wanted = target.keys.requested_replicas.filter(|_| o.policy.autoscaler.is_none()).unwrap_or(primary);
+    if target.ebbing() {
+        return Plan::default();
+    }
     if target.replicas < wanted {
         return Step::ScaleTarget(wanted).into();
     }

@@ -1,9 +1,46 @@
 //! Which object plays which role: the one place that turns a Canary into object names.
 
+use crate::api::keys;
 use crate::rollout::revision::Revision;
 use sha2::{Digest, Sha256};
 
-/// The names of everything that belongs to one Canary in the `primary-copy` layout
+/// Which side of the traffic the Deployment that users apply is (interlock §2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Layout {
+    /// It is the canary, and `<name>-primary` is generated: Flagger's layout.
+    #[default]
+    PrimaryCopy,
+    /// It is the primary, and `<name>-canary` is generated for the time of a release.
+    InPlace,
+}
+
+impl Layout {
+    /// Returns the value of the label and of the annotation.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::PrimaryCopy => keys::LAYOUT_PRIMARY_COPY,
+            Self::InPlace => keys::LAYOUT_IN_PLACE,
+        }
+    }
+
+    /// Reads the value of the label or of the annotation.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::PrimaryCopy, Self::InPlace].into_iter().find(|layout| layout.as_str() == text)
+    }
+
+    /// Returns what the generated Deployment's name, and its pods' label, end in.
+    #[must_use]
+    pub const fn suffix(self) -> &'static str {
+        match self {
+            Self::PrimaryCopy => "-primary",
+            Self::InPlace => "-canary",
+        }
+    }
+}
+
+/// The names of everything that belongs to one Canary
 /// (Flagger's names: docs.flagger.app, "How it works").
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Names {
@@ -11,10 +48,14 @@ pub struct Names {
     pub namespace: String,
     /// The Canary.
     pub canary: String,
-    /// The Deployment that users apply; runs the canary pods.
+    /// Which Deployment plays which role.
+    pub layout: Layout,
+    /// The Deployment that users apply.
     pub target: String,
-    /// The generated Deployment, `<target>-primary`.
+    /// The Deployment of the primary's pods.
     pub primary: String,
+    /// The Deployment of the canary's pods.
+    pub canary_deployment: String,
     /// The Service that clients use, and the routing object.
     pub apex: String,
     /// The Service of the primary pods, `<apex>-primary`.
@@ -24,7 +65,8 @@ pub struct Names {
 }
 
 impl Names {
-    /// Derives all names. `apex` is `spec.service.name`, which defaults to the target's name.
+    /// Derives all names, in the layout `primary-copy`. `apex` is `spec.service.name`, which defaults to the target's
+    /// name.
     pub fn new(
         namespace: impl Into<String>,
         canary: impl Into<String>,
@@ -36,11 +78,40 @@ impl Names {
         Self {
             namespace: namespace.into(),
             canary: canary.into(),
-            primary: format!("{target}-primary"),
+            layout: Layout::PrimaryCopy,
+            primary: format!("{target}{}", Layout::PrimaryCopy.suffix()),
+            canary_deployment: target.clone(),
             apex_primary: format!("{apex}-primary"),
             apex_canary: format!("{apex}-canary"),
             apex,
             target,
+        }
+    }
+
+    /// Returns the names in another layout.
+    #[must_use]
+    pub fn in_layout(mut self, layout: Layout) -> Self {
+        let generated = format!("{}{}", self.target, layout.suffix());
+        self.layout = layout;
+        (self.primary, self.canary_deployment) = match layout {
+            Layout::PrimaryCopy => (generated, self.target.clone()),
+            Layout::InPlace => (self.target.clone(), generated),
+        };
+        self
+    }
+
+    /// Returns whether the applied Deployment is the primary.
+    #[must_use]
+    pub fn in_place(&self) -> bool {
+        self.layout == Layout::InPlace
+    }
+
+    /// Returns the name of the Deployment that is generated.
+    #[must_use]
+    pub fn generated(&self) -> &str {
+        match self.layout {
+            Layout::PrimaryCopy => &self.primary,
+            Layout::InPlace => &self.canary_deployment,
         }
     }
 
@@ -74,6 +145,15 @@ mod tests {
         assert_eq!(names.apex_canary, "podinfo-canary");
         let named = Names::new("test", "podinfo", "podinfo", Some("web"));
         assert_eq!((named.primary.as_str(), named.apex_primary.as_str()), ("podinfo-primary", "web-primary"));
+    }
+
+    #[test]
+    fn in_place_the_applied_deployment_is_the_primary() {
+        let names = Names::new("test", "app", "app", None).in_layout(Layout::InPlace);
+        assert_eq!(
+            (names.primary.as_str(), names.canary_deployment.as_str(), names.generated()),
+            ("app", "app-canary", "app-canary")
+        );
     }
 
     #[test]

@@ -22,7 +22,7 @@ const SETTINGS: [&str; 4] =
 pub struct Label {
     /// Its key.
     pub key: String,
-    /// Its value on the target's pods; the primary's have `<value>-primary`.
+    /// Its value on the target's pods; the generated Deployment's have it with the layout's suffix.
     pub value: String,
 }
 
@@ -35,6 +35,12 @@ impl Label {
             let value = labels.get(*key)?.as_str()?;
             Some(Self { key: (*key).to_owned(), value: value.to_owned() })
         })
+    }
+
+    /// Returns its value on the generated Deployment's pods.
+    #[must_use]
+    pub fn generated(&self, names: &Names) -> String {
+        format!("{}{}", self.value, names.layout.suffix())
     }
 }
 
@@ -56,7 +62,7 @@ pub fn owner_reference(canary: &str, uid: &str) -> Value {
 pub fn labels(names: &Names, role: &str) -> [(&'static str, String); 3] {
     [
         (keys::CANARY, label_value(&names.canary)),
-        (keys::LAYOUT, keys::LAYOUT_PRIMARY_COPY.to_owned()),
+        (keys::LAYOUT, names.layout.as_str().to_owned()),
         (keys::ROLE, role.to_owned()),
     ]
 }
@@ -65,13 +71,14 @@ fn text_map(value: Option<&Value>) -> Map<String, Value> {
     value.and_then(Value::as_object).cloned().unwrap_or_default()
 }
 
-/// Turns the target's template into the primary's: the selector label, and what refers to it, gets `-primary`.
+/// Turns the target's template into the generated Deployment's: the selector label, and what refers to it, gets the
+/// layout's suffix.
 #[must_use]
-pub fn primary_template(template: &Value, label: &Label, names: &Names) -> Value {
+pub fn generated_template(template: &Value, label: &Label, names: &Names) -> Value {
     let mut template = template.clone();
     if let Some(metadata) = template.get_mut("metadata").and_then(Value::as_object_mut) {
         let mut labels = text_map(metadata.get("labels"));
-        labels.insert(label.key.clone(), format!("{}-primary", label.value).into());
+        labels.insert(label.key.clone(), label.generated(names).into());
         metadata.insert("labels".into(), Value::Object(labels));
         let mut annotations = text_map(metadata.get("annotations"));
         annotations.retain(|key, _| !key.contains("toolkit.fluxcd.io"));
@@ -81,11 +88,11 @@ pub fn primary_template(template: &Value, label: &Label, names: &Names) -> Value
             metadata.insert("annotations".into(), Value::Object(annotations));
         }
     }
-    respell(&mut template, &names.target, &names.primary);
+    respell(&mut template, &names.target, names.generated());
     template
 }
 
-/// The reverse of [`primary_template`], for a primary that somebody else has made.
+/// The reverse of [`generated_template`], for a primary that somebody else has made.
 #[must_use]
 pub fn target_template(primary: &Value, label: &Label, names: &Names) -> Value {
     let mut template = primary.pointer("/spec/template").cloned().unwrap_or_default();
@@ -101,7 +108,7 @@ pub fn target_template(primary: &Value, label: &Label, names: &Names) -> Value {
             metadata.insert("annotations".into(), Value::Object(annotations));
         }
     }
-    respell(&mut template, &names.primary, &names.target);
+    respell(&mut template, names.generated(), &names.target);
     template
 }
 
@@ -158,9 +165,9 @@ fn respell(template: &mut Value, from: &str, to: &str) {
     }
 }
 
-/// Builds the primary from the target and a stored template.
+/// Builds the generated Deployment from the target and a stored template.
 #[must_use]
-pub fn primary(
+pub fn generated(
     target: &Value,
     template: &Value,
     revision: &Revision,
@@ -176,16 +183,17 @@ pub fn primary(
             && !key.starts_with("kubectl.kubernetes.io/")
             && !key.starts_with("deployment.kubernetes.io/")
     });
-    let own_template = primary_template(template, label, names);
-    annotations.insert(keys::PROMOTED.into(), revision.as_str().into());
+    let own_template = generated_template(template, label, names);
+    let runs = if names.in_place() { keys::REVISION } else { keys::PROMOTED };
+    annotations.insert(runs.into(), revision.as_str().into());
     annotations.insert(keys::TEMPLATE.into(), Revision::of(&own_template).as_str().into());
-    let primary_label = format!("{}-primary", label.value);
-    let mut metadata_labels = Map::from_iter([(label.key.clone(), Value::from(primary_label.clone()))]);
+    let own_label = label.generated(names);
+    let mut metadata_labels = Map::from_iter([(label.key.clone(), Value::from(own_label.clone()))]);
     metadata_labels
         .extend(labels(names, keys::ROLE_GENERATED).map(|(key, value)| (key.to_owned(), value.into())));
     let mut spec = Map::from_iter([
         ("replicas".to_owned(), json!(replicas)),
-        ("selector".to_owned(), json!({"matchLabels": {label.key.clone(): primary_label}})),
+        ("selector".to_owned(), json!({"matchLabels": {label.key.clone(): own_label}})),
         ("template".to_owned(), own_template),
     ]);
     for key in SETTINGS {
@@ -197,7 +205,7 @@ pub fn primary(
         "apiVersion": Kind::Deployment.api_version(),
         "kind": Kind::Deployment.as_str(),
         "metadata": {
-            "name": names.primary,
+            "name": names.generated(),
             "namespace": names.namespace,
             "labels": metadata_labels,
             "annotations": annotations,
@@ -211,7 +219,7 @@ pub fn primary(
 /// Returns the fields of `spec` that a promotion writes: the template, and the target's rollout settings.
 #[must_use]
 pub fn promoted_spec(target: &Value, template: &Value, label: &Label, names: &Names) -> Map<String, Value> {
-    let mut spec = Map::from_iter([("template".to_owned(), primary_template(template, label, names))]);
+    let mut spec = Map::from_iter([("template".to_owned(), generated_template(template, label, names))]);
     for key in SETTINGS {
         if let Some(value) = target.pointer("/spec").and_then(|s| s.get(key)) {
             spec.insert(key.to_owned(), value.clone());
@@ -322,7 +330,7 @@ mod tests {
         let label = Label::of(&target).unwrap();
         let template = target.pointer("/spec/template").unwrap();
         let revision = Revision::of(template);
-        let made = primary(&target, template, &revision, &names(), "uid", &label, 2);
+        let made = generated(&target, template, &revision, &names(), "uid", &label, 2);
         assert_eq!(made.pointer("/spec/selector/matchLabels"), Some(&json!({"app": "podinfo-primary"})));
         assert_eq!(
             made.pointer("/spec/template/metadata/labels"),
@@ -347,7 +355,7 @@ mod tests {
         let target = target();
         let label = Label::of(&target).unwrap();
         let template = target.pointer("/spec/template").unwrap();
-        let made = primary(&target, template, &Revision::of(template), &names(), "uid", &label, 2);
+        let made = generated(&target, template, &Revision::of(template), &names(), "uid", &label, 2);
         assert_eq!(&target_template(&made, &label, &names()), template);
     }
 

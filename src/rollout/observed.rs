@@ -30,8 +30,12 @@ pub struct Observed {
     pub warnings: Vec<String>,
     /// The Deployment that users apply.
     pub target: Option<Workload>,
-    /// The generated Deployment.
+    /// The Deployment of the primary's pods: generated, or (`in-place`) the target itself.
     pub primary: Option<Workload>,
+    /// The Deployment of the canary's pods: the target itself, or (`in-place`) generated.
+    pub canary: Option<Workload>,
+    /// The revision that the canary's pods are made from.
+    pub canary_revision: Option<Revision>,
     /// The revision that the primary was written from, as it says itself or as its template shows.
     pub primary_revision: Option<Revision>,
     /// Whether the primary's template is the one that was last verified against its snapshot.
@@ -81,7 +85,7 @@ pub struct Services {
 pub enum Backend {
     /// The primary's pods.
     Primary,
-    /// The target's pods.
+    /// The target's pods, which are not the primary's (`primary-copy`).
     Target,
 }
 
@@ -128,6 +132,8 @@ pub struct Memory {
     pub seen: Option<(String, i64)>,
     /// What the API server makes today of a stored template, by its revision and the live one that raised the question.
     pub today: BTreeMap<(Revision, Revision), Revision>,
+    /// The target's generation at which its idle ReplicaSets were deleted.
+    pub emptied: Option<i64>,
     /// Said already, so that a state that lasts is not said again and again.
     pub said: Option<Message>,
     /// When a state that lasts was last said.

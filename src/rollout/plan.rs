@@ -54,6 +54,20 @@ pub enum Step {
         /// Pods to start with.
         replicas: i32,
     },
+    /// Makes the canary (`in-place`) from a stored template.
+    CreateCanary {
+        /// The stored template's revision.
+        revision: Revision,
+        /// Pods to start with.
+        replicas: i32,
+    },
+    /// Scales the generated canary (`in-place`).
+    ScaleCanary(i32),
+    /// Deletes the generated canary (`in-place`).
+    DeleteCanary,
+    /// Deletes the target's idle ReplicaSets but the promoted one (`in-place`): a paused Deployment that is scaled up from
+    /// nothing would start one of them.
+    EmptyHistory,
     /// Writes a stored template to the primary, with the rollout settings of the target.
     WritePrimary {
         /// The stored template's revision.

@@ -5,19 +5,21 @@ use crate::rollout::advance::Case;
 use crate::rollout::plan::{Message, Plan, Step};
 use crate::rollout::policy::HookKind;
 use crate::rollout::revision::Revision;
-use crate::rollout::rollback;
 use crate::rollout::status::Draft;
 use crate::rollout::workload::{NotReady, Workload};
+use crate::rollout::{in_place, rollback};
 
 /// The analysis passed, or is skipped: the primary is written, from the snapshot, to exactly what was analysed.
 pub(super) fn begin(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
     let o = case.o;
     let revision = Revision::from_key(&run.revision);
     if let Err(error) = case.canary_ready(target, run) {
-        let text = format!("canary deployment {} not ready: {}", case.target(), error.message);
+        let text = format!("canary deployment {} not ready: {}", case.canary_deployment(), error.message);
         return case.repeating(Message::warning(text));
     }
-    if let Err(plan) = case.loaded(&revision) {
+    if !o.names.in_place()
+        && let Err(plan) = case.loaded(&revision)
+    {
         return plan;
     }
     let mut next = run.clone();
@@ -33,6 +35,9 @@ pub(super) fn begin(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
     }
     next = case.enter(&next, Stage::Promoting);
     next.weight = o.routes.weight.unwrap_or(run.weight);
+    if o.names.in_place() {
+        return in_place::promote(case, target, next);
+    }
     Plan::default()
         .say(Message::normal(format!("Copying {} template spec to {}", case.target(), case.primary())))
         .then(Draft::from(o).run(Some(next)).finish(
@@ -51,7 +56,7 @@ fn replicas(case: &Case<'_>, target: &Workload) -> Option<i32> {
 
 /// All traffic on the canary, seen and drained; then the primary.
 pub(super) fn clearing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
-    if target.rollout.available == 0 {
+    if !case.canary_serves() {
         return rollback::begin(case, run, None);
     }
     match case.primary_drained() {
@@ -90,6 +95,9 @@ pub(super) fn promoting(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
 /// has failed.
 fn unready(case: &mut Case<'_>, run: &Run, error: &NotReady) -> Plan {
     let o = case.o;
+    if o.names.in_place() {
+        return in_place::rolling(case, run, error);
+    }
     let text = format!("{} not ready: {}", case.primary(), error.message);
     let deadline = run.since.saturating_add(o.policy.deadline).unwrap_or(case.now);
     if error.deadline || case.now >= deadline {
@@ -122,7 +130,7 @@ pub(super) fn returning(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
     returning_from(case, Plan::default(), target, run)
 }
 
-fn returning_from(case: &mut Case<'_>, plan: Plan, _target: &Workload, run: &Run) -> Plan {
+pub(super) fn returning_from(case: &mut Case<'_>, plan: Plan, _target: &Workload, run: &Run) -> Plan {
     let o = case.o;
     let live = o.routes.weight.unwrap_or(0);
     let weight = if run.skip { 0 } else { o.policy.steps.back(live) };
@@ -156,17 +164,17 @@ pub(super) fn finalising(case: &mut Case<'_>, target: &Workload, run: &Run) -> P
     if let Err(error) = case.primary_ready() {
         return unready(case, run, &error);
     }
-    if let Err(plan) = case.drained(target) {
+    if let Err(plan) = case.drained() {
         return plan;
     }
-    if target.replicas != 0 {
-        return Step::ScaleTarget(0).into();
+    if let Some(plan) = rollback::clear(case, target) {
+        return plan;
     }
     if target.finalizer {
         return Step::UnguardTarget.into();
     }
     let revision = Revision::from_key(&run.revision);
-    let target_name = case.target();
+    let target_name = case.canary_deployment();
     let done = if run.skip {
         format!("Promotion completed! Canary analysis was skipped for {target_name}")
     } else {

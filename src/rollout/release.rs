@@ -30,7 +30,7 @@ pub(super) fn gated(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
             }
         }
     }
-    if let Err(plan) = case.drained(target) {
+    if let Err(plan) = case.drained() {
         return plan;
     }
     if run.paused {
@@ -75,12 +75,18 @@ pub(super) fn releasing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
     if o.status.failed_checks >= o.policy.threshold {
         return rollback::threshold(case, run);
     }
-    if let Err(plan) = case.drained(target) {
+    if let Err(plan) = case.drained() {
         return plan;
     }
     if target.held() {
         if target.keys.hold.as_ref() != Some(&target.revision) {
             return Step::CorrectHold(target.revision.clone()).into();
+        }
+        if target.ebbing() {
+            return match case.after_interval(run.since) {
+                Some(due) => Plan::default().wake(due),
+                None => case.waits(o.status.phase, "Pods of the run before are still on their way out."),
+            };
         }
         let mut plan = Plan::default();
         if !o.snapshots.contains(&o.names.snapshot(&target.revision)) {
@@ -118,7 +124,7 @@ pub(super) fn releasing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
         }
         Err(error) if error.deadline || overdue(case, target, run) => rollback::begin(case, run, None),
         Err(error) => {
-            let text = format!("canary deployment {} not ready: {}", case.target(), error.message);
+            let text = format!("canary deployment {} not ready: {}", case.canary_deployment(), error.message);
             case.overdue(run.since, Message::warning(text))
         }
     }
@@ -161,7 +167,7 @@ pub(super) fn supersede(
 
 /// How many canary pods a run starts with: what the primary has, or the autoscaler's minimum
 /// (Flagger: deployment scaling from zero).
-fn canary_replicas(case: &Case<'_>) -> i32 {
+pub(super) fn canary_replicas(case: &Case<'_>) -> i32 {
     let o = case.o;
     match &o.policy.autoscaler {
         Some(autoscaler) => autoscaler.min.unwrap_or(1).max(1),

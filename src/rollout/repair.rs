@@ -80,6 +80,9 @@ fn let_go(case: &mut Case<'_>, target: &Workload, run: Option<&Run>, primary: &W
         let text = format!("{} is being deleted, it is let go and made again", case.primary());
         return Plan::default().say(Message::warning(text)).then(Step::UnguardPrimary);
     }
+    if target.ebbing() {
+        return Plan::default();
+    }
     if target.replicas < primary.replicas {
         let text = format!(
             "{} is being deleted, {} takes its traffic until it is made again",
@@ -104,16 +107,16 @@ fn let_go(case: &mut Case<'_>, target: &Workload, run: Option<&Run>, primary: &W
 
 /// A side without ready pods carries no traffic while the other has some (interlock I3), whatever a run is about. Pods
 /// that have weight may get all of it; without weight only those that passed.
-pub(super) fn serving(case: &Case<'_>, target: &Workload, run: &Run) -> Option<Plan> {
+pub(super) fn serving(case: &Case<'_>, run: &Run) -> Option<Plan> {
     let weight = case.o.routes.weight?;
-    let canary = target.rollout.available > 0;
+    let canary = case.canary_serves();
     let primary = case.primary_serves();
     if weight > 0 && !canary && primary {
         return Some(Step::SetWeight(0).into());
     }
     let passed =
         matches!(run.stage, Stage::Promoting | Stage::Returning | Stage::Finalising | Stage::Restoring)
-            && target.revision.as_str() == run.revision;
+            && case.o.canary_revision.as_ref().is_some_and(|r| r.as_str() == run.revision);
     if weight < 100 && canary && !primary && (weight > 0 || passed) {
         return Some(Step::SetWeight(100).into());
     }

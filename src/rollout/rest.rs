@@ -8,17 +8,18 @@ use crate::rollout::policy::HookKind;
 use crate::rollout::revision::Revision;
 use crate::rollout::status::Draft;
 use crate::rollout::workload::Workload;
-use crate::rollout::{bypass, repair};
+use crate::rollout::{bypass, in_place, repair};
 
 /// Decides for a Canary that has no run.
 pub(super) fn advance(case: &mut Case<'_>, target: &Workload) -> Plan {
-    if let Some(plan) = repair::primary(case, target, None) {
+    let copied = !case.o.names.in_place();
+    if copied && let Some(plan) = repair::primary(case, target, None) {
         return plan;
     }
     if let Some(plan) = traffic(case) {
         return plan;
     }
-    if let Some(plan) = primary(case, target) {
+    if copied && let Some(plan) = primary(case, target) {
         return plan;
     }
     if let Some(plan) = bypass::target(case, target, None) {
@@ -110,13 +111,17 @@ fn held(case: &mut Case<'_>, target: &Workload, hold: &Revision) -> Plan {
             .finish(o.status.phase, "The template went back to the promoted revision.", case.now)
             .into();
     }
+    let stopped = o.names.in_place() || target.keys.requested_replicas == Some(0);
+    if o.primary.as_ref().is_some_and(|p| p.replicas == 0) && stopped {
+        let text = format!(
+            "Revision {hold} is held: {} is scaled to 0, a release waits until it has pods.",
+            case.primary()
+        );
+        return case.waits(o.status.phase, &text);
+    }
     if let Err(error) = case.primary_ready() {
         let text = format!("{} not ready: {}", case.primary(), error.message);
         return case.repeating(Message::warning(text));
-    }
-    if o.primary.as_ref().is_some_and(|p| p.replicas == 0) && target.keys.requested_replicas == Some(0) {
-        return case
-            .waits(o.status.phase, "The application is scaled to 0: a release waits until it has pods.");
     }
     start(case, target, hold)
 }
@@ -142,7 +147,7 @@ pub(super) fn start(case: &mut Case<'_>, target: &Workload, hold: &Revision) -> 
 /// Says that the run starts, and writes it.
 pub(super) fn released(case: &Case<'_>, plan: Plan, run: Run) -> Plan {
     let revision = run.revision.clone();
-    plan.say(Message::normal(format!("New revision detected! Scaling up {}", case.target()))).then(
+    plan.say(Message::normal(format!("New revision detected! Scaling up {}", case.canary_deployment()))).then(
         Draft::from(case.o).zeroed().analysed(&revision).run(Some(run)).finish(
             Phase::Progressing,
             "The canary is being started.",
@@ -177,7 +182,7 @@ fn quiet(case: &mut Case<'_>, target: &Workload) -> Plan {
         return plan;
     }
     if target.finalizer {
-        return match case.drained(target) {
+        return match case.drained() {
             Ok(()) => Step::UnguardTarget.into(),
             Err(plan) => plan,
         };
@@ -194,12 +199,19 @@ fn quiet(case: &mut Case<'_>, target: &Workload) -> Plan {
 
 /// Outside a run the target has no pods; what somebody asked for by /scale becomes `requested-replicas`, once.
 fn idle_pods(case: &mut Case<'_>, target: &Workload) -> Plan {
+    if case.o.names.in_place() {
+        return match in_place::remove(case) {
+            Some(plan) => plan,
+            None if target.owned.is_empty() => Plan::default(),
+            None => Step::Disown.into(),
+        };
+    }
     if target.replicas > 0 {
         // Traffic that the target has leaves first; while the primary has no ready pods, the target keeps it.
         if case.o.routes.weight.is_some_and(|w| w > 0) && !case.primary_serves() {
             return case.repeating(Message::warning(format!("{} has no ready pods", case.primary())));
         }
-        if let Err(plan) = case.drained(target) {
+        if let Err(plan) = case.drained() {
             return plan;
         }
         if case.o.policy.autoscaler.is_none()

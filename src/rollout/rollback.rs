@@ -2,6 +2,7 @@
 
 use crate::api::status::{Phase, Run, Stage};
 use crate::rollout::advance::{Asked, Case};
+use crate::rollout::in_place;
 use crate::rollout::plan::{Check, Message, Plan, Step};
 use crate::rollout::policy::HookKind;
 use crate::rollout::revision::Revision;
@@ -35,11 +36,11 @@ pub(super) fn begin(case: &mut Case<'_>, run: &Run, said: Option<Vec<Message>>) 
 /// Routes 100/0, seen and drained; then the hold; then the scale-down; then the verdict.
 pub(super) fn rolling_back(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
     let o = case.o;
-    if !case.primary_serves() && o.routes.weight.is_some_and(|w| w > 0) && target.rollout.available > 0 {
+    if !case.primary_serves() && o.routes.weight.is_some_and(|w| w > 0) && case.canary_serves() {
         let text = format!("{} has no ready pods: traffic stays on the canary until it has", case.primary());
         return case.repeating(Message::warning(text));
     }
-    if let Err(plan) = case.drained(target) {
+    if let Err(plan) = case.drained() {
         return plan;
     }
     let revision = Revision::from_key(&run.revision);
@@ -52,8 +53,8 @@ pub(super) fn rolling_back(case: &mut Case<'_>, target: &Workload, run: &Run) ->
         }
         return plan.then(Step::Hold { revision, failed: true });
     }
-    if target.replicas != 0 {
-        return Step::ScaleTarget(0).into();
+    if let Some(plan) = clear(case, target) {
+        return plan;
     }
     if !target.owned.is_empty() {
         return Step::Disown.into();
@@ -69,6 +70,14 @@ pub(super) fn rolling_back(case: &mut Case<'_>, target: &Workload, run: &Run) ->
         return draft.run(Some(next)).finish(Phase::Failed, "", case.now).into();
     }
     draft.run(None).finish(Phase::Failed, "", case.now).into()
+}
+
+/// Takes the canary's pods away. `None` when that is done.
+pub(super) fn clear(case: &Case<'_>, target: &Workload) -> Option<Plan> {
+    if case.o.names.in_place() {
+        return in_place::remove(case);
+    }
+    (target.replicas != 0).then(|| Step::ScaleTarget(0).into())
 }
 
 /// The template went back to the promoted one while a run was going on.
@@ -100,13 +109,13 @@ pub(super) fn cancelling(case: &mut Case<'_>, target: &Workload, run: &Run) -> P
     }
     if let Err(error) = case.primary_ready() {
         let text = format!("{} not ready: {}", case.primary(), error.message);
-        return case.repeating(Message::warning(text));
+        return case.overdue(run.since, Message::warning(text));
     }
-    if let Err(plan) = case.drained(target) {
+    if let Err(plan) = case.drained() {
         return plan;
     }
-    if target.replicas != 0 {
-        return Step::ScaleTarget(0).into();
+    if let Some(plan) = clear(case, target) {
+        return plan;
     }
     if let Some(hold) = target.keys.hold.clone() {
         if hold != target.revision {

@@ -74,6 +74,7 @@ impl Draft {
         self.0.last_promoted_spec = Some(revision.short().to_owned());
         self.0.revisions.primary = Some(revision.as_str().to_owned());
         self.0.revisions.failed = None;
+        self.0.revisions.mixed = None;
         self
     }
 
@@ -136,7 +137,8 @@ impl Draft {
     pub fn rebased(mut self, from: &Revision, to: &Revision) -> Step {
         let status = &mut self.0;
         let (run, revisions) = (status.run.as_mut(), &mut status.revisions);
-        let hashes = [&mut revisions.primary, &mut revisions.analysed, &mut revisions.failed];
+        let hashes =
+            [&mut revisions.primary, &mut revisions.analysed, &mut revisions.failed, &mut revisions.mixed];
         let past = status.history.iter_mut().map(|past| &mut past.revision);
         let of_run = run.into_iter().flat_map(|run| {
             run.revision =
@@ -218,8 +220,10 @@ fn kstatus(status: &CanaryStatus, phase: Phase, waits_for: &str, now: Timestamp)
         }
         (Phase::Failed, None | Some(Stage::Closing)) => {
             let aborted = status.request.as_ref().and_then(|answer| aborted(answer, status));
+            let mixed = status.revisions.mixed.as_deref().map(short);
+            let mixed = mixed.map_or_else(String::new, |m| format!(" and, mixed, {m}: its roll was stopped"));
             let message = format!(
-                "Revision {} was rejected{}, the primary runs {}. Push another revision, or remove annotation {} from the target to try it again.",
+                "Revision {} was rejected{}, the primary runs {}{mixed}. Push another revision, or remove annotation {} from the target to try it again.",
                 named(&status.revisions.failed),
                 aborted.unwrap_or_default(),
                 named(&status.revisions.primary),
@@ -305,6 +309,7 @@ mod tests {
                     primary: Some(other.as_str().into()),
                     analysed: hash.clone(),
                     failed: hash,
+                    mixed: None,
                 },
                 run: Some(Run {
                     revision: one.as_str().into(),

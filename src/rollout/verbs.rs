@@ -139,6 +139,9 @@ fn during(case: &mut Case<'_>, run: &Run, verb: Verb) -> Result<Taken, String> {
         Stage::Cancelling => {
             return Err("it is being cancelled: the template went back to the promoted revision".into());
         }
+        Stage::Promoting | Stage::Returning if verb == Verb::Abort && case.o.names.in_place() => {
+            return Err("the primary rolls to it; apply the revision before it, which passes at once".into());
+        }
         Stage::Clearing | Stage::Promoting | Stage::Returning if verb == Verb::Abort => {}
         Stage::Finalising if verb == Verb::Abort => {
             return Err("the primary runs it already; apply the revision before it".into());
@@ -236,7 +239,13 @@ fn retry(case: &mut Case<'_>, target: &Workload, request: &Request) -> Result<Op
 fn begin_restart(case: &mut Case<'_>, request: &Request) -> Result<Taken, String> {
     let o = case.o;
     let running = o.primary.as_ref().filter(|p| !p.terminating).zip(o.primary_revision.as_ref());
-    let Some((_, revision)) = running else { return Err(format!("{} is not there", case.primary())) };
+    let Some((primary, revision)) = running else { return Err(format!("{} is not there", case.primary())) };
+    if primary.held() {
+        // In place: its template is the held one.
+        return Err(
+            "it is held, and a restart would be one of the held revision; delete its pods one by one".into(),
+        );
+    }
     match o.status.run.as_ref().map(|run| run.stage) {
         None | Some(Stage::Gated | Stage::Releasing | Stage::Analysing) => {}
         Some(_) => return Err("the primary is part of a promotion or a rollback now".into()),

@@ -10,8 +10,6 @@ use serde_json::Value;
 pub struct Workload {
     /// `metadata.uid`.
     pub uid: String,
-    /// `metadata.resourceVersion`.
-    pub resource_version: String,
     /// `metadata.generation`.
     pub generation: i64,
     /// A deletion has begun.
@@ -125,7 +123,6 @@ impl Workload {
         let template = object.pointer("/spec/template")?;
         Some(Self {
             uid: text(object, "/metadata/uid")?,
-            resource_version: text(object, "/metadata/resourceVersion")?,
             generation: object.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0),
             terminating: object.pointer("/metadata/deletionTimestamp").is_some(),
             finalizer: object
@@ -187,6 +184,13 @@ impl Workload {
             .is_some_and(|named| named.saturating_add(1) == self.generation || Some(named) == seen)
     }
 
+    /// Returns whether it was scaled to nothing and its pods still count. Scaled up again now, those that are on their
+    /// way out would be taken for ready ones: a Deployment's status sums up what its ReplicaSets said last.
+    #[must_use]
+    pub const fn ebbing(&self) -> bool {
+        self.replicas == 0 && self.rollout.replicas > 0
+    }
+
     /// Whether the template is held: it may not run until the hold is released.
     #[must_use]
     pub fn held(&self) -> bool {
@@ -246,6 +250,24 @@ impl Workload {
             )));
         }
         Ok(())
+    }
+
+    /// Judges a Deployment whose template is held: as many pods as the threshold asks for, of whatever revisions it had
+    /// been rolled to before. A status from before the hold tells as much. `threshold` is in percent.
+    ///
+    /// # Errors
+    ///
+    /// Says what it waits for.
+    pub fn serves(&self, threshold: i32) -> Result<(), NotReady> {
+        let r = &self.rollout;
+        if r.available >= self.replicas * threshold / 100 {
+            return Ok(());
+        }
+        let text = format!(
+            "waiting for {} of {} (readyThreshold {threshold}%) replicas to be available",
+            r.available, self.replicas
+        );
+        Err(NotReady { message: text, deadline: false })
     }
 
     /// Whether pods of one ReplicaSet only exist, those of the live template.

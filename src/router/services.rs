@@ -11,14 +11,15 @@ use super::object::{self, Owner, set};
 use super::service::{Metadata, ServiceSpec};
 use crate::api::keys;
 use crate::object::{Kind, ObjectRef, Write};
-use crate::rollout::naming::{Names, label_value};
+use crate::rollout::naming::{Layout, Names, label_value};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Containers whose ports are not the application's (Flagger's list).
 const SIDECARS: [&str; 2] = ["istio-proxy", "envoy"];
 
-/// The label by which the target selects its pods; the primary's have the same key and `<value>-primary`.
+/// The label by which the target selects its pods; those of the generated Deployment have the same key, and the value with
+/// the layout's suffix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selector {
     /// The key, such as `app`.
@@ -32,8 +33,8 @@ impl Selector {
         json!({ &self.key: self.value })
     }
 
-    fn primary(&self) -> Value {
-        json!({ &self.key: format!("{}-primary", self.value) })
+    fn generated(&self, layout: Layout) -> Value {
+        json!({ &self.key: format!("{}{}", self.value, layout.suffix()) })
     }
 }
 
@@ -122,9 +123,14 @@ impl Services {
     pub fn desired(&self) -> [Value; 3] {
         let [apex, primary, canary] = self.objects();
         let service = &self.service;
+        let (target, generated) = (self.selector.target(), self.selector.generated(self.names.layout));
+        let (primary_selector, canary_selector) = match self.names.layout {
+            Layout::PrimaryCopy => (generated, target.clone()),
+            Layout::InPlace => (target.clone(), generated),
+        };
         let apex_selector = match self.apex_selects {
-            ApexSelects::Primary => self.selector.primary(),
-            ApexSelects::Target => self.selector.target(),
+            ApexSelects::Primary => primary_selector.clone(),
+            ApexSelects::Target => target,
         };
         let mut apex_metadata = self.metadata(&apex, service.apex.as_ref());
         let (labels, annotations) = self.apex_marks();
@@ -132,8 +138,8 @@ impl Services {
         apex_metadata.annotations.extend(annotations);
         [
             self.build(&apex, &apex_metadata, apex_selector),
-            self.build(&primary, &self.metadata(&primary, service.primary.as_ref()), self.selector.primary()),
-            self.build(&canary, &self.metadata(&canary, service.canary.as_ref()), self.selector.target()),
+            self.build(&primary, &self.metadata(&primary, service.primary.as_ref()), primary_selector),
+            self.build(&canary, &self.metadata(&canary, service.canary.as_ref()), canary_selector),
         ]
     }
 
@@ -223,7 +229,7 @@ impl Services {
         let left_alone = is_apex
             && !owned
             && self.apex_selects == ApexSelects::Target
-            && spec.get("selector") != Some(&self.selector.primary());
+            && spec.get("selector") != Some(&self.selector.generated(Layout::PrimaryCopy));
         if !left_alone && let Some(selector) = desired.pointer("/spec/selector") {
             set(spec, "selector", selector.clone());
         }

@@ -10,6 +10,7 @@ use super::store::{self, Store, StoreError};
 use crate::controller::clock;
 use crate::kubernetes::client::{Failure, classify};
 use crate::kubernetes::election::Leadership;
+use crate::kubernetes::pauses::Pauses;
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
@@ -117,9 +118,10 @@ impl Keeper {
     /// # Errors
     /// When a watch ends.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), WatchEnded> {
-        let secrets = watcher::watch_object(self.secrets.clone(), &self.settings.secret).default_backoff();
+        let secrets =
+            watcher::watch_object(self.secrets.clone(), &self.settings.secret).backoff(Pauses::default());
         let configurations = watcher::watch_object(self.configurations.clone(), &self.settings.configuration)
-            .default_backoff();
+            .backoff(Pauses::default());
         let (mut secrets, mut configurations) = (pin!(secrets), pin!(configurations));
         let mut leadership = self.leadership.clone();
         let (mut leads, mut known) = (false, false);

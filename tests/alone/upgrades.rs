@@ -6,7 +6,7 @@ use ground::SIDETRACK;
 use serde_json::{Value, json};
 use sidetrack::api::keys;
 use sidetrack::rollout::naming::Names;
-use sidetrack::rollout::objects::{Label, primary_template};
+use sidetrack::rollout::objects::{Label, generated_template};
 use sidetrack::rollout::revision::Revision;
 
 /// The template as an API server showed it that had other defaults and another field.
@@ -37,7 +37,7 @@ async fn age(world: &World, ns: &str) -> Result<Revision> {
     world.delete(ns, "controllerrevision", &names.snapshot(&was)).await?;
     world.cp.apply(stored).await?;
 
-    let written = Revision::of(&primary_template(&old, &label, &names));
+    let written = Revision::of(&generated_template(&old, &label, &names));
     for (name, records) in [
         ("app", json!({keys::PROMOTED: now.as_str()})),
         ("app-primary", json!({keys::PROMOTED: now.as_str(), keys::TEMPLATE: written.as_str()})),

@@ -4,9 +4,10 @@ use super::trace::Trace;
 use super::view::{self, View, anchor};
 use crate::sim::World;
 use crate::sim::answers::HookAnswer;
+use crate::sim::process::scaled_to;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
-use sidetrack::object::{Kind, ObjectRef, Write};
+use sidetrack::object::{Kind, ObjectRef};
 use std::time::Duration;
 
 /// How long the state is waited for in which Flagger's driver acted.
@@ -174,7 +175,7 @@ fn view_of(world: &World) -> View {
         if view::is_own(at.kind.as_str()) {
             continue;
         }
-        if let Write::Scale { replicas, .. } = write {
+        if let Some(replicas) = scaled_to(write) {
             view::add(
                 &mut view,
                 &format!("object Scale {}", at.name),

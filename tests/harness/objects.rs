@@ -8,13 +8,13 @@ use kube::api::{
     Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams,
     PostParams,
 };
-use kube::runtime::WatchStreamExt as _;
+use kube::runtime::utils::{Backoff, StreamBackoff};
 use kube::runtime::watcher::{self, Event, watcher};
 use serde_json::{Value, json};
 use sidetrack::object::Kind;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Who changes things by hand.
 pub(crate) const PERSON: &str = "alice";
@@ -174,29 +174,58 @@ impl World {
         let timeline =
             Timeline { states: Arc::default(), namespace: namespace.into(), kinds: kinds.to_vec() };
         for kind in kinds {
-            // Without a pause a watch on a control plane that has ended would never give way to the runtime's own end.
+            // Without a pause a watch on a control plane that has ended would never give way to the runtime's own end; a
+            // long one would miss what happens when an API server comes back.
             let events = watcher(self.api(namespace, kind)?, watcher::Config::default());
-            let mut events = events.default_backoff().boxed();
+            let mut events = StreamBackoff::new(events, Soon).boxed();
             let (states, kind) = (timeline.states.clone(), *kind);
             tokio::spawn(async move {
+                let (mut there, mut listed) = (BTreeSet::new(), BTreeSet::new());
                 while let Some(event) = events.next().await {
-                    let (object, deleted) = match event {
-                        Ok(Event::Apply(object) | Event::InitApply(object)) => (object, false),
-                        Ok(Event::Delete(object)) => (object, true),
-                        Ok(Event::Init | Event::InitDone) | Err(_) => continue,
-                    };
-                    let object = value(&object);
-                    let version = version(&object);
-                    let name = at(&object, "/metadata/name").as_str().unwrap_or_default().to_owned();
-                    let object = (!deleted).then_some(object);
-                    let state = State { version, kind, name, object, seen: Instant::now() };
-                    states.lock().unwrap_or_else(PoisonError::into_inner).push(state);
+                    let mut states = states.lock().unwrap_or_else(PoisonError::into_inner);
+                    let name = |object: &DynamicObject| object.metadata.name.clone().unwrap_or_default();
+                    match event {
+                        Ok(Event::Apply(object) | Event::InitApply(object)) => {
+                            let (name, object) = (name(&object), value(&object));
+                            there.insert(name.clone());
+                            listed.insert(name.clone());
+                            states.push(State::now(kind, name, version(&object), Some(object)));
+                        }
+                        Ok(Event::Delete(object)) => {
+                            there.remove(&name(&object));
+                            states.push(State::now(kind, name(&object), version(&value(&object)), None));
+                        }
+                        Ok(Event::Init) => listed.clear(),
+                        // What was deleted while the API server was away is told by its absence only.
+                        Ok(Event::InitDone) => {
+                            let now = states.iter().map(|s| s.version).max().unwrap_or(0);
+                            let gone: Vec<String> = there.difference(&listed).cloned().collect();
+                            there.retain(|name| listed.contains(name));
+                            states.extend(gone.into_iter().map(|name| State::now(kind, name, now, None)));
+                        }
+                        Err(_) => {}
+                    }
                 }
             });
         }
         timeline.caught_up(self).await?;
         Ok(timeline)
     }
+}
+
+/// Pauses of a watch that fails.
+struct Soon;
+
+impl Iterator for Soon {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        Some(Duration::from_millis(50))
+    }
+}
+
+impl Backoff for Soon {
+    fn reset(&mut self) {}
 }
 
 fn version(object: &Value) -> u64 {
@@ -218,6 +247,12 @@ pub(crate) struct State {
     pub(crate) seen: Instant,
 }
 
+impl State {
+    fn now(kind: &'static str, name: String, version: u64, object: Option<Value>) -> Self {
+        Self { version, kind, name, object, seen: Instant::now() }
+    }
+}
+
 /// All that exists at one moment, by kind and name.
 pub(crate) type Cluster = BTreeMap<(&'static str, String), Value>;
 
@@ -233,7 +268,10 @@ impl Timeline {
     pub(crate) fn states(&self) -> Vec<State> {
         let mut all = self.states.lock().unwrap_or_else(PoisonError::into_inner).clone();
         all.sort_by_key(|s| s.version);
-        all.dedup_by(|a, b| a.version == b.version && a.kind == b.kind && a.name == b.name);
+        all.dedup_by(|a, b| {
+            let which = |s: &State| (s.version, s.kind, s.name.clone(), s.object.is_some());
+            which(a) == which(b)
+        });
         all
     }
 

@@ -8,6 +8,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 /// One request that came in.
 #[derive(Clone, Debug)]
@@ -18,6 +19,12 @@ pub(crate) struct Heard {
     pub(crate) body: Value,
     /// The header `authorization`.
     pub(crate) authorization: Option<String>,
+    /// When it came.
+    pub(crate) at: Instant,
+    /// Whether the answer is on its way for a while.
+    pub(crate) late: bool,
+    /// Whether it is answered 200.
+    pub(crate) passes: bool,
 }
 
 /// What is answered.
@@ -99,12 +106,17 @@ async fn answer(
     }
     let found = {
         let mut told = outside.told();
+        let found =
+            told.answers.iter().find(|(fragment, _)| address.contains(fragment)).map(|(_, a)| a.clone());
         told.heard.push(Heard {
             address: address.clone(),
             body: serde_json::from_slice(&body).unwrap_or_default(),
             authorization: headers.get("authorization").and_then(|v| v.to_str().ok()).map(str::to_owned),
+            at: Instant::now(),
+            late: matches!(found, Some(Answer::Late(_))),
+            passes: matches!(found, Some(Answer::Says(200, _) | Answer::Late(_))),
         });
-        told.answers.iter().find(|(fragment, _)| address.contains(fragment)).map(|(_, a)| a.clone())
+        found
     };
     match found {
         Some(Answer::Says(status, body)) => {

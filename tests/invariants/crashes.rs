@@ -2,7 +2,7 @@
 
 use crate::sim::World;
 use crate::sim::cluster::Defaults;
-use crate::sim::manifests::{canary, deployment};
+use crate::sim::manifests::{canary, deployment, in_place};
 use crate::sim::world::{Fuse, revision};
 use serde_json::{Value, json};
 use sidetrack::api::status::{Phase, RequestOutcome};
@@ -14,8 +14,8 @@ fn end(world: &World) -> Value {
     json!({
         "phase": status.phase.as_str(), "revisions": status.revisions, "run": status.run.is_some(),
         "weights": [world.weight(), status.canary_weight], "failedChecks": status.failed_checks,
-        "images": [world.image("app"), world.image("app-primary")],
-        "replicas": [world.replicas("app"), world.replicas("app-primary")],
+        "images": [world.image("app"), world.image(world.names.generated())],
+        "replicas": [world.replicas("app"), world.replicas(world.names.generated())],
         "keys": keys::ANNOTATIONS.map(|key| world.key(key).unwrap_or_default().to_owned()),
         "target": world.target().map(|t| [&t["metadata"]["finalizers"], &t["metadata"]["labels"], &t["spec"]["paused"]]),
         "objects": world.cluster.objects.keys().map(ToString::to_string).collect::<Vec<_>>(),
@@ -49,6 +49,52 @@ fn survives(begin: impl Fn() -> World, story: impl Fn(&mut World)) {
 
 fn ready() -> World {
     World::initialised(canary(&[("gate", "confirm-rollout"), ("report", "post-rollout")]))
+}
+
+fn ready_in_place() -> World {
+    World::initialised(in_place(&[("gate", "confirm-rollout"), ("report", "post-rollout")]))
+}
+
+#[test]
+fn stories_in_place_survive_a_crash_at_any_write() {
+    let stories: [fn(&mut World); 6] = [
+        |world| {
+            world.update("v2");
+            world.until_over(Phase::Succeeded);
+        },
+        |world| {
+            world.answers.success_rate("1");
+            world.update("v2");
+            world.until_over(Phase::Failed);
+        },
+        |world| {
+            world.update("v2");
+            world.until_weight(40);
+            world.update("v3");
+            world.until_over(Phase::Succeeded);
+        },
+        |world| {
+            world.update("v2");
+            world.until_weight(40);
+            world.update("v1");
+            world.until_over(Phase::Succeeded);
+        },
+        |world| {
+            world.break_glass("v2").unwrap();
+            world.until_over(Phase::Succeeded);
+        },
+        |world| {
+            world.update("v2");
+            world.until_weight(40);
+            let canary = world.canary.clone();
+            world.delete(&canary);
+            world.until("the Canary to go", |w| w.cluster.get(&w.canary).is_none());
+            world.run(10);
+        },
+    ];
+    for story in stories {
+        survives(ready_in_place, story);
+    }
 }
 
 #[test]

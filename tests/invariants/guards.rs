@@ -2,6 +2,7 @@
 
 use crate::sim::World;
 use crate::sim::manifests::{canary, deployment, template};
+use crate::sim::process::scaled_to;
 use crate::sim::world::{Fuse, revision};
 use crate::sim::writers::Webhook;
 use sidetrack::api::keys;
@@ -359,7 +360,7 @@ fn an_outcome_is_stated_after_the_scale_down() {
         world.answers.success_rate(rate);
         world.update(image);
         world.until_over(phase);
-        let scaled = world.written.iter().rposition(|(w, _)| matches!(w, Write::Scale { replicas: 0, .. }));
+        let scaled = world.written.iter().rposition(|(w, _)| scaled_to(w) == Some(0));
         let stated = world.written.iter().position(
             |(w, _)| matches!(w, Write::ReplaceStatus { object } if object["status"]["phase"] == phase.as_str()),
         );

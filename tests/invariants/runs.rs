@@ -5,7 +5,7 @@ use crate::sim::manifests::{canary, deployment};
 use crate::sim::world::revision;
 use serde_json::json;
 use sidetrack::api::keys;
-use sidetrack::api::status::Phase;
+use sidetrack::api::status::{Phase, Stage};
 use sidetrack::object::{Kind, ObjectRef};
 
 #[test]
@@ -39,6 +39,39 @@ fn a_rejected_revision_stays_held_until_a_person_retries_it() {
     world.retry().unwrap();
     world.until_over(Phase::Succeeded);
     assert_eq!(world.image("app-primary"), "v2");
+}
+
+/// §5.4: a Deployment's status counts pods that are on their way out until their ReplicaSet has seen the scale-down.
+#[test]
+fn a_retry_waits_until_the_pods_of_the_run_before_are_gone() {
+    let mut world = World::initialised(canary(&[]));
+    world.answers.success_rate("50");
+    world.update("v2");
+    world.until("the rollback's hold", |w| w.key(keys::FAILED).is_some());
+    world.workloads.asleep = true;
+    world.until_over(Phase::Failed);
+    world.answers.success_rate("100");
+    world.retry().unwrap();
+    world.run(30);
+    assert!(world.key(keys::HOLD).is_some() && world.replicas("app") == 0, "{}", world.tail());
+    world.workloads.asleep = false;
+    world.until_over(Phase::Succeeded);
+    assert_eq!(world.image("app-primary"), "v2");
+}
+
+#[test]
+fn a_target_that_is_just_losing_its_pods_does_not_take_the_traffic_over() {
+    let mut world = World::initialised(canary(&[]));
+    world.update("v2");
+    world.until("the scale-down", |w| w.status().run.is_some_and(|run| run.stage == Stage::Finalising));
+    world.workloads.asleep = true;
+    world.until("no pods asked for", |w| w.replicas("app") == 0);
+    let canary = world.canary.clone();
+    world.delete(&canary);
+    world.run(30);
+    assert_eq!((world.replicas("app"), world.weight()), (0, 0), "{}", world.tail());
+    world.workloads.asleep = false;
+    world.until("the Canary to go", |w| w.cluster.get(&w.canary).is_none());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What people ask of a release: each verb in each situation, and what becomes of it.
 
 use crate::sim::World;
-use crate::sim::manifests::{canary, deployment};
+use crate::sim::manifests::{canary, deployment, in_place};
 use crate::sim::world::revision;
 use crate::sim::writers::Webhook;
 use serde_json::json;
@@ -417,4 +417,47 @@ fn re_applying_the_canary_leaves_a_request_alone() {
     world.apply(canary(&[]));
     world.run(60);
     assert_eq!((world.weight(), world.answered().map(|a| a.outcome)), (40, Some(RequestOutcome::Taken)));
+}
+
+#[test]
+fn in_place_the_verbs_steer_the_roll_of_the_target_itself() {
+    let ready = World::initialised(in_place(&[("door", "confirm-promotion")]));
+    let released = |verb: Verb| {
+        let mut world = ready.fork();
+        world.answers.hook("door", 403);
+        world.update("v2");
+        world.until_weight(40);
+        taken(&mut world, verb, "v2");
+        world
+    };
+    let mut promoted = released(Promote);
+    promoted.until_over(Phase::Succeeded);
+    assert_eq!(promoted.key(keys::HOLD), None);
+
+    let mut paused = released(Pause);
+    paused.run(60);
+    assert_eq!(paused.weight(), 40);
+
+    let mut aborted = released(Abort);
+    aborted.until_over(Phase::Failed);
+    assert_eq!((aborted.key(keys::FAILED), aborted.weight()), (aborted.key(keys::HOLD), 0));
+    let (outcome, message) = ask(&mut aborted, Restart, "v1");
+    assert_eq!(outcome, RequestOutcome::Refused);
+    assert!(message.contains("would be one of the held revision"), "{message}");
+    aborted.answers.hook("door", 200);
+    taken(&mut aborted, Retry, "v2");
+    aborted.until_over(Phase::Succeeded);
+    assert_eq!((aborted.key(keys::HOLD), aborted.key(keys::FAILED)), (None, None));
+    taken(&mut aborted, Restart, "v2");
+    assert!(aborted.target().unwrap().pointer(RESTARTED).is_some());
+
+    let mut rolling = ready.fork();
+    rolling.update_with("v2", Some("slow")).unwrap();
+    until_stage(&mut rolling, Stage::Promoting);
+    let run = rolling.status().run.unwrap().revision;
+    rolling.request(Abort, &sidetrack::rollout::revision::Revision::from_key(run), "1");
+    rolling.until("an answer", |w| w.answered().is_some());
+    assert!(rolling.answered().unwrap().message.contains("apply the revision before it"));
+    rolling.update("v1");
+    rolling.until("v1 again", |w| w.at_rest() && w.image("app") == "v1" && w.status().run.is_none());
 }

@@ -8,9 +8,13 @@
 mod harness;
 
 #[cfg(test)]
+mod laws;
+#[cfg(test)]
 mod naive;
 #[cfg(test)]
 mod oracle;
+#[cfg(test)]
+mod processes;
 #[cfg(test)]
 mod promotions;
 #[cfg(test)]

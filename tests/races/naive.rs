@@ -9,13 +9,14 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use sidetrack::rollout::revision::Revision;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
 /// A running one; it ends with this value.
 pub(crate) struct Naive {
     looks: Arc<AtomicUsize>,
+    retired: Arc<AtomicBool>,
     task: JoinHandle<()>,
 }
 
@@ -27,11 +28,11 @@ impl Drop for Naive {
 
 impl Naive {
     pub(crate) fn start(world: &'static World, ns: &str) -> Self {
-        let looks = Arc::new(AtomicUsize::new(0));
-        let (count, ns) = (looks.clone(), ns.to_owned());
+        let (looks, retired) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let (count, stop, ns) = (looks.clone(), retired.clone(), ns.to_owned());
         let task = tokio::spawn(async move {
             let mut waited = 0;
-            loop {
+            while !stop.load(Ordering::Relaxed) {
                 // Its interval.
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 // What it trips over it tries again, as any controller does.
@@ -41,7 +42,12 @@ impl Naive {
                 count.fetch_add(1, Ordering::Relaxed);
             }
         });
-        Self { looks, task }
+        Self { looks, retired, task }
+    }
+
+    /// Lets it end what it is at, and do no more.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
     }
 
     /// How often it has looked.
@@ -85,7 +91,7 @@ impl Look<'_> {
             "Progressing" => self.progress(&canary, &stored, &live, waited).await?,
             "Promoting" => self.finish(&stored, waited).await?,
             "Waiting" => {
-                if self.asks(&canary, "confirm-rollout").await? {
+                if self.asks(&canary, "confirm-rollout", &live).await? {
                     self.begin(&live, &primary).await?;
                 }
             }
@@ -93,7 +99,7 @@ impl Look<'_> {
                 if live != stored {
                     if !self.are_ready("app-primary", 1).await? {
                         self.status(phase, &live, None).await?;
-                    } else if self.asks(&canary, "confirm-rollout").await? {
+                    } else if self.asks(&canary, "confirm-rollout", &live).await? {
                         self.begin(&live, &primary).await?;
                     } else {
                         self.status("Waiting", &live, None).await?;
@@ -139,7 +145,9 @@ impl Look<'_> {
         let skip = at(canary, "/spec/skipAnalysis") == true;
         let now = weight(&self.world.get(self.ns, "vs", "app").await?).unwrap_or(0);
         if !skip {
-            if now == 0 && !self.asks(canary, "pre-rollout").await? || !self.asks(canary, "rollout").await? {
+            if now == 0 && !self.asks(canary, "pre-rollout", stored).await?
+                || !self.asks(canary, "rollout", stored).await?
+            {
                 self.route(0).await?;
                 self.world.scale(self.ns, "app", 0).await?;
                 return self.status("Failed", stored, None).await;
@@ -150,16 +158,20 @@ impl Look<'_> {
                 self.status("Progressing", stored, Some(next)).await?;
                 return self.route(next).await;
             }
-            if !self.asks(canary, "confirm-promotion").await? {
+            if !self.asks(canary, "confirm-promotion", stored).await? {
                 return Ok(());
             }
         }
         let target = self.world.get(self.ns, "deploy", "app").await?;
         let mut template = at(&target, "/spec/template").clone();
         template["metadata"]["labels"]["app"] = "app-primary".into();
+        // As Flagger stamps each copy; then it copies what the template refers to, which takes a while.
+        template["metadata"]["annotations"]["copied"] =
+            sidetrack::controller::clock::now().to_string().into();
         let patch = json!([{"op": "replace", "path": "/spec/template", "value": template}]);
         self.world.edit(self.ns, "deploy", "app-primary", patch).await?;
         *waited = 0;
+        tokio::time::sleep(Duration::from_millis(200)).await;
         if skip {
             self.world.scale(self.ns, "app", 0).await?;
             return self.status("Succeeded", stored, None).await;
@@ -191,11 +203,12 @@ impl Look<'_> {
     }
 
     /// Calls the hooks of a kind.
-    async fn asks(&self, canary: &Value, kind: &str) -> Result<bool> {
+    async fn asks(&self, canary: &Value, kind: &str, revision: &str) -> Result<bool> {
+        let body = json!({"checksum": Revision::from_key(revision).short()});
         for hook in at(canary, "/spec/analysis/webhooks").as_array().into_iter().flatten() {
             if at(hook, "/type") == kind {
                 let url = at(hook, "/url").as_str().context("url")?;
-                if !reqwest::Client::new().post(url).send().await?.status().is_success() {
+                if !reqwest::Client::new().post(url).json(&body).send().await?.status().is_success() {
                     return Ok(false);
                 }
             }
@@ -217,7 +230,8 @@ impl Look<'_> {
 
     async fn status(&self, phase: &str, stored: &str, weight: Option<i64>) -> Result<()> {
         let run = weight.map(|weight| {
-            json!({"revision": stored, "stage": "Analysing", "since": "2026-01-01T00:00:00Z", "weight": weight})
+            json!({"revision": stored, "stage": "Analysing", "since": "2026-01-01T00:00:00Z", "weight": weight,
+                "lastStep": sidetrack::controller::clock::now().to_string()})
         });
         let status = json!({"status": {"phase": phase, "lastAppliedSpec": stored, "run": run,
             "canaryWeight": weight.unwrap_or(0), "failedChecks": 0, "iterations": 0,

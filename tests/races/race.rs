@@ -2,12 +2,16 @@
 
 use crate::harness::objects::{Timeline, pod_image, ready};
 use crate::harness::outside::Outside;
-use crate::harness::{World, at, canary, deployment, eventually, image, shared, weight};
+use crate::harness::{
+    Sidetrack, World, at, canary, deployment, eventually, free_port, image, shared, weight,
+};
 use crate::naive::Naive;
-use crate::oracle::{Verdict, judge};
+use crate::oracle::{REACTION, Terms, Verdict, judge};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::OnceCell;
 
@@ -29,7 +33,16 @@ pub(crate) struct Race {
     timeline: Timeline,
     last: i64,
     written: AtomicU64,
-    naive: Option<Naive>,
+    /// What [`Self::merge`] wrote.
+    foreign: Mutex<BTreeSet<u64>>,
+    election: &'static str,
+    deciders: Mutex<Vec<Decider>>,
+}
+
+/// A controller that belongs to a scenario, and ends with it.
+enum Decider {
+    Naive(Naive),
+    Sidetrack { _process: Sidetrack },
 }
 
 /// A world without webhook and policies, for the naive controller.
@@ -43,6 +56,15 @@ async fn bare() -> &'static World {
         anyhow::Ok(world)
     });
     match made.await {
+        Ok(world) => world,
+        Err(error) => panic!("{error:?}"),
+    }
+}
+
+/// A world in which nobody decides until a scenario starts somebody.
+async fn empty() -> &'static World {
+    static EMPTY: OnceCell<World> = OnceCell::const_new();
+    match EMPTY.get_or_try_init(|| World::start(false)).await {
         Ok(world) => world,
         Err(error) => panic!("{error:?}"),
     }
@@ -85,6 +107,33 @@ impl Race {
             Side::Sidetrack => &shared().await.0,
             Side::Naive => bare().await,
         };
+        let race = Self::on(world, side, name, more, &mut first).await?;
+        if side == Side::Naive {
+            race.starts()?;
+        }
+        Ok(race)
+    }
+
+    /// The same on a control plane of the scenario's own, with one process that is its own too.
+    pub(crate) async fn alone(side: Side, name: &str, more: Value, election: &'static str) -> Result<Self> {
+        let world = match side {
+            Side::Sidetrack => empty().await,
+            Side::Naive => bare().await,
+        };
+        let mut race = Self::on(world, side, name, more, &mut deployment("", "v1", 2)).await?;
+        race.election = election;
+        race.starts()?;
+        race.phase("Initialized").await?;
+        Ok(race)
+    }
+
+    async fn on(
+        world: &'static World,
+        side: Side,
+        name: &str,
+        more: Value,
+        first: &mut Value,
+    ) -> Result<Self> {
         let ns = world.cp.namespace(name).await?;
         let outside = Outside::start().await?;
         outside.says("/", 200, "");
@@ -92,10 +141,60 @@ impl Race {
         let last = at(&spec, "/analysis/maxWeight").as_i64().unwrap_or(100);
         let timeline = world.timeline(&ns, &["deploy", "pod", "vs", "canary"]).await?;
         first["metadata"]["namespace"] = ns.clone().into();
-        world.flux(first).await?;
+        world.flux(first.clone()).await?;
         world.cp.apply(canary(&ns, &spec)).await?;
-        let naive = (side == Side::Naive).then(|| Naive::start(world, &ns));
-        Ok(Self { side, world, ns, outside, timeline, last, written: AtomicU64::new(0), naive })
+        let (written, foreign, deciders) = (AtomicU64::new(0), Mutex::default(), Mutex::default());
+        Ok(Self { side, world, ns, outside, timeline, last, written, foreign, election: "", deciders })
+    }
+
+    fn deciders(&self) -> MutexGuard<'_, Vec<Decider>> {
+        self.deciders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts one more controller.
+    pub(crate) fn starts(&self) -> Result<()> {
+        let mut all = self.deciders();
+        let first = all.is_empty();
+        let elsewhere = format!("--webhook-bind=127.0.0.1:{}", free_port());
+        all.push(match self.side {
+            Side::Naive => Decider::Naive(Naive::start(self.world, &self.ns)),
+            Side::Sidetrack => {
+                let flags = [self.election, elsewhere.as_str()];
+                let flags = if first { flags.get(..1) } else { flags.get(..) };
+                Decider::Sidetrack { _process: self.world.run(flags.unwrap_or_default())? }
+            }
+        });
+        Ok(())
+    }
+
+    /// Kills every controller of the scenario.
+    pub(crate) fn kills(&self) {
+        self.deciders().clear();
+    }
+
+    /// The interval is edited. The control does as Flagger does: another loop begins, the one before ends its round.
+    pub(crate) async fn edits_interval(&self, interval: &str) -> Result<()> {
+        self.merge("canary", "app", json!({"spec": {"analysis": {"interval": interval}}})).await?;
+        let mut retired = 0;
+        for decider in self.deciders().iter() {
+            if let Decider::Naive(naive) = decider {
+                naive.retire();
+                retired += 1;
+            }
+        }
+        if retired > 0 {
+            self.starts()?;
+        }
+        Ok(())
+    }
+
+    /// How often the control has looked; `None` where Sidetrack decides.
+    fn looks(&self) -> Option<usize> {
+        let of = |d: &Decider| match d {
+            Decider::Naive(naive) => naive.looks(),
+            Decider::Sidetrack { .. } => 0,
+        };
+        (self.side == Side::Naive).then(|| self.deciders().iter().map(of).sum())
     }
 
     /// A manifest of a version, its pods ready as its label says.
@@ -132,6 +231,7 @@ impl Race {
         let written = self.world.merge(&self.ns, kind, name, patch).await?;
         let version = at(&written, "/metadata/resourceVersion").as_str().and_then(|v| v.parse().ok());
         self.written.store(version.unwrap_or(0), Ordering::Relaxed);
+        self.foreign.lock().unwrap_or_else(PoisonError::into_inner).extend(version);
         Ok(())
     }
 
@@ -172,10 +272,9 @@ impl Race {
 
     /// Gives whoever decides the time to do what it must not: the control three looks, Sidetrack more than an interval.
     pub(crate) async fn looked_at(&self) -> Result<()> {
-        match &self.naive {
-            Some(naive) => {
-                let enough = naive.looks() + 3;
-                eventually("three looks", async || Ok((naive.looks() >= enough).then_some(()))).await
+        match self.looks() {
+            Some(before) => {
+                eventually("three looks", async || Ok((self.looks() >= Some(before + 3)).then_some(()))).await
             }
             None => {
                 // Nothing is to happen, so there is nothing to wait for; the oracle sees what does.
@@ -195,16 +294,34 @@ impl Race {
         weights
     }
 
+    /// How often the primary's template changed.
+    pub(crate) async fn rolls(&self) -> Result<usize> {
+        let template = |d: &Value| Some(at(d, "/spec/template").clone());
+        let all = self.timeline.values(self.world, "deploy", "app-primary", template).await?;
+        Ok(all.len().saturating_sub(1))
+    }
+
     /// Whether a pod of an application with this image was ever there.
     pub(crate) fn ran(&self, app: &str, image: &str) -> bool {
         let is = |pod: &Value| at(pod, "/metadata/labels/app") == app && pod_image(pod) == image;
         self.timeline.states().iter().any(|s| s.kind == "pod" && s.object.as_ref().is_some_and(is))
     }
 
+    fn terms(&self) -> Terms {
+        let foreign = self.foreign.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Terms {
+            last: self.last,
+            foreign,
+            heard: self.outside.heard(""),
+            reaction: REACTION,
+            ..Terms::default()
+        }
+    }
+
     /// Judges what was recorded, the state at the end included.
     pub(crate) async fn verdict(&self, end: impl AsyncFn(&Self) -> Result<Vec<String>>) -> Result<Verdict> {
         self.timeline.caught_up(self.world).await?;
-        let mut verdict = judge(&self.timeline.states(), self.last);
+        let mut verdict = judge(&self.timeline.states(), &self.terms());
         verdict.end = end(self).await?;
         Ok(verdict)
     }
@@ -245,9 +362,8 @@ pub(crate) async fn raced(
     let control = async {
         let race = begin(Side::Naive).await?;
         deeds(&race).await?;
-        let looks = || race.naive.as_ref().map_or(0, Naive::looks);
-        let enough = looks() + 12;
-        eventually("twelve looks", async || Ok((looks() >= enough).then_some(()))).await?;
+        let enough = race.looks().map(|looks| looks + 12);
+        eventually("twelve looks", async || Ok((race.looks() >= enough).then_some(()))).await?;
         race.verdict(&end).await
     };
     let (ours, control) =

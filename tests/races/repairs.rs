@@ -66,7 +66,7 @@ async fn r14() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn r14b() -> Result<()> {
     let deeds = async |race: &Race| {
-        race.world.scale(&race.ns, "app-primary", 0).await?;
+        race.merge("deploy", "app-primary", json!({"spec": {"replicas": 0}})).await?;
         race.looked_at().await?;
         race.update("v2").await
     };

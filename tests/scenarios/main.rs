@@ -9,6 +9,7 @@ mod api;
 mod conformance;
 mod flux;
 mod gates;
+mod in_place;
 mod leaving;
 mod metrics;
 mod plugin;

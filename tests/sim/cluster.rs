@@ -199,17 +199,6 @@ impl Cluster {
                 new["status"] = object["status"].clone();
                 Ok(Some(self.store(&at, new, None)))
             }
-            Write::Scale { uid, resource_version, replicas, .. } => {
-                let mut new = found?;
-                let is = |field: &str, value: &str| text(&new, field) == Some(value);
-                if !is("/metadata/uid", uid) || !is("/metadata/resourceVersion", resource_version) {
-                    return Err(Refused(409));
-                }
-                new["spec"]["replicas"] = json!(replicas);
-                let manager = Manager { name: manager, applies: None, subresource: Some("scale") };
-                self.store(&at, new, Some(manager));
-                Ok(None)
-            }
             Write::Delete { uid, .. } => {
                 if text(&found?, "/metadata/uid") != Some(uid) {
                     return Err(Refused(409));

@@ -18,40 +18,42 @@ use sidetrack::rollout::revision::{RESTARTED_AT, Revision};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How long a backend without ready pods may keep its weight (I3).
-const PATIENCE: SignedDuration = SignedDuration::from_secs(1);
+pub(super) const PATIENCE: SignedDuration = SignedDuration::from_secs(1);
 
 /// What has been seen so far.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Laws {
     /// The target's selector label and value.
     pub(crate) selector: Option<(String, String)>,
-    released: Option<Revision>,
+    pub(super) released: Option<Revision>,
+    /// What the generated canary was made for.
+    pub(super) made_for: Option<Revision>,
     /// Revisions released since the target last had no pods: their pods are on the way out.
-    leaving: BTreeSet<Revision>,
+    pub(super) leaving: BTreeSet<Revision>,
     /// Revisions that came in while the webhook was gone.
-    unheld: BTreeSet<Revision>,
+    pub(super) unheld: BTreeSet<Revision>,
     /// Revisions that the primary may run.
-    good: BTreeSet<Revision>,
-    glassed: BTreeSet<Revision>,
+    pub(super) good: BTreeSet<Revision>,
+    pub(super) glassed: BTreeSet<Revision>,
     /// What people asked of releases.
     pub(crate) asked: BTreeSet<(Revision, Verb)>,
     /// Somebody edited the primary's template by hand.
-    primary_edited: bool,
+    pub(super) primary_edited: bool,
     /// Somebody else set the weight that is there.
-    foreign_weight: bool,
+    pub(super) foreign_weight: bool,
     /// Pods of the target that somebody scaled up.
-    by_hand: bool,
+    pub(super) by_hand: bool,
     /// When the live hold arrived.
-    held_at: Option<Timestamp>,
+    pub(super) held_at: Option<Timestamp>,
     /// Last answer by check, and when it came.
-    answers: BTreeMap<String, (bool, Timestamp)>,
+    pub(super) answers: BTreeMap<String, (bool, Timestamp)>,
     /// The last step of the run: its revision, when, and its weight.
-    step: Option<(Revision, Timestamp, i64)>,
-    canary_zero: Option<Timestamp>,
-    primary_zero: Option<Timestamp>,
-    stranded: Option<Timestamp>,
+    pub(super) step: Option<(Revision, Timestamp, i64)>,
+    pub(super) canary_zero: Option<Timestamp>,
+    pub(super) primary_zero: Option<Timestamp>,
+    pub(super) stranded: Option<Timestamp>,
     pub(crate) alive_since: Option<Timestamp>,
-    dead: bool,
+    pub(super) dead: bool,
     /// Switched off for replays of what is known to break them.
     pub(crate) off: bool,
     /// How often a law was applied, by law.
@@ -122,6 +124,7 @@ impl Laws {
         }
         self.promotions = self.promotions.iter().map(name).collect();
         self.released = self.released.as_ref().map(name);
+        self.made_for = self.made_for.as_ref().map(name);
         self.step = self.step.clone().map(|(r, at, weight)| (name(&r), at, weight));
     }
 
@@ -130,22 +133,26 @@ impl Laws {
     }
 }
 
-fn annotation<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
+pub(super) fn annotation<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
     object.pointer("/metadata/annotations")?.get(key)?.as_str()
 }
 
-fn held(target: &Value) -> Option<Revision> {
+pub(super) fn held(target: &Value) -> Option<Revision> {
     let paused = target["spec"]["paused"].as_bool().unwrap_or(false);
     annotation(target, keys::HOLD).filter(|_| paused).map(Revision::from_key)
 }
 
-fn primary_revision(primary: &Value, names: &Names, selector: Option<&(String, String)>) -> Option<Revision> {
+pub(super) fn primary_revision(
+    primary: &Value,
+    names: &Names,
+    selector: Option<&(String, String)>,
+) -> Option<Revision> {
     let (key, value) = selector?.clone();
     Some(Revision::of(&target_template(primary, &Label { key, value }, names)))
 }
 
 impl World {
-    fn law(&mut self, law: &'static str, holds: bool, what: &str) {
+    pub(super) fn law(&mut self, law: &'static str, holds: bool, what: &str) {
         self.laws.apply(law);
         if !holds && !self.laws.off {
             self.fail(&format!("{law} is broken: {what}"));
@@ -163,6 +170,9 @@ impl World {
         let threshold = usize::try_from(spec.unwrap_or(100)).unwrap();
         let replicas = usize::try_from(object["spec"]["replicas"].as_i64().unwrap_or(1)).unwrap();
         let total: usize = pods.sets.iter().map(|s| s.pods.len()).sum();
+        if self.names.in_place() && held(object).is_some() {
+            return pods.ready(self.cluster.now) >= replicas * threshold / 100;
+        }
         updated >= replicas && total == updated && pods.ready(self.cluster.now) >= updated * threshold / 100
     }
 
@@ -172,10 +182,20 @@ impl World {
         let after = self.cluster.get(at).filter(|_| at.kind == Kind::Deployment).cloned();
         let is_target = *at == self.deployment(&self.names.target);
         let is_primary = *at == self.deployment(&self.names.primary);
-        if is_target && let Some(after) = &after {
+        if self.names.in_place() {
+            if is_target && let Some(after) = &after {
+                self.judge_applied(before, after, ours);
+            }
+            if *at == self.deployment(&self.names.canary_deployment) {
+                self.judge_generated(before, after.as_ref(), ours);
+            }
+        } else if is_target && let Some(after) = &after {
             self.judge_target(before, after, ours);
         }
-        if is_primary && let Some(after) = &after {
+        if is_primary
+            && !is_target
+            && let Some(after) = &after
+        {
             self.judge_primary(before, after, ours);
         }
         if *at == self.canary && ours {
@@ -254,12 +274,12 @@ impl World {
         }
     }
 
-    fn drain(&self) -> SignedDuration {
+    pub(super) fn drain(&self) -> SignedDuration {
         SignedDuration::try_from(self.config.drain_delay).unwrap()
     }
 
     /// Every confirm-rollout hook has said yes to this very revision.
-    fn judge_gates(&mut self, revision: &Revision) {
+    pub(super) fn judge_gates(&mut self, revision: &Revision) {
         let opened = [Verb::Approve, Verb::Promote].iter().any(|verb| self.was_asked(revision, *verb));
         if self.laws.glassed.contains(revision) || opened {
             return;
@@ -316,7 +336,7 @@ impl World {
     }
 
     /// A revision reaches the primary: it must have passed, or been let through on purpose.
-    fn judge_promotion(&mut self, revision: &Revision, primary: &Value) {
+    pub(super) fn judge_promotion(&mut self, revision: &Revision, primary: &Value) {
         let now = self.cluster.now;
         if primary.pointer("/spec/strategy/type").is_some_and(|t| t == "Recreate") {
             let away = self.laws.primary_zero.is_some_and(|at| at + self.drain() <= now);
@@ -370,18 +390,19 @@ impl World {
 
     fn judge_weight(&mut self, was: Shares, is: Shares) {
         let now = self.cluster.now;
-        let (canary, primary) = (self.target_pods().ready(now), self.primary_pods().ready(now));
+        let (canary, primary) = (self.canary_pods().ready(now), self.primary_pods().ready(now));
         let status = self.status();
         let stage = status.run.as_ref().map(|r| r.stage);
         let leaving = status.phase == Phase::Terminating;
         if is.canary > was.canary {
             let evacuates = primary == 0 && canary > 0;
-            let live = self.target().and_then(|t| t.pointer("/spec/template")).map(Revision::of).unwrap();
+            let live = self.target().and_then(|t| t.pointer("/spec/template")).map(Revision::of);
             // The pods count, not the template: a newer one may have been held on top a moment ago.
             let revision =
-                status.run.as_ref().map(|r| Revision::from_key(&r.revision)).unwrap_or_else(|| live.clone());
-            let ready = live != revision && self.target_pods().revisions() == [&revision]
-                || self.has_threshold(&self.names.target.clone(), "canaryReadyThreshold");
+                status.run.as_ref().map(|r| Revision::from_key(&r.revision)).or_else(|| live.clone());
+            let Some(revision) = revision else { return };
+            let ready = live.as_ref() != Some(&revision) && self.canary_pods().revisions() == [&revision]
+                || self.has_threshold(&self.names.canary_deployment.clone(), "canaryReadyThreshold");
             self.law(
                 "I3",
                 evacuates || (ready && canary > 0),
@@ -433,7 +454,12 @@ impl World {
             return;
         }
         let named = status.revisions.primary.clone().unwrap_or_default();
-        let runs = primary_revision(&primary, &self.names, self.laws.selector.as_ref()).unwrap();
+        let runs = if self.names.in_place() {
+            let pods = self.primary_pods().revisions();
+            pods.first().map_or_else(|| Revision::from_key(&named), |r| (*r).clone())
+        } else {
+            primary_revision(&primary, &self.names, self.laws.selector.as_ref()).unwrap()
+        };
         self.law("I9", runs.as_str() == named, "Succeeded names another revision than the primary runs");
         let ready = self.has_threshold(&self.names.primary.clone(), "primaryReadyThreshold");
         self.law("I9", ready, "Succeeded although the primary is not ready");
@@ -444,75 +470,5 @@ impl World {
             live.as_str() == named || pending,
             "Succeeded does not name the revision that is pending",
         );
-    }
-
-    /// Judges the pods that are there now.
-    pub(crate) fn judge_pods(&mut self) {
-        let Some(target) = self.target() else { return };
-        let enrolled = target.pointer("/metadata/labels").is_some_and(|l| l.get(keys::CANARY).is_some());
-        let running: BTreeSet<Revision> = self.target_pods().revisions().into_iter().cloned().collect();
-        let shares = self.shares();
-        if running.is_empty() {
-            self.laws.leaving.clear();
-            self.laws.leaving.extend(self.laws.released.clone());
-        }
-        if enrolled {
-            let primary =
-                self.primary().and_then(|p| primary_revision(p, &self.names, self.laws.selector.as_ref()));
-            for revision in &running {
-                let laws = &self.laws;
-                let may = laws.leaving.contains(revision)
-                    || primary.as_ref() == Some(revision)
-                    || (primary.is_none() && laws.good.contains(revision))
-                    || laws.unheld.contains(revision)
-                    || laws.by_hand;
-                let text = format!("a pod of the target runs {revision}, which was not released");
-                self.law("I1", may, &text);
-            }
-            let mixed = running.len() > 1 && shares.is_some_and(|s| s.canary > 0);
-            let allowed = self.laws.foreign_weight || self.laws.unheld.iter().any(|r| running.contains(r));
-            self.law("I4", !mixed || allowed, "pods behind the canary's weight change revision");
-        }
-        let primary_revisions: Vec<Revision> = {
-            let selector = self.laws.selector.clone();
-            let sets = &self.primary_pods().sets;
-            let label = selector.map(|(key, value)| Label { key, value });
-            let back = |t: &Value| {
-                Some(Revision::of(&target_template(
-                    &serde_json::json!({"spec": {"template": t}}),
-                    label.as_ref()?,
-                    &self.names,
-                )))
-            };
-            sets.iter().filter(|s| !s.pods.is_empty()).filter_map(|s| back(&s.template)).collect()
-        };
-        for revision in primary_revisions {
-            let may = self.laws.good.contains(&revision) || self.laws.primary_edited;
-            self.law("I2", may, &format!("a pod of the primary runs {revision}, which did not pass"));
-        }
-    }
-
-    /// Judges the moment.
-    pub(crate) fn judge_time(&mut self) {
-        let (now, Some(shares)) = (self.cluster.now, self.shares()) else { return };
-        let suspended = self.cluster.get(&self.canary).is_none_or(|c| c["spec"]["suspend"] == true);
-        let (target, primary) = (self.target_pods(), self.primary_pods());
-        let (canary_ready, primary_ready) = (target.ready(now), primary.ready(now));
-        let good = |r: &Revision| self.laws.released.as_ref() == Some(r) || self.laws.good.contains(r);
-        if canary_ready > 0 && primary_ready > 0 {
-            self.laws.stranded = None;
-            return;
-        }
-        let canary_fit = canary_ready > 0 && target.revisions().into_iter().all(good);
-        let run = self.cluster.get(&self.canary).and_then(|c| text(c, "/status/run/revision"));
-        // A canary that has not had any weight yet gets none because of the primary.
-        let stepped = self.laws.step.as_ref().is_some_and(|(r, ..)| Some(r.as_str()) == run);
-        let tried = stepped || shares.canary > 0;
-        let stranded = (shares.canary > 0 && canary_ready == 0 && primary_ready > 0)
-            || (shares.primary > 0 && primary_ready == 0 && canary_fit && run.is_some() && tried);
-        let exempt = self.laws.dead || suspended;
-        self.laws.stranded = (stranded && !exempt).then(|| self.laws.stranded.unwrap_or(now));
-        let long = self.laws.stranded.is_some_and(|since| now > since + PATIENCE);
-        self.law("I3", !long, "weight stays on a backend without ready pods while the other one has some");
     }
 }

@@ -51,3 +51,10 @@ pub(crate) fn canary(hooks: &[(&str, &str)]) -> Value {
         },
     })
 }
+
+/// The same Canary in the layout `in-place`.
+pub(crate) fn in_place(hooks: &[(&str, &str)]) -> Value {
+    let mut canary = canary(hooks);
+    canary["metadata"]["annotations"] = json!({"sidetrack.dev/layout": "in-place"});
+    canary
+}

@@ -6,7 +6,9 @@
 pub(crate) mod answers;
 pub(crate) mod cluster;
 pub(crate) mod laws;
+mod laws_in_place;
 pub(crate) mod manifests;
+mod moments;
 pub(crate) mod process;
 pub(crate) mod traffic;
 pub(crate) mod workloads;

@@ -119,6 +119,11 @@ impl World {
             }
             Step::LoadSnapshot(revision) => return self.load(subject, revision),
             Step::Redefault { revision, live } => return self.redefault(subject, revision, live),
+            Step::EmptyHistory => {
+                let at = self.deployment(&self.names.target);
+                self.workloads.forget(&self.cluster, &at);
+                return Ok(());
+            }
             _ => {}
         }
         let Ok(writes) = subject.writes(step) else { return Err(Ended::Again) };
@@ -248,6 +253,18 @@ impl World {
     }
 }
 
+/// The number of pods that a write asks for, when it asks for nothing else.
+pub(crate) fn scaled_to(write: &Write) -> Option<i64> {
+    let Write::Patch { patch, .. } = write else { return None };
+    let mut changes = patch.0.iter().filter(|op| !matches!(op, json_patch::PatchOperation::Test(_)));
+    match (changes.next()?, changes.next()) {
+        (json_patch::PatchOperation::Add(add), None) if add.path.as_str() == "/spec/replicas" => {
+            add.value.as_i64()
+        }
+        _ => None,
+    }
+}
+
 /// What Sidetrack's cache would show of a Canary.
 pub(crate) fn subject<'a>(
     cluster: &super::cluster::Cluster,
@@ -288,7 +305,6 @@ fn brief(write: &Write) -> String {
                 status["phase"], status["canaryWeight"], status["failedChecks"], status["run"]
             )
         }
-        Write::Scale { replicas, .. } => format!("scale to {replicas}"),
         Write::Delete { .. } => "delete".into(),
         Write::Patch { patch, .. } | Write::PatchStatus { patch, .. } => {
             let changes = patch.0.iter().filter(|op| !matches!(op, json_patch::PatchOperation::Test(_)));

@@ -1,11 +1,13 @@
 //! The Deployment controller, the ReplicaSet controller and the kubelets: Deployments get pods, pods get ready.
 //!
 //! A Deployment moves one small step a round, so that half-finished rollouts are seen. Pods are ready 300 ms after they
-//! are made, or as the template's label `ready` says: `slow` (15 s), `never`, `canaryonly` (never as a primary's pod).
+//! are made, or as the template's label `ready` says: `slow` (15 s), `never`, `canaryonly` (never as a
+//! generated primary's pod), `generatedonly` (as a generated canary's pod only).
 
 use super::cluster::{Cluster, Manager, text};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
+use sidetrack::api::keys;
 use sidetrack::object::{Kind, ObjectRef};
 use sidetrack::rollout::revision::Revision;
 use std::collections::BTreeMap;
@@ -47,7 +49,11 @@ pub(crate) struct Pods {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Workloads {
     pub(crate) pods: BTreeMap<String, Pods>,
+    /// Nothing happens for now.
+    pub(crate) asleep: bool,
     made: u64,
+    /// When the controllers last looked.
+    rounded: Timestamp,
 }
 
 /// One Deployment's wishes.
@@ -120,6 +126,16 @@ impl Workloads {
         pods.take(count).for_each(|p| p.broken = broken);
     }
 
+    /// Deletes the ReplicaSets that have no pods and are not the promoted revision's.
+    pub(crate) fn forget(&mut self, cluster: &Cluster, at: &ObjectRef) {
+        let Some(object) = cluster.get(at) else { return };
+        let promoted = object["metadata"]["annotations"][keys::PROMOTED].as_str();
+        let uid = text(object, "/metadata/uid").unwrap();
+        if let Some(pods) = self.pods.get_mut(uid) {
+            pods.sets.retain(|s| !s.pods.is_empty() || Some(s.revision.as_str()) == promoted);
+        }
+    }
+
     /// When something happens next by itself.
     pub(crate) fn next(&self, cluster: &Cluster) -> Option<Timestamp> {
         let pods = self.pods.values().flat_map(|p| &p.sets).flat_map(|s| &s.pods).filter_map(|p| p.ready_at);
@@ -131,11 +147,15 @@ impl Workloads {
                 let at = pods.since + Wish::of(d).deadline + SignedDuration::from_millis(1);
                 waits.then_some(at)
             });
-        pods.chain(deadlines).filter(|at| *at > cluster.now).min()
+        pods.chain(deadlines).filter(|at| *at > self.rounded).min()
     }
 
     /// One round of all controllers. `true` when something changed.
     pub(crate) fn round(&mut self, cluster: &mut Cluster) -> bool {
+        if self.asleep {
+            return false;
+        }
+        self.rounded = cluster.now;
         let before = cluster.version();
         let deployments: Vec<ObjectRef> =
             cluster.objects.keys().filter(|at| at.kind == Kind::Deployment).cloned().collect();
@@ -194,14 +214,16 @@ fn resize(set: &mut ReplicaSet, size: usize, now: Timestamp) {
         set.pods.remove(unready.unwrap_or(set.pods.len() - 1));
     }
     let label = |key: &str| set.template.pointer("/metadata/labels")?.get(key)?.as_str();
-    let primary = ["app", "name", "app.kubernetes.io/name"]
-        .iter()
-        .filter_map(|k| label(k))
-        .any(|v| v.ends_with("-primary"));
+    let ends = |suffix: &str| {
+        let mut names = ["app", "name", "app.kubernetes.io/name"].iter().filter_map(|k| label(k));
+        names.any(|v| v.ends_with(suffix))
+    };
+    let (primary, generated) = (ends("-primary"), ends("-canary"));
     let ready_at = match label("ready") {
         None => Some(now + QUICK),
         Some("slow") => Some(now + SLOW),
         Some("canaryonly") if !primary => Some(now + QUICK),
+        Some("generatedonly") if generated => Some(now + QUICK),
         Some(_) => None,
     };
     while set.pods.len() < size {

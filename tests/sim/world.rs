@@ -11,11 +11,12 @@ use super::{manifests, process};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use sidetrack::api::CanaryStatus;
+use sidetrack::api::keys;
 use sidetrack::api::status::Phase;
 use sidetrack::object::{Kind, ObjectRef, Write};
-use sidetrack::rollout::naming::Names;
+use sidetrack::rollout::naming::{Layout, Names};
 use sidetrack::rollout::objects::{Label, target_template};
-use sidetrack::rollout::plan::Message;
+use sidetrack::rollout::plan::{Message, Step};
 use sidetrack::rollout::revision::Revision;
 use sidetrack::rollout::subject::Config;
 use std::collections::BTreeMap;
@@ -24,6 +25,9 @@ use std::collections::BTreeMap;
 const TICK: SignedDuration = SignedDuration::from_millis(10);
 /// Lines of the log that a failure shows.
 const TAIL: usize = 70;
+
+/// Looks within one wait that can only be a loop.
+const LOOKS: usize = 2_000;
 
 type Action = Box<dyn FnOnce(&mut World)>;
 
@@ -124,6 +128,8 @@ impl World {
     /// Another Deployment `app`, and a Canary.
     pub(crate) fn applied(target: Value, canary: Value) -> Self {
         let mut world = Self::empty(manifests::NAMESPACE, "app", "app", None);
+        let layout = canary.pointer("/metadata/annotations").and_then(|a| a.get(keys::LAYOUT)?.as_str());
+        world.names = world.names.in_layout(layout.and_then(Layout::parse).unwrap_or_default());
         world.apply(target);
         world.apply(canary);
         world
@@ -196,9 +202,13 @@ impl World {
     /// Runs until something is so, at most this many seconds. Whether it came.
     pub(crate) fn run_until(&mut self, seconds: i64, mut so: impl FnMut(&Self) -> bool) -> bool {
         let end = self.cluster.now + SignedDuration::from_secs(seconds);
+        let looks = self.looks;
         while !so(self) {
             if self.cluster.now >= end {
                 return false;
+            }
+            if self.looks - looks > LOOKS {
+                self.fail("it looks and looks, and never rests");
             }
             self.step(end);
         }
@@ -354,6 +364,10 @@ impl World {
         self.workloads.of(&self.cluster, &self.deployment(&self.names.target))
     }
 
+    pub(crate) fn canary_pods(&self) -> &Pods {
+        self.workloads.of(&self.cluster, &self.deployment(&self.names.canary_deployment))
+    }
+
     pub(crate) fn primary_pods(&self) -> &Pods {
         self.workloads.of(&self.cluster, &self.deployment(&self.names.primary))
     }
@@ -405,7 +419,8 @@ impl World {
         };
         let mut memory = sidetrack::rollout::Memory::default();
         let plan = sidetrack::rollout::advance(&subject.observe(), &mut memory, self.cluster.now);
-        plan.steps.iter().all(|s| matches!(s, sidetrack::rollout::plan::Step::Say(_)))
+        // Idle ReplicaSets are looked for once a process.
+        plan.steps.iter().all(|s| matches!(s, Step::Say(_) | Step::EmptyHistory))
     }
 }
 

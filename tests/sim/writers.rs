@@ -184,7 +184,8 @@ impl World {
     pub(crate) fn request(&mut self, verb: Verb, revision: &Revision, id: &str) {
         let text = format!("{verb} {revision} {id} for a reason");
         self.laws.asked.insert((revision.clone(), verb));
-        self.edit_canary("/metadata/annotations", json!({keys::REQUEST: text}));
+        let at = self.canary.clone();
+        self.edit(&at, |canary| canary["metadata"]["annotations"][keys::REQUEST] = text.into()).unwrap();
     }
 
     /// The answer to the request that stands.

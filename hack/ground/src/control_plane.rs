@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -34,7 +35,7 @@ const TRIES: u32 = 5;
 pub struct ControlPlane {
     // In this order they are dropped: who writes goes before who stores, the directory last.
     _binder: Option<Binder>,
-    servers: Vec<Server>,
+    servers: Mutex<Vec<Server>>,
     pub(crate) users: Users,
     pub(crate) config: Config,
     pub(crate) url: String,
@@ -103,7 +104,7 @@ impl ControlPlane {
 
         let mut control_plane = Self {
             _binder: None,
-            servers: Vec::new(),
+            servers: Mutex::default(),
             users,
             config,
             url,
@@ -133,12 +134,37 @@ impl ControlPlane {
         self.until("etcd listens", async || Ok(socket.exists())).await?;
         let audit_log = options.audit.then(|| self.audit_log());
         self.spawn(Part::ApiServer, api_server_args(&self.dir.path, port, options, audit_log.as_deref()))?;
+        self.until_served().await
+    }
+
+    async fn until_served(&self) -> Result<()> {
         let client = self.client();
         self.until("the API server is ready", async || {
             let request = http::Request::get("/readyz").body(Vec::new())?;
             Ok(client.request_text(request).await.is_ok())
         })
         .await
+    }
+
+    /// Ends the API server as a crash would: its clients find nobody, what is stored stays.
+    pub fn crash_api_server(&self) {
+        let mut servers = self.servers();
+        servers.iter_mut().filter(|s| s.name == Part::ApiServer.binary()).for_each(Server::kill);
+    }
+
+    /// Starts the API server again at the same address, after [`Self::crash_api_server`], and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn restart_api_server(&self) -> Result<()> {
+        for server in self.servers().iter_mut().filter(|s| s.name == Part::ApiServer.binary()) {
+            server.restart()?;
+        }
+        self.until_served().await
+    }
+
+    fn servers(&self) -> MutexGuard<'_, Vec<Server>> {
+        self.servers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts everything that is a client of the API server and waits until it works.
@@ -182,15 +208,15 @@ impl ControlPlane {
             dir: self.dir.path.clone(),
             log: self.logs.join(format!("{}.log", part.binary())),
         };
-        self.servers.insert(0, Server::start(&launch)?);
+        self.servers().insert(0, Server::start(&launch)?);
         Ok(())
     }
 
     /// Waits until `done`, or fails when a server ends meanwhile.
-    async fn until(&mut self, what: &str, mut done: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+    async fn until(&self, what: &str, mut done: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
         let start = Instant::now();
         loop {
-            for server in &mut self.servers {
+            for server in self.servers().iter_mut() {
                 if let Some(status) = server.ended() {
                     let words = server.last_words();
                     if words.contains("address already in use") {
@@ -211,8 +237,8 @@ impl ControlPlane {
 
     /// Returns the processes by name, for measuring what they take.
     #[must_use]
-    pub fn processes(&self) -> Vec<(&str, u32)> {
-        self.servers.iter().rev().map(|server| (server.name.as_str(), server.pid())).collect()
+    pub fn processes(&self) -> Vec<(String, u32)> {
+        self.servers().iter().rev().map(|server| (server.name.clone(), server.pid())).collect()
     }
 
     /// Returns the directory of the servers' logs.

@@ -42,6 +42,7 @@ pub struct Server {
     pub name: String,
     /// The file with its output.
     pub log: PathBuf,
+    launch: Launch,
     child: Child,
 }
 
@@ -68,7 +69,17 @@ impl Server {
             .process_group(0)
             .spawn()
             .with_context(|| format!("starting {name}"))?;
-        Ok(Self { name: name.clone(), log: log.clone(), child })
+        Ok(Self { name: name.clone(), log: log.clone(), launch: launch.clone(), child })
+    }
+
+    /// Ends it, if it runs, and starts it again as it was started.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn restart(&mut self) -> Result<()> {
+        self.kill();
+        *self = Self::start(&self.launch)?;
+        Ok(())
     }
 
     /// Returns the process id.

@@ -38,6 +38,18 @@ async fn two_run_side_by_side_and_leave_nothing() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn an_api_server_that_crashed_comes_back_with_what_was_stored() -> Result<()> {
+    let ground = ControlPlane::start(small()).await?;
+    let namespace = ground.namespace("stored").await?;
+    let api = Api::<Namespace>::all(ground.client());
+    ground.crash_api_server();
+    assert!(api.get(&namespace).await.is_err());
+    ground.restart_api_server().await?;
+    api.get(&namespace).await?;
+    Ok(())
+}
+
 /// Not a test by itself: the owner that `killed_owner_leaves_no_child` kills. The runtime thread that starts the control
 /// plane ends before, as that of a finished test does.
 #[test]

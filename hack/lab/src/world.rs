@@ -187,7 +187,7 @@ impl Lab {
     #[must_use]
     pub fn processes(&self) -> Vec<(String, u32)> {
         let own = self.servers.iter().map(|server| (server.name.clone(), server.pid()));
-        self.cp.processes().into_iter().map(|(name, pid)| (name.to_owned(), pid)).chain(own).collect()
+        self.cp.processes().into_iter().chain(own).collect()
     }
 }
 

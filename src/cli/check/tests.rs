@@ -199,8 +199,8 @@ fn each_missing_right_is_named() {
             asked.allowed = Ok(false);
         }
     });
-    one(Level::Error, "may not update deployments.apps/scale", |facts| {
-        let asked = facts.rights.iter_mut().find(|a| a.right.resource == "deployments/scale");
+    one(Level::Error, "may not patch deployments.apps/status", |facts| {
+        let asked = facts.rights.iter_mut().find(|a| a.right.resource == "deployments/status");
         asked.unwrap().allowed = Ok(false);
     });
     one(Level::Error, "has no right at all", |facts| {

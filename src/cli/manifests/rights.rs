@@ -74,8 +74,8 @@ pub const RIGHTS: [Right; 21] = [
     Right::new("flagger.app", "metrictemplates", READ),
     Right::new("flagger.app", "alertproviders", READ),
     Right::new("apps", "deployments", &["get", "list", "watch", "create", "patch", "delete"]),
-    Right::new("apps", "deployments/scale", &["update"]),
     Right::new("apps", "deployments/status", &["patch"]),
+    Right::new("apps", "replicasets", &["list", "delete"]),
     Right::new("apps", "controllerrevisions", &["get", "list", "watch", "create", "delete"]),
     Right::new("", "services", MAKE),
     Right::new("autoscaling", "horizontalpodautoscalers", MAKE),
@@ -194,8 +194,9 @@ mod tests {
     use crate::object::Kind;
 
     #[test]
-    fn every_kind_but_secret_can_be_watched_in_the_whole_cluster() {
-        for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Secret) {
+    fn every_kind_that_is_followed_can_be_watched_in_the_whole_cluster() {
+        // ReplicaSets are looked at when they are needed.
+        for kind in Kind::ALL.into_iter().filter(|kind| !matches!(kind, Kind::Secret | Kind::ReplicaSet)) {
             let (group, _, _, plural) = kind.names();
             let right =
                 RIGHTS.iter().find(|r| (r.group, r.resource, r.scope) == (group, plural, Scope::Cluster));

@@ -232,7 +232,7 @@ impl Subject<'_> {
         judge::Subject {
             canary: &self.names.canary,
             namespace: &self.names.namespace,
-            target: &self.names.target,
+            target: &self.names.canary_deployment,
             provider,
         }
     }
@@ -245,7 +245,7 @@ impl Subject<'_> {
         Model {
             name: self.names.canary.clone(),
             namespace: self.names.namespace.clone(),
-            target: self.names.target.clone(),
+            target: self.names.canary_deployment.clone(),
             service: self.names.apex.clone(),
             ingress: named(&spec.ingress_ref),
             route: named(&spec.route_ref),

@@ -4,8 +4,11 @@
 //! the simulated cluster of the tests from its own.
 
 mod checks;
+mod history;
+mod layout;
 mod observe;
 mod rebaseline;
+mod target;
 #[cfg(test)]
 mod testing;
 mod writes;
@@ -17,7 +20,7 @@ use crate::api::validate::{Review, review};
 use crate::api::{Canary, CanarySpec};
 use crate::metrics::judge::{self, MetricSpec};
 use crate::object::{Kind, ObjectRef};
-use crate::rollout::naming::Names;
+use crate::rollout::naming::{Layout, Names};
 use crate::rollout::objects::Label;
 use crate::rollout::policy::{Autoscaler, Hook, HookKind, Policy};
 use crate::rollout::revision::Revision;
@@ -99,16 +102,7 @@ impl<'a> Subject<'a> {
         let canary: Canary = serde_json::from_value(object.clone())?;
         let names = names_of(&canary);
         let mut review = review(&canary.spec, &config.mesh_provider, config.min_interval);
-        if let Some(layout) =
-            object.pointer("/metadata/annotations").and_then(|a| a.get(crate::api::keys::LAYOUT))
-            && layout != crate::api::keys::LAYOUT_PRIMARY_COPY
-        {
-            review.refusals.push(format!(
-                "annotation {} is {layout}: this version serves {:?} only; remove the annotation.",
-                crate::api::keys::LAYOUT,
-                crate::api::keys::LAYOUT_PRIMARY_COPY
-            ));
-        }
+        let names = layout::choose(names, &object, &objects, &mut review);
         Ok(Self { object, canary, names, review, objects, snapshots, templates, config })
     }
 
@@ -117,7 +111,11 @@ impl<'a> Subject<'a> {
     pub fn references(canary: &Canary, config: &Config) -> Vec<ObjectRef> {
         let names = names_of(canary);
         let at = |kind, name: &str| ObjectRef::new(kind, &names.namespace, name);
-        let mut all = vec![at(Kind::Deployment, &names.target), at(Kind::Deployment, &names.primary)];
+        let mut all = vec![at(Kind::Deployment, &names.target)];
+        // Of both layouts: the target's label decides, and it may not be known yet.
+        for layout in [Layout::PrimaryCopy, Layout::InPlace] {
+            all.push(at(Kind::Deployment, names.clone().in_layout(layout).generated()));
+        }
         for name in [&names.apex, &names.apex_primary, &names.apex_canary] {
             all.push(at(Kind::Service, name));
         }
@@ -184,7 +182,13 @@ impl<'a> Subject<'a> {
         self.get(Kind::Deployment, &self.names.primary)
     }
 
-    fn label(&self) -> Option<Label> {
+    fn generated(&self) -> Option<&Value> {
+        self.get(Kind::Deployment, self.names.generated())
+    }
+
+    /// The label by which the target's pods are selected.
+    #[must_use]
+    pub fn label(&self) -> Option<Label> {
         Label::of(self.target()?)
     }
 

@@ -21,6 +21,7 @@ impl Subject<'_> {
     pub fn observe(&self) -> Observed {
         let target = self.target().and_then(Workload::parse);
         let primary = self.primary().and_then(Workload::parse);
+        let canary = self.get(Kind::Deployment, &self.names.canary_deployment).and_then(Workload::parse);
         let metadata = &self.canary.metadata;
         let mut refusals = self.review.refusals.clone();
         if self.target().is_some() && self.label().is_none() {
@@ -47,9 +48,11 @@ impl Subject<'_> {
             refusals,
             warnings: self.review.warnings.clone(),
             primary_revision: self.primary_revision(),
-            primary_drifted: self.primary_drifted(),
+            primary_drifted: !self.names.in_place() && drifted(self.primary()),
+            canary_revision: self.canary_revision(),
             target,
             primary,
+            canary,
             services: self.observed_services(),
             routes: self.observed_routes(),
             autoscaler_gone: matches!(self.autoscaler_write(), Some(Write::Create { .. })),
@@ -75,25 +78,32 @@ impl Subject<'_> {
     }
 
     /// The revision that the primary was written from: it says so itself; one that we have not made is turned back.
+    /// `in-place` it is the one that is let run.
     fn primary_revision(&self) -> Option<Revision> {
         let primary = self.primary()?;
-        let said = primary.pointer("/metadata/annotations").and_then(|a| a.get(keys::PROMOTED));
-        if let Some(revision) = said.and_then(Value::as_str) {
-            return Some(Revision::from_key(revision));
+        let said = annotation(primary, keys::PROMOTED).map(Revision::from_key);
+        if self.names.in_place() {
+            let held = annotation(primary, keys::HOLD).is_some();
+            return said.filter(|_| held).or_else(|| primary.pointer("/spec/template").map(Revision::of));
         }
-        Some(Revision::of(&objects::target_template(primary, &self.label()?, &self.names)))
+        said.or_else(|| Some(Revision::of(&objects::target_template(primary, &self.label()?, &self.names))))
     }
 
-    /// Whether the primary's template is another than the one that was written.
-    fn primary_drifted(&self) -> bool {
-        let Some(primary) = self.primary() else { return false };
-        let written = primary.pointer("/metadata/annotations").and_then(|a| a.get(keys::TEMPLATE));
-        written.and_then(Value::as_str).is_some_and(|written| {
-            primary.pointer("/spec/template").is_some_and(|live| Revision::of(live).as_str() != written)
-        })
+    /// The target's own, or what the generated canary was made from, as long as nobody edited it.
+    fn canary_revision(&self) -> Option<Revision> {
+        if !self.names.in_place() {
+            return self.target_template().map(Revision::of);
+        }
+        let canary = self.generated().filter(|canary| !drifted(Some(canary)))?;
+        annotation(canary, keys::REVISION).map(Revision::from_key)
     }
 
     fn observed_services(&self) -> Services {
+        if self.names.in_place() {
+            // The apex is the user's, and selects the primary's pods already.
+            let stale = !self.service_writes(ApexSelects::Target).is_empty();
+            return Services { stale, apex_stale: false, apex: Some(Backend::Primary) };
+        }
         let [apex, primary, canary] = [&self.names.apex, &self.names.apex_primary, &self.names.apex_canary];
         let selected = self.get(Kind::Service, apex).and_then(|s| s.pointer("/spec/selector"));
         let backend = selected.zip(self.label()).map(|(selector, label)| {
@@ -145,4 +155,17 @@ impl Subject<'_> {
             scaler.name, self.names.namespace, scaler.name
         ))
     }
+}
+
+fn annotation<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
+    object.pointer("/metadata/annotations")?.get(key)?.as_str()
+}
+
+/// Whether a generated Deployment's template is another one than was written to it.
+fn drifted(generated: Option<&Value>) -> bool {
+    generated.is_some_and(|object| {
+        annotation(object, keys::TEMPLATE).is_some_and(|written| {
+            object.pointer("/spec/template").is_some_and(|live| Revision::of(live).as_str() != written)
+        })
+    })
 }

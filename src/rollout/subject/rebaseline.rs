@@ -31,7 +31,7 @@ impl Subject<'_> {
         object.and_then(|o| o.pointer("/spec/template")) == self.target_template()
     }
 
-    /// The primary is last: as long as its record is not moved, the question is asked again.
+    /// What raised the question is last: as long as its record is not moved, it is asked again.
     pub(super) fn rebaseline(&self, from: &Revision, to: &Revision) -> Result<Vec<Write>, Impossible> {
         let records = |object: &Value, mut edit: Edit<'_>| {
             let noted = object.pointer("/metadata/annotations");
@@ -43,14 +43,28 @@ impl Subject<'_> {
             edit.write()
         };
         let mut writes = Vec::new();
+        if self.names.in_place()
+            && let Some((canary, label)) = self.generated().zip(self.label())
+        {
+            let written = objects::generated_template(self.template(to)?, &label, &self.names);
+            let made_of = canary.pointer("/metadata/annotations").and_then(|a| a.get(keys::REVISION));
+            let live = canary.pointer("/spec/template").map(Revision::of);
+            if made_of.is_some_and(|r| r == from.as_str()) && live == Some(Revision::of(&written)) {
+                let at = objects::deployment(&self.names, self.names.generated());
+                let edit = Edit::new(at, canary).same_generation().annotation(keys::REVISION, to.as_str());
+                writes.extend(edit.annotation(keys::TEMPLATE, Revision::of(&written).as_str()).write());
+            }
+        }
         if let Some(target) = self.target() {
             let at = objects::deployment(&self.names, &self.names.target);
             writes.extend(records(target, Edit::new(at, target).same_generation()));
         }
-        if let Some((primary, label)) = self.primary().zip(self.label()) {
+        if !self.names.in_place()
+            && let Some((primary, label)) = self.primary().zip(self.label())
+        {
             let at = objects::deployment(&self.names, &self.names.primary);
             let mut edit = Edit::new(at, primary).same_generation();
-            let written = objects::primary_template(self.template(to)?, &label, &self.names);
+            let written = objects::generated_template(self.template(to)?, &label, &self.names);
             let promoted = primary.pointer("/metadata/annotations").and_then(|a| a.get(keys::PROMOTED));
             let live = primary.pointer("/spec/template").map(Revision::of);
             if promoted.is_some_and(|p| p == from.as_str()) && live == Some(Revision::of(&written)) {

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 #[error("{0}")]
 pub struct Impossible(pub String);
 
-fn missing(what: &str) -> Impossible {
+pub(super) fn missing(what: &str) -> Impossible {
     Impossible(format!("{what} is not there any more"))
 }
 
@@ -32,7 +32,11 @@ impl Subject<'_> {
     pub fn writes(&self, step: &Step) -> Writes {
         let none = Ok(Vec::new());
         match step {
-            Step::Say(_) | Step::Ask(_) | Step::LoadSnapshot(_) | Step::Redefault { .. } => none,
+            Step::Say(_)
+            | Step::Ask(_)
+            | Step::LoadSnapshot(_)
+            | Step::EmptyHistory
+            | Step::Redefault { .. } => none,
             Step::Status(status) => {
                 let mut object = json!({
                     "apiVersion": Kind::Canary.api_version(), "kind": Kind::Canary.as_str(),
@@ -67,10 +71,33 @@ impl Subject<'_> {
             Step::CreatePrimary { revision, replicas } => {
                 let (target, label) = self.target().zip(self.label()).ok_or_else(|| missing("the target"))?;
                 let template = self.template(revision)?;
-                let object =
-                    objects::primary(target, template, revision, &self.names, self.uid(), &label, *replicas);
+                let object = objects::generated(
+                    target,
+                    template,
+                    revision,
+                    &self.names,
+                    self.uid(),
+                    &label,
+                    *replicas,
+                );
                 Ok(vec![Write::Create { object }])
             }
+            Step::CreateCanary { revision, replicas } => {
+                let (target, label) = self.target().zip(self.label()).ok_or_else(|| missing("the target"))?;
+                let template = self.template(revision)?;
+                let object = objects::generated(
+                    target,
+                    template,
+                    revision,
+                    &self.names,
+                    self.uid(),
+                    &label,
+                    *replicas,
+                );
+                Ok(vec![Write::Create { object }])
+            }
+            Step::ScaleCanary(replicas) => scale(self.generated_edit()?, *replicas),
+            Step::DeleteCanary => Ok(self.delete_generated_deployment()),
             Step::WritePrimary { revision, replicas } => self.write_primary(revision, *replicas),
             Step::RestartPrimary(at) => Ok(one(self
                 .primary_edit()?
@@ -97,6 +124,9 @@ impl Subject<'_> {
             }
             Step::UnguardPrimary => Ok(one(self.primary_edit()?.without_finalizer(keys::TRAFFIC_FINALIZER))),
             Step::SyncAutoscaler => Ok(self.autoscaler_write().into_iter().collect()),
+            Step::EnsureServices { .. } if self.names.in_place() => {
+                Ok(self.service_writes(ApexSelects::Target))
+            }
             Step::EnsureServices { apex } => Ok(self.service_writes(match apex {
                 Backend::Primary => ApexSelects::Primary,
                 Backend::Target => ApexSelects::Target,
@@ -115,7 +145,7 @@ impl Subject<'_> {
             Step::DeleteGenerated => Ok(self.delete_generated()),
             Step::Announce(at) => {
                 let target = self.target().ok_or_else(|| missing("the target"))?;
-                let edit = Edit::new(self.at(&self.names.target), target);
+                let edit = self.target_edit()?;
                 let at = at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
                 let condition = json!({
                     "type": keys::RECONCILING, "status": "True", "reason": "Progressing",
@@ -129,15 +159,12 @@ impl Subject<'_> {
                 Ok(edit.write_status().into_iter().collect())
             }
             Step::Retract(at) => {
-                let target = self.target().ok_or_else(|| missing("the target"))?;
                 let condition = format!("/status/conditions/{at}");
-                let edit = Edit::new(self.at(&self.names.target), target)
-                    .unchanged(&format!("{condition}/type"))
-                    .remove(&condition);
+                let edit = self.target_edit()?.unchanged(&format!("{condition}/type")).remove(&condition);
                 Ok(edit.write_status().into_iter().collect())
             }
-            Step::ScaleTarget(replicas) => scale(self.target(), self.at(&self.names.target), *replicas),
-            Step::ScalePrimary(replicas) => scale(self.primary(), self.at(&self.names.primary), *replicas),
+            Step::ScaleTarget(replicas) => scale(self.target_edit()?, *replicas),
+            Step::ScalePrimary(replicas) => scale(self.primary_edit()?, *replicas),
             Step::Adopt { .. }
             | Step::Release(_)
             | Step::Hold { .. }
@@ -153,103 +180,22 @@ impl Subject<'_> {
         }
     }
 
-    /// Steps that are one patch on the target, each guarded by its uid and generation.
-    fn target_write(&self, step: &Step) -> Writes {
-        let target = self.target().ok_or_else(|| missing("the target"))?;
-        let guarded = || Edit::new(self.at(&self.names.target), target).same_generation();
-        let hold = format!("/metadata/annotations/{}", crate::object::escape(keys::HOLD));
-        let edit = match step {
-            Step::Adopt { promoted, hold, replicas } => {
-                let mut edit = guarded().without_keys().without_finalizer(keys::TRAFFIC_FINALIZER);
-                for (key, value) in objects::labels(&self.names, keys::ROLE_TARGET) {
-                    edit = edit.label(key, &value);
-                }
-                edit = edit.annotation(keys::PROMOTED, promoted.as_str());
-                if let Some(replicas) = replicas {
-                    edit = edit.annotation(keys::REQUESTED_REPLICAS, &replicas.to_string());
-                }
-                if let Some(hold) = hold {
-                    edit = edit.annotation(keys::HOLD, hold.as_str()).set("/spec/paused", true.into());
-                }
-                edit
-            }
-            Step::Release(_) => guarded()
-                .unchanged(&hold)
-                .remove(&hold)
-                // A retry: it may run again.
-                .without_annotation(keys::FAILED)
-                .remove("/spec/paused")
-                .with_finalizer(keys::TRAFFIC_FINALIZER),
-            Step::Hold { revision, failed } => {
-                let edit = guarded()
-                    .annotation(keys::HOLD, revision.as_str())
-                    .set("/spec/paused", true.into())
-                    .without_finalizer(keys::TRAFFIC_FINALIZER);
-                if *failed { edit.annotation(keys::FAILED, revision.as_str()) } else { edit }
-            }
-            Step::Glass { revision, hold } => {
-                let edit =
-                    guarded().annotation(keys::GLASSED, revision.as_str()).without_annotation(keys::FAILED);
-                if *hold {
-                    edit.annotation(keys::HOLD, revision.as_str())
-                        .set("/spec/paused", true.into())
-                        .without_finalizer(keys::TRAFFIC_FINALIZER)
-                } else {
-                    edit
-                }
-            }
-            Step::ClearHold(_) => guarded()
-                .unchanged(&hold)
-                .remove(&hold)
-                .without_annotation(keys::FAILED)
-                .remove("/spec/paused")
-                .without_finalizer(keys::TRAFFIC_FINALIZER),
-            Step::CorrectHold(revision) => guarded()
-                .annotation(keys::HOLD, revision.as_str())
-                .without_annotation(keys::FAILED)
-                .set("/spec/paused", true.into()),
-            Step::RecordReplicas(n) => guarded().annotation(keys::REQUESTED_REPLICAS, &n.to_string()),
-            Step::MarkPromoted(revision) => guarded().annotation(keys::PROMOTED, revision.as_str()),
-            // What would be the next write goes along.
-            Step::UnguardTarget => Self::disown(
-                Edit::new(self.at(&self.names.target), target).without_finalizer(keys::TRAFFIC_FINALIZER),
-                target,
-            ),
-            Step::RestoreTarget(revision) => guarded()
-                .set("/spec/template", self.template(revision)?.clone())
-                .without_annotation(keys::HOLD)
-                .without_annotation(keys::FAILED)
-                .remove("/spec/paused"),
-            Step::Unenrol => {
-                let mut edit = guarded().without_keys().without_finalizer(keys::TRAFFIC_FINALIZER);
-                for key in keys::LABELS {
-                    edit = edit.remove(&format!("/metadata/labels/{}", crate::object::escape(key)));
-                }
-                if target.pointer(&hold).is_some() { edit.remove("/spec/paused") } else { edit }
-            }
-            _ => Self::disown(Edit::new(self.at(&self.names.target), target), target),
-        };
-        Ok(one(edit))
-    }
-
-    /// Takes `spec` out of our managedFields entries: owning `f:replicas` or `f:paused` would lock out every unforced
-    /// server-side apply (interlock §5.3).
-    fn disown<'e>(mut edit: Edit<'e>, target: &'e Value) -> Edit<'e> {
-        let Some(workload) = Workload::parse(target) else { return edit };
-        for owned in workload.owned.iter().rev() {
-            let entry = format!("/metadata/managedFields/{}", owned.index);
-            edit = edit.unchanged(&format!("{entry}/manager")).unchanged(&format!("{entry}/time"));
-            edit = edit.remove(&if owned.whole { entry } else { format!("{entry}/fieldsV1/f:spec") });
-        }
-        edit
-    }
-
-    fn at(&self, name: &str) -> ObjectRef {
+    pub(super) fn at(&self, name: &str) -> ObjectRef {
         objects::deployment(&self.names, name)
     }
 
     fn canary_edit(&self) -> Edit<'_> {
         Edit::new(ObjectRef::new(Kind::Canary, &self.names.namespace, &self.names.canary), &self.object)
+    }
+
+    fn target_edit(&self) -> Result<Edit<'_>, Impossible> {
+        let target = self.target().ok_or_else(|| missing("the target"))?;
+        Ok(Edit::new(self.at(&self.names.target), target))
+    }
+
+    fn generated_edit(&self) -> Result<Edit<'_>, Impossible> {
+        let generated = self.generated().ok_or_else(|| missing("the generated Deployment"))?;
+        Ok(Edit::new(self.at(self.names.generated()), generated))
     }
 
     fn primary_edit(&self) -> Result<Edit<'_>, Impossible> {
@@ -316,6 +262,9 @@ impl Subject<'_> {
     }
 
     pub(super) fn autoscaler_write(&self) -> Option<Write> {
+        if self.names.in_place() {
+            return None; // it scales the primary already
+        }
         let reference = self.spec().autoscaler_ref.as_ref()?;
         let source = self.get(Kind::HorizontalPodAutoscaler, &reference.name)?;
         let limits = reference.primary_scaler_replicas;
@@ -358,17 +307,20 @@ impl Subject<'_> {
         one(if owned { edit.remove("/metadata/ownerReferences") } else { edit })
     }
 
-    /// Everything else that was made is owned by the Canary and goes with it; the primary is let go.
+    /// Lets a generated Deployment go, and deletes it.
+    fn delete_generated_deployment(&self) -> Vec<Write> {
+        let Some(generated) = self.generated() else { return Vec::new() };
+        let at = self.at(self.names.generated());
+        let edit = Edit::new(at.clone(), generated).without_finalizer(keys::TRAFFIC_FINALIZER);
+        let uid = generated.pointer("/metadata/uid").and_then(Value::as_str).map(str::to_owned);
+        edit.write().into_iter().chain(uid.map(|uid| Write::Delete { target: at, uid })).collect()
+    }
+
+    /// Everything else that was made is owned by the Canary and goes with it; the generated Deployment is let go.
     fn delete_generated(&self) -> Vec<Write> {
         let live = |at: &ObjectRef| self.objects.get(at);
         let mut writes = self.router().map(|r| r.restore(&live)).unwrap_or_default();
-        if let Some(primary) = self.primary() {
-            let at = self.at(&self.names.primary);
-            writes.extend(Edit::new(at.clone(), primary).without_finalizer(keys::TRAFFIC_FINALIZER).write());
-            if let Some(uid) = primary.pointer("/metadata/uid").and_then(Value::as_str) {
-                writes.push(Write::Delete { target: at, uid: uid.to_owned() });
-            }
-        }
+        writes.extend(self.delete_generated_deployment());
         writes
     }
 }
@@ -394,18 +346,14 @@ pub fn logged(step: &Step, write: &Write) -> Option<Message> {
     Some(Message::log(text))
 }
 
-fn one(edit: Edit<'_>) -> Vec<Write> {
+pub(super) fn one(edit: Edit<'_>) -> Vec<Write> {
     edit.write().into_iter().collect()
 }
 
-fn scale(live: Option<&Value>, target: ObjectRef, replicas: i32) -> Writes {
-    let workload = live.and_then(Workload::parse).ok_or_else(|| missing("the Deployment"))?;
-    Ok(vec![Write::Scale {
-        target,
-        uid: workload.uid,
-        resource_version: workload.resource_version,
-        replicas,
-    }])
+/// A patch rather than `/scale`: that one tests the resourceVersion, which the Deployment controller moves with each
+/// status write, and just then, right after a release, it writes.
+fn scale(edit: Edit<'_>, replicas: i32) -> Writes {
+    Ok(one(edit.same_generation().set("/spec/replicas", replicas.into())))
 }
 
 #[cfg(test)]

@@ -1,0 +1,230 @@
+//! What differs where the applied Deployment is the primary (interlock §2, `in-place`).
+//!
+//! The held template waits in the Deployment while its pods stay as they are. A canary is made for the time of a release
+//! only, and the release of the hold is the promotion: the native rolling update, watched to its end.
+
+use crate::api::status::{Phase, Run, Stage};
+use crate::rollout::advance::{Case, Newer};
+use crate::rollout::plan::{Message, Plan, Step};
+use crate::rollout::revision::Revision;
+use crate::rollout::status::Draft;
+use crate::rollout::workload::{NotReady, Workload};
+use crate::rollout::{analysis, release, rest, rollback};
+
+/// What comes before anything else of a Canary that is not leaving.
+pub(super) fn first(case: &mut Case<'_>, target: &Workload) -> Option<Plan> {
+    if target.held() && target.replicas == 0 && case.m.emptied != Some(target.generation) {
+        // Scaled up now, Kubernetes would start the held template, or whichever ran last (F-7).
+        case.m.emptied = Some(target.generation);
+        return Some(Step::EmptyHistory.into());
+    }
+    if target.held() && target.keys.hold.as_ref() != Some(&target.revision) {
+        // Written while the webhook was gone: what is analysed is not what would be released.
+        return Some(Step::CorrectHold(target.revision.clone()).into());
+    }
+    let glassed = target.glassed(target.revision.as_str());
+    if glassed && let Some(hold) = target.keys.hold.as_ref().filter(|_| target.held()) {
+        return Some(Step::ClearHold(hold.clone()).into());
+    }
+    let known = |run: &Run| run.revision == target.revision.as_str() && released(run);
+    if !glassed
+        || case.o.status.run.as_ref().is_some_and(known)
+        || target.keys.promoted.as_ref() == Some(&target.revision)
+    {
+        return None;
+    }
+    // A person let it run: it rolls already, and what was analysed meanwhile is of no use.
+    let mut run = rest::begin(case, target, &target.revision, Stage::Promoting);
+    run.skip = true;
+    case.end_tick();
+    let mut plan = Plan::default();
+    if case.o.routes.weight.is_some_and(|w| w != 0) && case.primary_serves() {
+        plan = plan.then(Step::SetWeight(0));
+    }
+    let status = Draft::from(case.o).zeroed().analysed(target.revision.as_str()).run(Some(run));
+    Some(plan.then(status.finish(
+        Phase::Promoting,
+        "Break-glass: the primary rolls to the revision unanalysed.",
+        case.now,
+    )))
+}
+
+/// Whether a run has come to where its revision is let run.
+pub(super) const fn released(run: &Run) -> bool {
+    matches!(run.stage, Stage::Promoting | Stage::Returning | Stage::Finalising | Stage::Closing)
+}
+
+/// Routes at 100/0, then a canary of the held template, its pods ready at weight zero.
+pub(super) fn releasing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
+    let o = case.o;
+    match case.newer(target, &run.revision) {
+        Some(Newer::Reverted) => return rollback::cancel(case, target, run),
+        Some(Newer::Superseded(hold)) => return release::supersede(case, target, &hold),
+        None => {}
+    }
+    if o.status.failed_checks >= o.policy.threshold {
+        return rollback::threshold(case, run);
+    }
+    if let Err(plan) = case.drained() {
+        return plan;
+    }
+    if !target.owned.is_empty() {
+        return Step::Disown.into();
+    }
+    let other = o.canary_revision.as_ref().is_none_or(|r| r.as_str() != run.revision);
+    if o.canary.as_ref().is_some_and(|canary| other || canary.terminating) {
+        return remove(case).unwrap_or_default();
+    }
+    if o.canary.is_none() {
+        let revision = Revision::from_key(&run.revision);
+        if !o.snapshots.contains(&o.names.snapshot(&revision)) {
+            return Step::StoreSnapshot(revision).into();
+        }
+        if let Err(plan) = case.loaded(&revision) {
+            return plan;
+        }
+        return Step::CreateCanary { revision, replicas: release::canary_replicas(case) }.into();
+    }
+    match case.canary_ready(target, run) {
+        Ok(()) => {
+            case.m.said_at = None;
+            analysis::advance(case, target, &case.enter(run, Stage::Analysing))
+        }
+        Err(error) if error.deadline => rollback::begin(case, run, None),
+        Err(error) => {
+            let text = format!("canary deployment {} not ready: {}", case.canary_deployment(), error.message);
+            case.overdue(run.since, Message::warning(text))
+        }
+    }
+}
+
+/// The analysis passed: the hold is released, and the primary rolls by itself.
+pub(super) fn promote(case: &Case<'_>, target: &Workload, next: Run) -> Plan {
+    let (o, run) = (case.o, next.revision.clone());
+    if target.keys.paused_before {
+        let text = format!("Revision {} waits until its owner resumes {}.", target.revision, case.target());
+        return case.waits(o.status.phase, &text);
+    }
+    Plan::default()
+        .say(Message::normal(format!("Releasing revision {} of {}", target.revision, case.target())))
+        .then(Draft::from(o).run(Some(next)).finish(
+            Phase::Promoting,
+            "The primary rolls to the analysed revision.",
+            case.now,
+        ))
+        .then(Step::Release(Revision::from_key(&run)))
+}
+
+/// Waits for the end of the roll. A revert lets the old revision roll back, a newer hold stops the roll where it is.
+pub(super) fn promoting(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
+    match case.newer(target, &run.revision) {
+        Some(Newer::Reverted) => return rollback::cancel(case, target, run),
+        Some(Newer::Superseded(hold)) => {
+            if let Err(error) = case.primary_ready() {
+                return rolling(case, run, &error);
+            }
+            let mut plan = release::supersede(case, target, &hold);
+            for step in &mut plan.steps {
+                if let Step::Status(status) = step {
+                    status.revisions.mixed = Some(run.revision.clone());
+                }
+            }
+            return plan;
+        }
+        None => {}
+    }
+    if target.held() {
+        return Step::Release(Revision::from_key(&run.revision)).into();
+    }
+    match case.primary_ready() {
+        Ok(()) => {
+            let revision = Revision::from_key(&run.revision);
+            let mut plan = Plan::default();
+            if target.keys.promoted.as_ref() != Some(&revision) {
+                plan = plan.then(Step::MarkPromoted(revision));
+            }
+            let next = case.enter(run, Stage::Returning);
+            crate::rollout::promotion::returning_from(case, plan, target, &next)
+        }
+        Err(error) => rolling(case, run, &error),
+    }
+}
+
+/// A roll that takes too long is stated, and goes on: what ran before comes back when its owner reverts.
+pub(super) fn rolling(case: &mut Case<'_>, run: &Run, error: &NotReady) -> Plan {
+    let o = case.o;
+    let text = format!("{} not ready: {}", case.primary(), error.message);
+    let deadline = run.since.saturating_add(o.policy.deadline).unwrap_or(case.now);
+    if !error.deadline && case.now < deadline {
+        return case.overdue(run.since, Message::warning(text)).wake(deadline);
+    }
+    let waits =
+        format!("The roll to the analysed revision is late: {text}. Revert it, or push another revision.");
+    let said = case.lasting(Message::warning(format!("Promotion of {} is late, {text}", case.target())));
+    let stated = case.waits(o.status.phase, &waits);
+    Plan { steps: said.steps.into_iter().chain(stated.steps).collect(), wake: None }
+}
+
+/// Takes the canary away: its pods first, so that none of them meets the weight of a later one. `None` when it is gone.
+pub(super) fn remove(case: &Case<'_>) -> Option<Plan> {
+    let canary = case.o.canary.as_ref()?;
+    if let Err(plan) = case.drained() {
+        return Some(plan);
+    }
+    if canary.terminating {
+        // Without its finalizer it goes by itself, pods and all.
+        return Some(if canary.finalizer { Step::DeleteCanary.into() } else { Plan::default() });
+    }
+    if canary.replicas != 0 {
+        return Some(Step::ScaleCanary(0).into());
+    }
+    Some(if canary.rollout.replicas > 0 { Plan::default() } else { Step::DeleteCanary.into() })
+}
+
+/// The target is gone or going, and its run with it: what is applied next begins anew. A canary with weight keeps it for
+/// as long as it has pods and the primary none.
+pub(super) fn without_primary(case: &mut Case<'_>) -> Option<Plan> {
+    let o = case.o;
+    let weight = o.routes.weight.unwrap_or(0);
+    let needed = weight > 0 && case.canary_serves() && !case.primary_serves();
+    if needed && weight < 100 {
+        return Some(Step::SetWeight(100).into());
+    }
+    if let Some(run) = &o.status.run {
+        let draft = Draft::from(o).zeroed().rejected(&run.revision).run(None);
+        return Some(draft.finish(Phase::Failed, "", case.now).into());
+    }
+    if needed { Some(Plan::default()) } else { remove(case) }
+}
+
+/// Ends everything where it is: no canary, no weight, the target unpaused on what it was let run.
+pub(super) fn leave(case: &mut Case<'_>, target: &Workload) -> Plan {
+    let o = case.o;
+    if o.routes.weight.is_some_and(|w| w > 0)
+        && let Err(plan) = case.drained()
+    {
+        return plan;
+    }
+    if let Some(plan) = remove(case) {
+        return plan;
+    }
+    if let Some(promoted) = target.keys.promoted.clone().filter(|p| target.held() && *p != target.revision) {
+        if let Err(plan) = case.loaded(&promoted) {
+            return plan;
+        }
+        let text = format!(
+            "{} goes back to the promoted revision {promoted}; {} differs and rolls out natively when it is applied again",
+            case.target(),
+            target.revision
+        );
+        return Plan::default().say(Message::warning(text)).then(Step::RestoreTarget(promoted));
+    }
+    if !target.owned.is_empty() {
+        return Step::Disown.into();
+    }
+    Plan::default()
+        .then(Step::Unenrol)
+        .then(Step::DeleteGenerated)
+        .say(Message::normal(format!("Terminated canary {}", case.canary())))
+        .then(Step::ReleaseCanary)
+}

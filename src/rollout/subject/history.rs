@@ -1,0 +1,88 @@
+//! The ReplicaSets that a target keeps of earlier revisions.
+
+use super::Subject;
+use crate::api::keys;
+use crate::object::{Kind, ObjectRef, Write};
+use crate::rollout::revision::Revision;
+use serde_json::Value;
+
+/// The label that the Deployment controller adds to a ReplicaSet's template.
+const POD_TEMPLATE_HASH: &str = "pod-template-hash";
+
+impl Subject<'_> {
+    /// Returns the deletions of the target's ReplicaSets that have no pods and are not the promoted revision's.
+    ///
+    /// A paused Deployment without pods that is scaled up gets pods of the live template's ReplicaSet, else of the newest
+    /// one (kubernetes pkg/controller/deployment, `scale`): of a held revision, or of one that was left long ago.
+    #[must_use]
+    pub fn idle_history(&self, sets: &[Value]) -> Vec<Write> {
+        let Some(target) = self.target() else { return Vec::new() };
+        let promoted = target.pointer("/metadata/annotations").and_then(|a| a.get(keys::PROMOTED));
+        let Some(promoted) = promoted.and_then(Value::as_str) else { return Vec::new() };
+        let number = |set: &Value, field: &str| set.pointer(field).and_then(Value::as_i64).unwrap_or(0);
+        let owned = |set: &Value| {
+            set.pointer("/metadata/ownerReferences").and_then(Value::as_array).is_some_and(|owners| {
+                owners.iter().any(|owner| owner.get("uid") == target.pointer("/metadata/uid"))
+            })
+        };
+        sets.iter()
+            .filter(|set| {
+                owned(set) && number(set, "/spec/replicas") == 0 && number(set, "/status/replicas") == 0
+            })
+            .filter(|set| template(set).is_some_and(|t| Revision::of(&t).as_str() != promoted))
+            .filter_map(|set| {
+                let text = |field: &str| set.pointer(field).and_then(Value::as_str);
+                let target = ObjectRef::new(Kind::ReplicaSet, &self.names.namespace, text("/metadata/name")?);
+                Some(Write::Delete { target, uid: text("/metadata/uid")?.to_owned() })
+            })
+            .collect()
+    }
+}
+
+/// The template as it stood in the Deployment.
+fn template(set: &Value) -> Option<Value> {
+    let mut template = set.pointer("/spec/template")?.clone();
+    if let Some(labels) = template.pointer_mut("/metadata/labels").and_then(Value::as_object_mut) {
+        labels.remove(POD_TEMPLATE_HASH);
+    }
+    Some(template)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rollout::subject::testing::{subject, target};
+    use serde_json::json;
+
+    #[test]
+    fn only_idle_replica_sets_of_other_revisions_go() {
+        let of = |image: &str| json!({"metadata": {"labels": {"app": "app"}}, "spec": {"image": image}});
+        let mut live = target(&of("v3"));
+        let promoted = Revision::of(&of("v1"));
+        json_patch::merge(
+            &mut live,
+            &json!({"metadata": {"annotations": {keys::PROMOTED: promoted.as_str()}}}),
+        );
+        let mut subject = subject(&json!({}));
+        subject.objects.insert(ObjectRef::new(Kind::Deployment, "test", "app"), live);
+        let set = |name: &str, image: &str, owner: &str, spec: i64, status: i64| {
+            let mut template = of(image);
+            template["metadata"]["labels"][POD_TEMPLATE_HASH] = name.into();
+            json!({
+                "metadata": {"name": name, "uid": name, "ownerReferences": [{"uid": owner}]},
+                "spec": {"replicas": spec, "template": template}, "status": {"replicas": status},
+            })
+        };
+        let sets = [
+            set("promoted", "v1", "u", 0, 0),
+            set("older", "v0", "u", 0, 0),
+            set("held", "v3", "u", 0, 0),
+            set("running", "v2", "u", 1, 1),
+            set("ending", "v2", "u", 0, 1),
+            set("foreign", "v0", "other", 0, 0),
+        ];
+        let gone: Vec<String> =
+            subject.idle_history(&sets).iter().filter_map(|w| Some(w.target()?.name)).collect();
+        assert_eq!(gone, ["older", "held"]);
+    }
+}

@@ -1,0 +1,108 @@
+//! Writes to the Deployment that users apply.
+
+use super::Subject;
+use super::writes::{Impossible, missing, one};
+use crate::api::keys;
+use crate::object::Write;
+use crate::rollout::objects;
+use crate::rollout::patch::Edit;
+use crate::rollout::plan::Step;
+use crate::rollout::revision::Revision;
+use crate::rollout::workload::Workload;
+use serde_json::Value;
+
+impl Subject<'_> {
+    /// Steps that are one patch on the target, each guarded by its uid and generation.
+    pub(super) fn target_write(&self, step: &Step) -> Result<Vec<Write>, Impossible> {
+        let target = self.target().ok_or_else(|| missing("the target"))?;
+        let guarded = || Edit::new(self.at(&self.names.target), target).same_generation();
+        let hold = format!("/metadata/annotations/{}", crate::object::escape(keys::HOLD));
+        let edit = match step {
+            Step::Adopt { promoted, hold, replicas } => {
+                let mut edit = guarded().without_keys().without_finalizer(keys::TRAFFIC_FINALIZER);
+                for (key, value) in objects::labels(&self.names, keys::ROLE_TARGET) {
+                    edit = edit.label(key, &value);
+                }
+                edit = edit.annotation(keys::PROMOTED, promoted.as_str());
+                if let Some(replicas) = replicas {
+                    edit = edit.annotation(keys::REQUESTED_REPLICAS, &replicas.to_string());
+                }
+                if let Some(hold) = hold {
+                    edit = edit.annotation(keys::HOLD, hold.as_str()).set("/spec/paused", true.into());
+                }
+                edit
+            }
+            Step::Release(revision) => {
+                if target.pointer("/spec/template").map(Revision::of).as_ref() != Some(revision) {
+                    return Err(Impossible(format!("the template is not revision {revision} any more")));
+                }
+                // A retry lets run what had failed.
+                let edit = guarded().unchanged(&hold).remove(&hold).without_annotation(keys::FAILED);
+                let edit = edit.remove("/spec/paused");
+                // In place no traffic leaves with the target: it is the primary.
+                if self.names.in_place() { edit } else { edit.with_finalizer(keys::TRAFFIC_FINALIZER) }
+            }
+            Step::Hold { revision, failed } => {
+                let edit = guarded()
+                    .annotation(keys::HOLD, revision.as_str())
+                    .set("/spec/paused", true.into())
+                    .without_finalizer(keys::TRAFFIC_FINALIZER);
+                if *failed { edit.annotation(keys::FAILED, revision.as_str()) } else { edit }
+            }
+            Step::Glass { revision, hold } => {
+                let edit =
+                    guarded().annotation(keys::GLASSED, revision.as_str()).without_annotation(keys::FAILED);
+                if *hold {
+                    edit.annotation(keys::HOLD, revision.as_str())
+                        .set("/spec/paused", true.into())
+                        .without_finalizer(keys::TRAFFIC_FINALIZER)
+                } else {
+                    edit
+                }
+            }
+            Step::ClearHold(_) => guarded()
+                .unchanged(&hold)
+                .remove(&hold)
+                .without_annotation(keys::FAILED)
+                .remove("/spec/paused")
+                .without_finalizer(keys::TRAFFIC_FINALIZER),
+            Step::CorrectHold(revision) => guarded()
+                .annotation(keys::HOLD, revision.as_str())
+                .without_annotation(keys::FAILED)
+                .set("/spec/paused", true.into()),
+            Step::RecordReplicas(n) => guarded().annotation(keys::REQUESTED_REPLICAS, &n.to_string()),
+            Step::MarkPromoted(revision) => guarded().annotation(keys::PROMOTED, revision.as_str()),
+            // What would be the next write goes along.
+            Step::UnguardTarget => Self::disown(
+                Edit::new(self.at(&self.names.target), target).without_finalizer(keys::TRAFFIC_FINALIZER),
+                target,
+            ),
+            Step::RestoreTarget(revision) => guarded()
+                .set("/spec/template", self.template(revision)?.clone())
+                .without_annotation(keys::HOLD)
+                .without_annotation(keys::FAILED)
+                .remove("/spec/paused"),
+            Step::Unenrol => {
+                let mut edit = guarded().without_keys().without_finalizer(keys::TRAFFIC_FINALIZER);
+                for key in keys::LABELS {
+                    edit = edit.remove(&format!("/metadata/labels/{}", crate::object::escape(key)));
+                }
+                if target.pointer(&hold).is_some() { edit.remove("/spec/paused") } else { edit }
+            }
+            _ => Self::disown(Edit::new(self.at(&self.names.target), target), target),
+        };
+        Ok(one(edit))
+    }
+
+    /// Takes `spec` out of our managedFields entries: owning `f:replicas` or `f:paused` would lock out every unforced
+    /// server-side apply (interlock §5.3).
+    fn disown<'e>(mut edit: Edit<'e>, target: &'e Value) -> Edit<'e> {
+        let Some(workload) = Workload::parse(target) else { return edit };
+        for owned in workload.owned.iter().rev() {
+            let entry = format!("/metadata/managedFields/{}", owned.index);
+            edit = edit.unchanged(&format!("{entry}/manager")).unchanged(&format!("{entry}/time"));
+            edit = edit.remove(&if owned.whole { entry } else { format!("{entry}/fieldsV1/f:spec") });
+        }
+        edit
+    }
+}

@@ -1,0 +1,317 @@
+//! The applied Deployment stays the primary.
+
+use crate::sim::World;
+use crate::sim::manifests::{deployment, in_place};
+use crate::sim::world::revision;
+use crate::sim::writers::Webhook;
+use sidetrack::api::keys;
+use sidetrack::api::status::Phase;
+use sidetrack::object::{Kind, ObjectRef};
+
+fn made(world: &World) -> bool {
+    world.cluster.get(&world.deployment("app-canary")).is_some()
+}
+
+#[test]
+fn adopting_restarts_nothing_and_writes_no_service_of_the_owner() {
+    let world = World::initialised(in_place(&[]));
+    assert_eq!((world.replicas("app"), world.image("app").as_str(), made(&world)), (2, "v1", false));
+    let at = |kind, name: &str| ObjectRef::new(kind, "test", name);
+    assert!(world.cluster.get(&at(Kind::Service, "app")).is_none());
+    assert!(world.cluster.get(&at(Kind::Deployment, "app-primary")).is_none());
+    for (name, label) in [("app-primary", "app"), ("app-canary", "app-canary")] {
+        assert_eq!(world.cluster.get(&at(Kind::Service, name)).unwrap()["spec"]["selector"]["app"], label);
+    }
+    assert_eq!(world.key(keys::PROMOTED), Some(revision("v1").as_str()));
+}
+
+#[test]
+fn a_healthy_revision_is_analysed_beside_the_primary_and_then_rolls() {
+    let mut world = World::initialised(in_place(&[("load", "rollout"), ("gate", "confirm-rollout")]));
+    world.update("v2");
+    world.until_weight(20);
+    assert_eq!(world.primary_pods().revisions(), [&revision("v1")], "the primary's pods stay");
+    assert!(made(&world) && world.canary_pods().ready(world.cluster.now) == 2);
+    world.until_over(Phase::Succeeded);
+    assert_eq!((world.weight(), world.replicas("app"), made(&world)), (0, 2, false));
+    assert_eq!(world.primary_pods().revisions(), [&revision("v2")]);
+    assert_eq!(world.key(keys::PROMOTED), Some(revision("v2").as_str()));
+    assert!(world.target().unwrap()["spec"].get("paused").is_none());
+    for law in ["I1", "I2", "I3", "I4", "I8", "I9"] {
+        assert!(world.laws.applied.get(law).is_some_and(|n| *n > 0), "{law} was never applied");
+    }
+}
+
+#[test]
+fn a_rejected_revision_stays_held_and_the_next_one_is_tried() {
+    let mut world = World::initialised(in_place(&[]));
+    world.answers.success_rate("50");
+    world.update("v2");
+    world.until_over(Phase::Failed);
+    assert_eq!((world.key(keys::FAILED), made(&world)), (Some(revision("v2").as_str()), false));
+    assert_eq!(world.primary_pods().revisions(), [&revision("v1")]);
+    let writes = world.writes;
+    world.run(120);
+    assert_eq!(world.writes, writes, "a failed revision is tried again unasked");
+    world.answers.success_rate("100");
+    world.update("v3");
+    world.until_over(Phase::Succeeded);
+    assert_eq!(world.primary_pods().revisions(), [&revision("v3")]);
+}
+
+#[test]
+fn a_rejected_revision_is_tried_again_when_a_person_asks() {
+    let mut world = World::initialised(in_place(&[]));
+    world.answers.success_rate("50");
+    world.update("v2");
+    world.until_over(Phase::Failed);
+    world.answers.success_rate("100");
+    world.retry().unwrap();
+    world.until_over(Phase::Succeeded);
+    assert_eq!(world.primary_pods().revisions(), [&revision("v2")]);
+}
+
+#[test]
+fn a_newer_revision_gets_a_canary_of_its_own() {
+    let mut world = World::initialised(in_place(&[]));
+    world.update("v2");
+    world.until_weight(40);
+    world.update("v3");
+    world.until_weight(20);
+    assert_eq!(world.image("app-canary"), "v3");
+    world.until_over(Phase::Succeeded);
+    assert_eq!(world.laws.promotions, [revision("v3")]);
+}
+
+/// Interlock §4, rule 5: the webhook lets a revert run, and needs no controller for it.
+#[test]
+fn a_revert_ends_the_release_also_while_nobody_is_there() {
+    for dead in [false, true] {
+        let mut world = World::initialised(in_place(&[]));
+        world.update("v2");
+        world.until_weight(40);
+        if dead {
+            world.kill();
+        }
+        world.update("v1");
+        assert!(world.key(keys::HOLD).is_none() && world.target().unwrap()["spec"].get("paused").is_none());
+        if dead {
+            world.run(60);
+            assert_eq!(world.primary_pods().revisions(), [&revision("v1")]);
+            world.start();
+        }
+        world.until_over(Phase::Succeeded);
+        assert_eq!((world.weight(), made(&world)), (0, false));
+        assert_eq!(world.status().revisions.primary.as_deref(), Some(revision("v1").as_str()));
+    }
+}
+
+#[test]
+fn a_revert_while_the_primary_rolls_lets_it_roll_back() {
+    let mut world = World::initialised(in_place(&[]));
+    world.update_with("v2", Some("generatedonly")).unwrap();
+    world.until_phase(Phase::Promoting);
+    world.until("the deadline", |w| w.ready_message().contains("is late"));
+    assert!(world.primary_pods().ready(world.cluster.now) >= 1, "the old pods serve");
+    world.update("v1");
+    world.until_over(Phase::Succeeded);
+    assert_eq!(world.primary_pods().revisions(), [&revision("v1")]);
+    assert!(!made(&world));
+}
+
+/// Interlock §5.6: the primary stays mixed while the newer revision is analysed against it.
+#[test]
+fn a_newer_revision_stops_a_roll_and_status_says_so() {
+    let mut world = World::initialised(in_place(&[]));
+    world.update_with("v2", Some("generatedonly")).unwrap();
+    world.until_phase(Phase::Promoting);
+    world.until("the deadline", |w| w.ready_message().contains("is late"));
+    world.answers.success_rate("50");
+    world.update("v3");
+    world.until_over(Phase::Failed);
+    let mixed = world.status().revisions.mixed;
+    assert!(mixed.is_some() && world.ready_message().contains("mixed"), "{}", world.ready_message());
+    world.answers.success_rate("100");
+    world.update("v4");
+    world.until_over(Phase::Succeeded);
+    assert_eq!((world.status().revisions.mixed, world.primary_pods().revisions().len()), (None, 1));
+}
+
+#[test]
+fn the_owner_scales_as_ever_while_a_revision_is_held() {
+    let mut world = World::initialised(in_place(&[]));
+    world.answers.success_rate("50");
+    world.update("v2");
+    world.until_over(Phase::Failed);
+    for pods in [5, 1, 3] {
+        world.scale("app", pods).unwrap();
+        world.run(20);
+        let ready = world.primary_pods().ready(world.cluster.now);
+        assert_eq!(
+            (i64::try_from(ready).unwrap(), world.primary_pods().revisions()),
+            (i64::from(pods), vec![&revision("v1")])
+        );
+    }
+}
+
+/// F-7: a paused Deployment without pods would start the held template, or the revision that ran last.
+#[test]
+fn scaling_up_from_nothing_starts_the_promoted_revision() {
+    for (first, held) in [("v2", "v3"), ("v2", "v2")] {
+        let mut world = World::initialised(in_place(&[]));
+        world.update(first);
+        world.until_over(Phase::Succeeded);
+        world.update("v1");
+        world.until_over(Phase::Succeeded);
+        world.answers.success_rate("50");
+        world.update(held);
+        world.until_over(Phase::Failed);
+        world.scale("app", 0).unwrap();
+        world.run(20);
+        assert!(world.primary_pods().revisions().is_empty());
+        world.scale("app", 2).unwrap();
+        world.run(20);
+        assert_eq!(world.primary_pods().revisions(), [&revision("v1")], "{}", world.tail());
+    }
+}
+
+#[test]
+fn a_release_waits_until_the_application_has_pods() {
+    let mut world = World::initialised(in_place(&[]));
+    world.scale("app", 0).unwrap();
+    world.run(20);
+    world.update("v2");
+    world.run(60);
+    assert!(world.ready_message().contains("scaled to 0") && !made(&world), "{}", world.ready_message());
+    world.scale("app", 2).unwrap();
+    world.until_over(Phase::Succeeded);
+    assert_eq!(world.primary_pods().revisions(), [&revision("v2")]);
+}
+
+#[test]
+fn break_glass_rolls_at_once_and_is_noted_when_it_is_complete() {
+    for weight in [None, Some(40)] {
+        let mut world = World::initialised(in_place(&[]));
+        if let Some(weight) = weight {
+            world.update("v2");
+            world.until_weight(weight);
+        }
+        world.break_glass("v3").unwrap();
+        assert!(world.key(keys::HOLD).is_none());
+        world.until_over(Phase::Succeeded);
+        assert_eq!((world.primary_pods().revisions(), made(&world)), (vec![&revision("v3")], false));
+        assert_eq!(world.key(keys::PROMOTED), Some(revision("v3").as_str()));
+    }
+}
+
+#[test]
+fn what_came_in_past_the_webhook_is_held_and_analysed() {
+    for weight in [None, Some(40)] {
+        let mut world = World::initialised(in_place(&[]));
+        if let Some(weight) = weight {
+            world.update("v2");
+            world.until_weight(weight);
+        }
+        world.webhook = Webhook::Gone;
+        world.update("v3");
+        world.webhook = Webhook::Up;
+        if weight.is_none() {
+            world.until("a report", |w| w.has_said("InterlockBypassed"));
+        }
+        world.until_over(Phase::Succeeded);
+        assert_eq!((world.primary_pods().revisions(), made(&world)), (vec![&revision("v3")], false));
+    }
+}
+
+/// Interlock §5.13: whenever its Canary goes, the application is a plain Deployment on the right revision.
+#[test]
+fn leaving_at_any_moment_leaves_a_plain_deployment() {
+    let moments: [(&str, fn(&mut World)); 7] = [
+        ("v1", |_| {}),
+        ("v1", |w| w.update("v2")),
+        ("v1", |w| {
+            w.update("v2");
+            w.until_weight(40);
+        }),
+        ("v2", |w| {
+            w.update("v2");
+            w.until_phase(Phase::Promoting);
+        }),
+        ("v1", |w| {
+            w.answers.success_rate("50");
+            w.update("v2");
+            w.until_over(Phase::Failed);
+        }),
+        ("v1", |w| {
+            w.update("v2");
+            w.until_weight(20);
+            w.update("v3");
+        }),
+        ("v2", |w| {
+            w.update("v2");
+            w.until_phase(Phase::Finalising);
+        }),
+    ];
+    for (i, (image, moment)) in moments.into_iter().enumerate() {
+        let mut world = World::initialised(in_place(&[]));
+        moment(&mut world);
+        let canary = world.canary.clone();
+        world.delete(&canary);
+        world.until("the Canary to go", |w| w.cluster.get(&w.canary).is_none());
+        world.run(30);
+        let target = world.target().unwrap();
+        let left = target["metadata"].to_string();
+        let ours =
+            keys::ANNOTATIONS.iter().chain(&keys::LABELS).find(|key| left.contains(&format!("\"{key}\"")));
+        assert_eq!((i, ours, target["spec"].get("paused")), (i, None, None), "{}", world.tail());
+        assert_eq!((i, world.primary_pods().revisions(), made(&world)), (i, vec![&revision(image)], false));
+        assert_eq!(world.primary_pods().ready(world.cluster.now), 2);
+    }
+}
+
+#[test]
+fn a_canary_that_somebody_deletes_is_left_and_made_again() {
+    let mut world = World::initialised(in_place(&[]));
+    world.update("v2");
+    world.until_weight(40);
+    let at = world.deployment("app-canary");
+    world.delete(&at);
+    world.until("weight 0", |w| w.weight() == 0);
+    world.until_over(Phase::Succeeded);
+    assert_eq!(world.primary_pods().revisions(), [&revision("v2")]);
+}
+
+/// The owner deletes the Deployment, or Flux re-creates it by force, while a revision is analysed.
+#[test]
+fn a_deployment_that_is_made_again_begins_anew() {
+    let mut world = World::initialised(in_place(&[]));
+    world.update("v2");
+    world.until_weight(40);
+    let at = world.deployment("app");
+    world.delete(&at);
+    world.run(5);
+    world.apply(deployment("v2", None, Some(2)));
+    world.until("the end", |w| w.at_rest() && w.status().run.is_none());
+    assert_eq!((world.weight(), made(&world)), (0, false), "{}", world.tail());
+    assert_eq!(world.key(keys::PROMOTED), Some(revision("v2").as_str()));
+    world.update("v3");
+    world.until_over(Phase::Succeeded);
+    assert_eq!(world.primary_pods().revisions(), [&revision("v3")]);
+}
+
+#[test]
+fn re_applying_changes_nothing() {
+    let mut world = World::initialised(in_place(&[]));
+    world.update("v2");
+    world.until_over(Phase::Succeeded);
+    let manifest = deployment("v2", None, Some(2));
+    world.apply(manifest.clone());
+    world.run(60);
+    let writes = world.writes;
+    for _ in 0..5 {
+        world.apply(manifest.clone());
+        world.run(60);
+    }
+    assert_eq!(world.writes, writes);
+    assert!(world.fresh_process_has_nothing_to_do());
+}
