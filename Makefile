@@ -1,5 +1,5 @@
 # What people type. `make help` lists it.
-.PHONY: help demo lab test races test-lab bench lint ground
+.PHONY: help demo lab test races test-lab bench bench-traffic lint ground
 
 LAB = $(or $(CARGO_TARGET_DIR),target)/debug/lab
 
@@ -32,6 +32,10 @@ endif
 test-lab: ## Scenarios of real Flux and real requests, in that world; SCENARIO=part of a name for some of them
 	cargo build --locked --package sidetrack
 	cargo test --locked --package lab --test lab -- $(SCENARIO)
+
+bench-traffic: ## Shares, delays and errors that clients see in releases; also written to target/bench-traffic.json
+	@cargo build --locked --package sidetrack --package lab
+	@$(LAB) bench
 
 bench: ## The figures of the README, also written to target/bench.json
 	cargo run --quiet --locked --package ground -- build

@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 mod invariants {
+    mod contest;
     mod crashes;
     mod guards;
     mod in_place;

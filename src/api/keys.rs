@@ -75,7 +75,7 @@ pub const ANNOTATIONS: [&str; 12] = [
 ];
 
 /// Condition of a target while a release of it goes on. kstatus takes any object that has it for one that is not done,
-/// and Flux (`wait: true`, health checks) and Helm 4 (`--wait`) wait by kstatus.
+/// and Flux (`wait: true`, health checks) waits by kstatus.
 pub const RECONCILING: &str = "Reconciling";
 
 /// Field manager of every write of ours.

@@ -251,7 +251,7 @@ pub struct Run {
     /// The analysis is skipped, on request or by break-glass.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub skip: bool,
-    /// Why the run is being rolled back, for the events still to be sent.
+    /// Why the last check failed or the run is rolled back; at its end, what the events still have to say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Somebody asked for the promotion before the analysis is over.

@@ -11,8 +11,8 @@ use crate::rollout::revision::Revision;
 use crate::rollout::status::{Draft, if_new};
 use crate::rollout::workload::{NotReady, Workload};
 use crate::rollout::{
-    analysis, bypass, in_place, initialise, leave, promotion, rebaseline, release, repair, rest, rollback,
-    verbs,
+    analysis, bypass, contest, in_place, initialise, leave, promotion, rebaseline, release, repair, rest,
+    rollback, verbs,
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -122,6 +122,9 @@ impl Case<'_> {
         if run.stage != Stage::Analysing
             && let Some(plan) = repair::serving(self, run)
         {
+            return plan;
+        }
+        if let Some(plan) = contest::ends(self, target, run) {
             return plan;
         }
         if self.o.names.in_place() {

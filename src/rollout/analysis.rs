@@ -47,10 +47,10 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan
         return plan;
     }
     if let Err(error) = case.canary_ready(target, run) {
-        if error.deadline {
-            return rollback::begin(case, run, None);
-        }
         let text = format!("canary deployment {} not ready: {}", case.canary_deployment(), error.message);
+        if error.deadline {
+            return rollback::begin(case, &because(run, text), None);
+        }
         return halted(case, run, vec![Message::warning(text)], true);
     }
     if let Err(error) = case.primary_ready() {
@@ -151,8 +151,8 @@ fn tick(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
                 said.extend(answer.messages);
                 if answer.passed {
                     let text = format!("Rolling back {} manual webhook invoked", case.canary());
-                    said.push(Message::warning(text));
-                    return rollback::begin(case, run, Some(said));
+                    said.push(Message::warning(text.clone()));
+                    return rollback::begin(case, &because(run, text), Some(said));
                 }
             }
         }
@@ -169,13 +169,15 @@ fn tick(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
         }
         Ok(Round::Passed(passed)) if first => said.extend(passed),
         Ok(Round::Passed(_)) => {
-            for index in 0..o.policy.metrics {
+            for (index, name) in o.policy.metrics.iter().enumerate() {
                 match case.ask(Check::Metric { index }) {
                     Asked::Pending(plan) => return plan,
                     Asked::Here(answer) => {
+                        let text = answer.messages.last().map_or("failed", |m| &m.text);
+                        let why = format!("Metric {name}: {text}");
                         said.extend(answer.messages);
                         if !answer.passed {
-                            return halted(case, run, said, true);
+                            return halted_because(case, run, said, true, why);
                         }
                     }
                 }
@@ -245,17 +247,27 @@ fn confirmed(case: &mut Case<'_>, target: &Workload, run: &Run, mut said: Vec<Me
     }
 }
 
-/// The tick did not pass.
+/// The run, with why it is, or may come to be, rejected.
+pub(super) fn because(run: &Run, why: String) -> Run {
+    Run { reason: Some(why), ..run.clone() }
+}
+
+/// The tick did not pass, as was said last.
 fn halted(case: &mut Case<'_>, run: &Run, said: Vec<Message>, counts: bool) -> Plan {
+    let why = said.last().map_or_else(String::new, |m| m.text.clone());
+    halted_because(case, run, said, counts, why)
+}
+
+/// The tick did not pass.
+fn halted_because(case: &mut Case<'_>, run: &Run, said: Vec<Message>, counts: bool, why: String) -> Plan {
     let o = case.o;
     case.end_tick();
-    let mut next = run.clone();
+    let mut next = if counts { because(run, why.clone()) } else { run.clone() };
     next.last_step = Some(case.now);
     let mut draft = Draft::from(o).run(Some(next));
     if counts {
         draft = draft.failed_check();
     }
-    let why = said.last().map_or_else(String::new, |m| m.text.clone());
     let phase = if o.status.phase == Phase::WaitingPromotion { o.status.phase } else { Phase::Progressing };
     said.into_iter()
         .fold(Plan::default(), Plan::say)

@@ -90,9 +90,11 @@ pub(super) fn releasing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
             case.m.said_at = None;
             analysis::advance(case, target, &case.enter(run, Stage::Analysing))
         }
-        Err(error) if error.deadline => rollback::begin(case, run, None),
         Err(error) => {
             let text = format!("canary deployment {} not ready: {}", case.canary_deployment(), error.message);
+            if error.deadline {
+                return rollback::begin(case, &analysis::because(run, text), None);
+            }
             case.overdue(run.since, Message::warning(text))
         }
     }

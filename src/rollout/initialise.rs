@@ -84,7 +84,7 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload) -> Plan {
 
 /// Asks once whether the metrics server answers, where a metric needs it; the answer is said and holds nothing up.
 fn ask_providers(case: &mut Case<'_>) -> Option<Plan> {
-    if case.o.policy.metrics == 0 || case.o.policy.skip_analysis {
+    if case.o.policy.metrics.is_empty() || case.o.policy.skip_analysis {
         return None;
     }
     let answer = match case.ask(Check::Providers) {

@@ -4,6 +4,7 @@
 mod advance;
 mod analysis;
 mod bypass;
+mod contest;
 mod in_place;
 mod initialise;
 mod leave;

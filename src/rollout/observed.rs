@@ -1,6 +1,7 @@
 //! What the core knows when it decides.
 
 use crate::api::status::CanaryStatus;
+use crate::rollout::contest::Turns;
 use crate::rollout::naming::Names;
 use crate::rollout::plan::{Answer, Check, Message};
 use crate::rollout::policy::Policy;
@@ -110,8 +111,8 @@ pub struct Settings {
 }
 
 /// What a process remembers of one Canary between two decisions; lost in a crash, and nothing depends on it but
-/// how often a question is asked, how long a drain is waited for, and whether a break-glass that nobody admitted counts
-/// when other writes followed it: else it is analysed.
+/// how often a question is asked, how long a drain is waited for, how soon two owners are found out, and whether a
+/// break-glass that nobody admitted counts when other writes followed it: else it is analysed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Memory {
     /// When the tick that is being worked on began.
@@ -138,6 +139,8 @@ pub struct Memory {
     pub said: Option<Message>,
     /// When a state that lasts was last said.
     pub said_at: Option<Timestamp>,
+    /// The revisions that were held last; see [`contest`](crate::rollout::contest).
+    pub turns: Turns,
     /// Revisions whose stored template is at hand.
     pub loaded: Vec<Revision>,
 }
@@ -158,6 +161,9 @@ impl Memory {
             let is = |key: &Option<Revision>| key.as_ref() == Some(&t.revision);
             t.held() || is(&t.keys.promoted) || is(&t.keys.glassed) || run == Some(t.revision.as_str())
         };
+        if let Some(target) = &observed.target {
+            self.turns.note(target, now);
+        }
         if let Some(target) = observed.target.as_ref().filter(|t| meant(t)) {
             self.seen = Some((target.uid.clone(), target.generation));
         }

@@ -26,8 +26,8 @@ pub struct Policy {
     pub autoscaler: Option<Autoscaler>,
     /// `spec.analysis.webhooks`, in order.
     pub hooks: Vec<Hook>,
-    /// How many metric checks a step makes; their order is [`crate::metrics`]'.
-    pub metrics: usize,
+    /// The metrics that a step checks, by name; their order is [`crate::metrics`]'.
+    pub metrics: Vec<String>,
 }
 
 /// The autoscaler of a target.

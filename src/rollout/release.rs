@@ -2,6 +2,7 @@
 
 use crate::api::status::{Phase, Run, Stage};
 use crate::rollout::advance::{Case, Newer, Round};
+use crate::rollout::analysis::because;
 use crate::rollout::plan::{Message, Plan, Step};
 use crate::rollout::policy::HookKind;
 use crate::rollout::rest;
@@ -122,9 +123,11 @@ pub(super) fn releasing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
             // Analysis begins at once: the stage and the first step are written together.
             crate::rollout::analysis::advance(case, target, &case.enter(run, Stage::Analysing))
         }
-        Err(error) if error.deadline || overdue(case, target, run) => rollback::begin(case, run, None),
         Err(error) => {
             let text = format!("canary deployment {} not ready: {}", case.canary_deployment(), error.message);
+            if error.deadline || overdue(case, target, run) {
+                return rollback::begin(case, &because(run, text), None);
+            }
             case.overdue(run.since, Message::warning(text))
         }
     }

@@ -8,7 +8,7 @@ use crate::rollout::policy::HookKind;
 use crate::rollout::revision::Revision;
 use crate::rollout::status::Draft;
 use crate::rollout::workload::Workload;
-use crate::rollout::{bypass, in_place, repair};
+use crate::rollout::{bypass, contest, in_place, repair};
 
 /// Decides for a Canary that has no run.
 pub(super) fn advance(case: &mut Case<'_>, target: &Workload) -> Plan {
@@ -103,6 +103,10 @@ fn held(case: &mut Case<'_>, target: &Workload, hold: &Revision) -> Plan {
     if target.keys.paused_before {
         let text = format!("Revision {hold} is held until its owner resumes {}.", case.target());
         return case.waits(o.status.phase, &text);
+    }
+    if let Some(plan) = contest::stands(case, target) {
+        let idle = plan.steps.is_empty();
+        return if idle { plan.wake.into_iter().fold(quiet(case, target), Plan::wake) } else { plan };
     }
     if target.keys.promoted.as_ref() == Some(hold) && case.primary_runs(hold) {
         let run = begin(case, target, hold, Stage::Cancelling);

@@ -63,13 +63,14 @@ pub(super) fn rolling_back(case: &mut Case<'_>, target: &Workload, run: &Run) ->
         return Step::UnguardTarget.into();
     }
     let draft = Draft::from(o).zeroed().rejected(&run.revision);
+    let why = run.reason.as_deref().unwrap_or_default();
     if o.policy.hooks_of(HookKind::PostRollout).next().is_some() {
         case.m.begin_tick(case.now);
         let mut next = case.enter(run, Stage::Closing);
         next.reason = None;
-        return draft.run(Some(next)).finish(Phase::Failed, "", case.now).into();
+        return draft.run(Some(next)).finish(Phase::Failed, why, case.now).into();
     }
-    draft.run(None).finish(Phase::Failed, "", case.now).into()
+    draft.run(None).finish(Phase::Failed, why, case.now).into()
 }
 
 /// Takes the canary's pods away. `None` when that is done.

@@ -222,12 +222,12 @@ fn kstatus(status: &CanaryStatus, phase: Phase, waits_for: &str, now: Timestamp)
             let aborted = status.request.as_ref().and_then(|answer| aborted(answer, status));
             let mixed = status.revisions.mixed.as_deref().map(short);
             let mixed = mixed.map_or_else(String::new, |m| format!(" and, mixed, {m}: its roll was stopped"));
-            let message = format!(
-                "Revision {} was rejected{}, the primary runs {}{mixed}. Push another revision, or remove annotation {} from the target to try it again.",
-                named(&status.revisions.failed),
-                aborted.unwrap_or_default(),
-                named(&status.revisions.primary),
-                crate::api::keys::FAILED,
+            let primary = format!("{}{mixed}", named(&status.revisions.primary));
+            let message = rejection(
+                old,
+                &named(&status.revisions.failed),
+                &primary,
+                aborted.as_deref().unwrap_or(waits_for),
             );
             vec![
                 next(old, ("Ready", "False", "Failed"), &message, now),
@@ -249,7 +249,24 @@ fn aborted(answer: &Answered, status: &CanaryStatus) -> Option<String> {
         return None;
     }
     let why = if request.reason.is_empty() { String::new() } else { format!(": {}", request.reason) };
-    Some(format!(" (aborted by {}{why})", answer.by))
+    Some(format!("aborted by {}{why}", answer.by))
+}
+
+/// Says that a revision was rejected and why; where that is not told again, as it was said before.
+fn rejection(old: &[Condition], failed: &str, primary: &str, why: &str) -> String {
+    let (start, end) = (
+        format!("Revision {failed} was rejected"),
+        format!(
+            "the primary runs {primary}. Push another revision, or remove annotation {} from the target to try it again.",
+            crate::api::keys::FAILED
+        ),
+    );
+    if !why.is_empty() {
+        return format!("{start} ({why}), {end}");
+    }
+    let said =
+        |c: &&Condition| c.type_ == "Stalled" && c.message.starts_with(&start) && c.message.ends_with(&end);
+    old.iter().find(said).map_or_else(|| format!("{start}, {end}"), |c| c.message.clone())
 }
 
 /// Keeps a condition that did not change, and the transition time of one whose status did not.
@@ -296,6 +313,23 @@ pub fn if_new(observed: &Observed, step: Step) -> Plan {
 mod tests {
     use super::*;
     use crate::api::status::Revisions;
+
+    #[test]
+    fn a_rejection_names_its_reason_as_long_as_it_lasts() {
+        let condition =
+            |message: &str| next(&[], ("Stalled", "True", "Failed"), message, Timestamp::UNIX_EPOCH);
+        let why = "Metric latency: Halt app.test advancement latency 9 > 5";
+        let first = rejection(&[], "b", "a", why);
+        assert!(
+            first.starts_with(&format!("Revision b was rejected ({why}), the primary runs a. ")),
+            "{first}"
+        );
+        let old = [condition(&first)];
+        assert_eq!(rejection(&old, "b", "a", ""), first);
+        for (failed, primary) in [("c", "a"), ("b", "c")] {
+            assert!(!rejection(&old, failed, primary, "").contains("latency"), "{failed} {primary}");
+        }
+    }
 
     #[test]
     fn another_hash_of_a_revision_moves_wherever_it_stands() {

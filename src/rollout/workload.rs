@@ -1,6 +1,7 @@
 //! What the core sees of a Deployment: identity, our keys, and how far its rollout is.
 
 use crate::api::keys;
+use crate::rollout::contest;
 use crate::rollout::revision::{RESTARTED_AT, Revision};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -57,7 +58,7 @@ pub struct Keys {
     pub paused_before: bool,
     /// `requested-replicas`, when it is a number.
     pub requested_replicas: Option<i32>,
-    /// `applied-by`.
+    /// Who asked for the held template, from `applied-by`.
     pub applied_by: Option<String>,
 }
 
@@ -159,7 +160,7 @@ impl Workload {
                     .and_then(|text| text.split_once(' ')?.0.parse().ok()),
                 paused_before: annotation(keys::PAUSED_BEFORE).is_some(),
                 requested_replicas: annotation(keys::REQUESTED_REPLICAS).and_then(|n| n.parse().ok()),
-                applied_by: annotation(keys::APPLIED_BY).map(str::to_owned),
+                applied_by: annotation(keys::APPLIED_BY).map(|by| contest::writer(object, by)),
             },
             announced: object.pointer("/status/conditions").and_then(Value::as_array).and_then(|all| {
                 all.iter().position(|c| c.get("type").is_some_and(|t| t == keys::RECONCILING))

@@ -226,7 +226,8 @@ fn what_came_in_past_the_webhook_is_held_and_analysed() {
 /// Interlock §5.13: whenever its Canary goes, the application is a plain Deployment on the right revision.
 #[test]
 fn leaving_at_any_moment_leaves_a_plain_deployment() {
-    let moments: [(&str, fn(&mut World)); 7] = [
+    type Moment = (&'static str, fn(&mut World));
+    let moments: [Moment; 7] = [
         ("v1", |_| {}),
         ("v1", |w| w.update("v2")),
         ("v1", |w| {
@@ -314,4 +315,21 @@ fn re_applying_changes_nothing() {
     }
     assert_eq!(world.writes, writes);
     assert!(world.fresh_process_has_nothing_to_do());
+}
+
+#[test]
+fn a_service_that_would_select_the_canary_is_refused() {
+    let service = |selector: serde_json::Value| {
+        serde_json::json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "test", "name": "app"},
+            "spec": {"selector": selector, "ports": [{"port": 80}]}})
+    };
+    let mut target = deployment("v1", None, Some(2));
+    target["spec"]["template"]["metadata"]["labels"]["tier"] = "web".into();
+    let mut world = World::applied(target, in_place(&[]));
+    world.apply(service(serde_json::json!({"tier": "web"})));
+    world.run(10);
+    assert!(world.ready_message().contains("add app: app to its selector"), "{}", world.ready_message());
+    assert!(world.key(keys::PROMOTED).is_none(), "nothing is touched");
+    world.apply(service(serde_json::json!({"tier": "web", "app": "app"})));
+    world.until_phase(Phase::Initialized);
 }

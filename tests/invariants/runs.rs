@@ -5,7 +5,7 @@ use crate::sim::manifests::{canary, deployment};
 use crate::sim::world::revision;
 use serde_json::json;
 use sidetrack::api::keys;
-use sidetrack::api::status::{Phase, Stage};
+use sidetrack::api::status::{Condition, Phase, Stage};
 use sidetrack::object::{Kind, ObjectRef};
 
 #[test]
@@ -33,12 +33,29 @@ fn a_rejected_revision_stays_held_until_a_person_retries_it() {
     assert_eq!((world.image("app-primary").as_str(), world.replicas("app"), world.weight()), ("v1", 0, 0));
     assert_eq!(world.key(keys::FAILED), world.key(keys::HOLD));
     world.answers.success_rate("100");
+    let said = "was rejected (Metric request-success-rate: Halt app.test advancement success rate 50.00% < 99%), the primary";
+    let stalled = |w: &World| w.status().conditions.into_iter().find(|c| c.type_ == "Stalled");
+    assert!(stalled(&world).is_some_and(|c| c.message.contains(said)), "{:?}", stalled(&world));
     let writes = world.writes;
     world.run(120);
     assert_eq!(world.writes, writes, "a failed revision is tried again unasked");
     world.retry().unwrap();
     world.until_over(Phase::Succeeded);
     assert_eq!(world.image("app-primary"), "v2");
+}
+
+/// The sentence outlives what is done after the verdict, and what is written later.
+#[test]
+fn why_a_revision_was_rejected_stays_in_status() {
+    let mut world = World::initialised(canary(&[("tell", "post-rollout")]));
+    world.answers.success_rate("50");
+    world.update("v2");
+    world.until_over(Phase::Failed);
+    world.edit_canary("/spec/analysis/threshold", json!(9));
+    world.run(60);
+    let named = |c: &Condition| c.type_ == "Stalled" && c.message.contains("Metric request-success-rate");
+    let status = world.status();
+    assert!(status.run.is_none() && status.conditions.iter().any(named), "{status:?}");
 }
 
 /// §5.4: a Deployment's status counts pods that are on their way out until their ReplicaSet has seen the scale-down.

@@ -8,6 +8,7 @@
 //! Addresses: gateways and servers have 10.244.0.2 to .9, pods 10.244.0.10 and up.
 
 pub mod app;
+pub mod bench;
 mod clock;
 pub mod demo;
 pub mod flux;
@@ -20,6 +21,7 @@ pub mod parts;
 pub mod prometheus;
 pub mod sample;
 pub mod sidetrack;
+pub mod weights;
 mod world;
 
 pub use crate::world::{Lab, Wanted};

@@ -12,7 +12,7 @@ use lab::app::App;
 use lab::flux::Repository;
 use lab::load::{Counts, Load, Plan};
 use lab::namespace::Namespace;
-use lab::parts::Part;
+use lab::parts::{Helm, Part};
 use lab::sample::{Sample, Traffic};
 use lab::{Lab, Wanted, gateway, istio, prometheus};
 use tokio::signal::unix::{SignalKind, signal};
@@ -42,6 +42,12 @@ enum Command {
         /// Through which gateway
         #[arg(value_enum)]
         traffic: Traffic,
+    },
+    /// Measure what releases cost those who ask, through both gateways; takes minutes
+    Bench {
+        /// Where the figures are written to
+        #[arg(long, default_value = "target/bench-traffic.json")]
+        out: PathBuf,
     },
     /// Be the sample application
     App(App),
@@ -130,7 +136,14 @@ fn main() -> Result<ExitCode> {
             let wanted = Wanted::new(&lab::demo::parts(traffic), &env::current_exe()?)?;
             wanted.prepare()?;
             let namespace = Namespace::enter()?;
-            runtime()?.block_on(demo(wanted, namespace, traffic))
+            runtime()?.block_on(play(wanted, namespace, async |lab| lab::demo::play(lab, traffic).await))
+        }
+        Command::Bench { out } => {
+            let mut wanted = Wanted::new(&lab::bench::PARTS, &env::current_exe()?)?;
+            wanted.drain = lab::bench::DRAIN;
+            wanted.prepare()?;
+            let namespace = Namespace::enter()?;
+            runtime()?.block_on(play(wanted, namespace, async |lab| lab::bench::run(lab, &out).await))
         }
         Command::App(app) => runtime()?.block_on(lab::app::run(app)),
         Command::Sample { sample } => {
@@ -180,7 +193,13 @@ async fn up(wanted: Wanted, namespace: Namespace, command: &[OsString]) -> Resul
     let path = env::var_os("PATH").unwrap_or_default();
     let kubectl = ground::Part::Kubectl.path()?;
     let own = env::current_exe()?;
-    let folders = [&kubectl, &own].into_iter().filter_map(|file| file.parent().map(PathBuf::from));
+    let mut programs = vec![kubectl, own];
+    if lab.parts.contains(&Part::Helm) {
+        for helm in Helm::ALL {
+            programs.push(helm.program().path()?);
+        }
+    }
+    let folders = programs.iter().filter_map(|file| file.parent().map(PathBuf::from));
     // In the terminal's foreground group, for a shell to have its keys; the namespace's guard ends it if we cannot.
     let mut child = tokio::process::Command::new(program)
         .args(args)
@@ -204,21 +223,25 @@ async fn up(wanted: Wanted, namespace: Namespace, command: &[OsString]) -> Resul
     Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
-async fn demo(wanted: Wanted, namespace: Namespace, traffic: Traffic) -> Result<ExitCode> {
+async fn play(
+    wanted: Wanted,
+    namespace: Namespace,
+    story: impl AsyncFn(&Lab) -> Result<()>,
+) -> Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let story = async {
+    let whole = async {
         let start = Instant::now();
         let mut lab = Lab::start(wanted, namespace).await?;
         eprintln!("lab: up in {:.1} s", start.elapsed().as_secs_f64());
-        let played = lab::demo::play(&lab, traffic).await;
+        let played = story(&lab).await;
         if played.is_err() {
             lab.keep_logs();
         }
         played
     };
     tokio::select! {
-        played = story => played.map(|()| ExitCode::SUCCESS),
+        played = whole => played.map(|()| ExitCode::SUCCESS),
         _ = terminate.recv() => Ok(ExitCode::FAILURE),
         _ = interrupt.recv() => Ok(ExitCode::FAILURE),
     }
@@ -244,6 +267,7 @@ fn tell(lab: &Lab) {
             }
             Part::Prometheus => eprintln!("  Prometheus     {}/api/v1/query?query=up", prometheus::url()),
             Part::Flux => eprintln!("  Flux           kubectl -n flux-system get kustomizations"),
+            Part::Helm => eprintln!("  Helm           helm3, helm4"),
         }
     }
     eprintln!("  Logs           {}", lab.dir().join("logs").display());

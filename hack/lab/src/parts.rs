@@ -13,6 +13,8 @@ static ISTIO: Module = module!("istio");
 static KUSTOMIZE_CONTROLLER: Module = module!("kustomize-controller");
 static SOURCE_CONTROLLER: Module = module!("source-controller");
 static PROMETHEUS: Module = module!("prometheus");
+static HELM3: Module = module!("helm3");
+static HELM4: Module = module!("helm4");
 
 /// Kinds of Istio that istiod and Sidetrack need here.
 const ISTIO_KINDS: [&str; 3] = [
@@ -32,11 +34,13 @@ pub enum Part {
     Prometheus,
     /// Flux's kustomize-controller, and a source to commit to.
     Flux,
+    /// Commands `helm3` and `helm4`; nothing runs.
+    Helm,
 }
 
 impl Part {
     /// Every one.
-    pub const ALL: [Self; 4] = [Self::Istio, Self::Gateway, Self::Prometheus, Self::Flux];
+    pub const ALL: [Self; 5] = [Self::Istio, Self::Gateway, Self::Prometheus, Self::Flux, Self::Helm];
 
     /// Builds or fetches what is missing of it, saying how far it is on stderr. Without a network it returns at once when
     /// everything is there.
@@ -54,6 +58,9 @@ impl Part {
             }
             Self::Prometheus => ground::build_program(&prometheus())?,
             Self::Flux => ground::build_program(&kustomize_controller())?,
+            Self::Helm => {
+                Helm::ALL.into_iter().try_for_each(|helm| ground::build_program(&helm.program()))?
+            }
         }
         self.crds().map(drop)
     }
@@ -66,7 +73,7 @@ impl Part {
         match self {
             Self::Istio => istio_crds(&ISTIO_KINDS),
             Self::Gateway => RouterCrds::GatewayApi.load(),
-            Self::Prometheus => Ok(Vec::new()),
+            Self::Prometheus | Self::Helm => Ok(Vec::new()),
             Self::Flux => {
                 let place = "config/crd/bases";
                 let path = "github.com/fluxcd/kustomize-controller";
@@ -95,6 +102,29 @@ pub fn kustomize_controller() -> Program {
 #[must_use]
 pub fn prometheus() -> Program {
     program("prometheus", "github.com/prometheus/prometheus/cmd/prometheus", &PROMETHEUS)
+}
+
+/// Helm, whose versions 3 and 4 write in different ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Helm {
+    /// Merges what it had, what it has and what is there, and sends the difference.
+    Three,
+    /// Server-side apply.
+    Four,
+}
+
+impl Helm {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Three, Self::Four];
+
+    /// Returns what it is built from.
+    #[must_use]
+    pub fn program(self) -> Program {
+        match self {
+            Self::Three => program("helm3", "helm.sh/helm/v3/cmd/helm", &HELM3),
+            Self::Four => program("helm4", "helm.sh/helm/v4/cmd/helm", &HELM4),
+        }
+    }
 }
 
 fn program(binary: &'static str, package: &'static str, module: &'static Module) -> Program {

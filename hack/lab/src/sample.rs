@@ -41,6 +41,8 @@ pub struct Sample {
     pub replicas: Option<u32>,
     /// Whether requests judge a release. Without it each step passes after two seconds, with no load.
     pub judged: bool,
+    /// Seconds that a pod goes on answering once it is to end: gateways hear of it later than the pod does.
+    pub linger: u32,
     /// Seconds that a canary has to become ready.
     pub progress_deadline: u32,
     /// More variables for the container, such as `FAIL_PERCENT`; see [`crate::app::App`].
@@ -56,6 +58,7 @@ impl Sample {
             traffic,
             replicas: Some(2),
             judged: true,
+            linger: 1,
             progress_deadline: 60,
             env: Vec::new(),
         }
@@ -96,8 +99,7 @@ impl Sample {
                         "name": "app", "image": format!("app:{version}"), "env": env,
                         "ports": [{ "name": "http", "containerPort": PORT }],
                         "readinessProbe": { "httpGet": { "path": "/readyz", "port": "http" }, "periodSeconds": 1 },
-                        // Gateways hear of an end later than the pod does.
-                        "lifecycle": { "preStop": { "sleep": { "seconds": 1 } } },
+                        "lifecycle": { "preStop": { "sleep": { "seconds": self.linger } } },
                     }] },
                 },
             },

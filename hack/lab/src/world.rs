@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use ground::{ControlPlane, DataDir, Options, Server, User, say};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::flux::{self, Flux};
 use crate::kubelet::{Image, Kubelet};
@@ -21,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Wanted {
     /// The parts beside control plane, pods and Sidetrack.
     pub parts: Vec<Part>,
+    /// Time between a route that leaves pods and their end.
+    pub drain: Duration,
     /// The `lab` program, which is also the sample application.
     pub lab: PathBuf,
     /// The `sidetrack` program.
@@ -37,7 +41,7 @@ impl Wanted {
         if !sidetrack.exists() {
             bail!("there is no {}: run `cargo build --package sidetrack`", sidetrack.display());
         }
-        Ok(Self { parts: parts.to_vec(), lab: lab.to_owned(), sidetrack })
+        Ok(Self { parts: parts.to_vec(), drain: Duration::from_secs(1), lab: lab.to_owned(), sidetrack })
     }
 
     /// Builds or fetches what is missing; to be done before the namespace is entered, which no network reaches.
@@ -62,6 +66,7 @@ pub struct Lab {
     /// What is in it.
     pub parts: Vec<Part>,
     dir: DataDir,
+    sidetrack: PathBuf,
     _namespace: Namespace,
 }
 
@@ -98,6 +103,7 @@ impl Lab {
             cp,
             parts: wanted.parts.clone(),
             dir,
+            sidetrack: wanted.sidetrack.clone(),
             _namespace: namespace,
         };
         if let Err(error) = lab.complete(&wanted, &logs).await {
@@ -114,7 +120,7 @@ impl Lab {
         let client = cp.client_as("kubelet");
         self.kubelet =
             Some(Kubelet::start(client, cp.url(), cp.ca_pem(), images(wanted), logs.join("pods")).await?);
-        sidetrack::install(cp).await?;
+        sidetrack::install(cp, wanted.drain).await?;
         let mut addresses = Vec::new();
         for part in &wanted.parts {
             match part {
@@ -137,6 +143,7 @@ impl Lab {
                     self.flux = Some(Flux::start(cp, &dir, logs).await?.into());
                     addresses.push(flux::HEALTH);
                 }
+                Part::Helm => {}
             }
         }
         sidetrack::wait(cp).await?;
@@ -175,6 +182,30 @@ impl Lab {
     /// When it is no part of this lab.
     pub fn flux(&self) -> Result<&tokio::sync::Mutex<Flux>> {
         self.flux.as_ref().context("this lab has no Flux")
+    }
+
+    /// Kills each process of Sidetrack in this lab with SIGKILL; its kubelet starts them again.
+    ///
+    /// # Errors
+    /// When there is none, or one cannot be killed.
+    pub fn kill_sidetrack(&self) -> Result<()> {
+        let own = std::fs::read_link("/proc/thread-self/ns/net")?;
+        let is_one = |process: &Path| {
+            std::fs::read_link(process.join("exe")).is_ok_and(|program| program == self.sidetrack)
+                && std::fs::read_link(process.join("ns/net")).is_ok_and(|namespace| namespace == own)
+        };
+        let all = std::fs::read_dir("/proc")?.flatten().map(|entry| entry.path());
+        let pids: Vec<i32> = all
+            .filter(|process| is_one(process))
+            .filter_map(|process| process.file_name()?.to_str()?.parse().ok())
+            .collect();
+        if pids.is_empty() {
+            bail!("no process runs {}", self.sidetrack.display());
+        }
+        for pid in pids {
+            kill(Pid::from_raw(pid), Signal::SIGKILL).with_context(|| format!("killing {pid}"))?;
+        }
+        Ok(())
     }
 
     /// Leaves the logs when the lab ends.

@@ -255,7 +255,7 @@ impl<'a> Subject<'a> {
                     .and_then(|n| i32::try_from(n).ok()),
             }),
             hooks: self.hooks().iter().map(|h| Hook { name: h.name.clone(), kind: kind(h) }).collect(),
-            metrics: judge::checks(&self.metrics()).len(),
+            metrics: judge::checks(&self.metrics()).iter().map(|check| check.metric.name.clone()).collect(),
         }
     }
 }

@@ -32,6 +32,10 @@ impl Subject<'_> {
                 objects::SELECTOR_LABELS.join(" ")
             ));
         }
+        let running = self.canary.status.as_ref().is_some_and(|s| s.run.is_some());
+        if self.names.in_place() && !running {
+            refusals.extend(self.apex_meets_canary());
+        }
         let mut snapshots: Vec<(&String, &str)> =
             self.snapshots.iter().map(|(name, s)| (name, s.created.as_str())).collect();
         snapshots.sort_by(|a, b| a.1.cmp(b.1).then(a.0.cmp(b.0)));
@@ -96,6 +100,22 @@ impl Subject<'_> {
         }
         let canary = self.generated().filter(|canary| !drifted(Some(canary)))?;
         annotation(canary, keys::REVISION).map(Revision::from_key)
+    }
+
+    /// `in-place`, the owner's Service stays as it is: it must not select the canary's pods.
+    fn apex_meets_canary(&self) -> Option<String> {
+        let (label, template) = self.label().zip(self.target_template())?;
+        let apex = self.get(Kind::Service, &self.names.apex)?;
+        let selector = apex.pointer("/spec/selector")?.as_object().filter(|s| !s.is_empty())?;
+        let canary = objects::generated_template(template, &label, &self.names);
+        let labels = canary.pointer("/metadata/labels")?;
+        selector.iter().all(|(key, value)| labels.get(key) == Some(value)).then(|| {
+            format!(
+                "Service {} selects the canary's pods as well, which would get traffic beside any weight: \
+                 add {}: {} to its selector.",
+                self.names.apex, label.key, label.value
+            )
+        })
     }
 
     fn observed_services(&self) -> Services {

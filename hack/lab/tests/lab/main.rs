@@ -5,10 +5,13 @@
 //! parts of them; all without any. Environment: `LAB_TABLE=FILE` writes what happened as a table.
 
 mod flux;
+mod helm;
+mod kubectl;
 mod life;
 mod outages;
 mod stage;
 mod traffic;
+mod writer;
 
 use std::fmt::Write as _;
 use std::pin::Pin;
@@ -27,9 +30,18 @@ const AT_ONCE: usize = 4;
 /// No scenario takes half as long.
 const LONGEST: Duration = Duration::from_secs(240);
 
-type Run = fn(Arc<Lab>) -> Pin<Box<dyn Future<Output = Result<String>>>>;
+type Run = fn(Arc<Lab>) -> Pin<Box<dyn Future<Output = Result<Rows>>>>;
 
-/// One scenario; its result is a sentence on what happened.
+/// What happened, and in which situation where a scenario plays several.
+struct Rows(Vec<(Option<String>, String)>);
+
+impl From<String> for Rows {
+    fn from(happened: String) -> Self {
+        Self(vec![(None, happened)])
+    }
+}
+
+/// One scenario; its result is a sentence on what happened, or one a situation.
 struct Scenario {
     name: &'static str,
     situation: &'static str,
@@ -49,7 +61,7 @@ macro_rules! scenario {
             name: stringify!($name),
             situation: $situation,
             alone: $alone,
-            run: |lab| Box::pin($module::$name(lab)),
+            run: |lab| Box::pin(async { $module::$name(lab).await.map(Rows::from) }),
         }
     };
 }
@@ -71,6 +83,13 @@ fn scenarios() -> Vec<Scenario> {
         scenario!(flux::deployment_deleted_in_git, "the Deployment deleted in Git, then put back as v2"),
         scenario!(flux::immutable_field_with_force, "a new selector, `force: true`"),
         scenario!(flux::two_kustomizations, "two Kustomizations that both own the Deployment"),
+        scenario!(kubectl::as_typed, "kubectl"),
+        scenario!(kubectl::owners_wishes, "kubectl, beside releases"),
+        scenario!(helm::helm3_release, "Helm 3"),
+        scenario!(helm::helm4_release, "Helm 4"),
+        scenario!(helm::helm3_waits, "Helm 3 with `--wait`"),
+        scenario!(helm::helm4_waits, "Helm 4 with `--wait`"),
+        scenario!(helm::helm4_waits_for_the_canary, "Helm 4 with `--wait` and the Canary in the chart"),
         scenario!(outages::webhook_down, "webhook down while Flux applies v2", alone),
         scenario!(outages::flux_killed, "kustomize-controller killed while v2 is analysed", alone),
         scenario!(outages::sidetrack_killed, "both replicas of Sidetrack killed at weight", alone),
@@ -126,7 +145,7 @@ fn run() -> Result<bool> {
     })
 }
 
-async fn play(scenario: Scenario, lab: Arc<Lab>) -> (Scenario, Result<String>) {
+async fn play(scenario: Scenario, lab: Arc<Lab>) -> (Scenario, Result<Rows>) {
     let start = Instant::now();
     let played = tokio::time::timeout(LONGEST, (scenario.run)(lab.clone())).await;
     let result = played.unwrap_or_else(|_| Err(anyhow::anyhow!("not over after {} s", LONGEST.as_secs())));
@@ -135,18 +154,26 @@ async fn play(scenario: Scenario, lab: Arc<Lab>) -> (Scenario, Result<String>) {
     let rests = stage::suspend(&lab, &scenario.name.replace('_', "-")).await;
     let result = result.and_then(|happened| rests.map(|()| happened));
     match &result {
-        Ok(happened) => println!("test {} ... ok ({seconds:.0} s): {happened}", scenario.name),
+        Ok(Rows(rows)) => {
+            println!("test {} ... ok ({seconds:.0} s)", scenario.name);
+            for (situation, happened) in rows {
+                println!("    {}: {happened}", situation.as_deref().unwrap_or(scenario.situation));
+            }
+        }
         Err(error) => println!("test {} ... FAILED ({seconds:.0} s): {error:#}", scenario.name),
     }
     (scenario, result)
 }
 
-fn table(results: &[(Scenario, Result<String>)]) -> String {
+fn table(results: &[(Scenario, Result<Rows>)]) -> String {
     let mut text = "| situation | what happened |\n|---|---|\n".to_owned();
     for (scenario, result) in results {
-        let happened = result.as_ref().map_or_else(|error| format!("FAILED: {error:#}"), Clone::clone);
-        // Writing to a String does not fail.
-        let _ = writeln!(text, "| {} | {happened} |", scenario.situation);
+        let failed = |error| Rows::from(format!("FAILED: {error:#}")).0;
+        let rows = result.as_ref().map_or_else(failed, |Rows(rows)| rows.clone());
+        for (situation, happened) in rows {
+            // Writing to a String does not fail.
+            let _ = writeln!(text, "| {} | {happened} |", situation.as_deref().unwrap_or(scenario.situation));
+        }
     }
     text
 }

@@ -1,22 +1,19 @@
 //! What a scenario plays on: one application, its repository, the load on it, and what is to be seen of them.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use futures::StreamExt;
 use ground::{AuditRequest, Mark};
 use kube::Client;
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, watcher};
 use lab::Lab;
 use lab::flux::{self, Repository};
-use lab::load::{Load, Plan, Sample as Request};
+use lab::load::{Load, Plan};
 use lab::sample::{Sample, Traffic};
+use lab::weights::Weights;
 use serde_json::Value;
-use tokio::task::JoinHandle;
 
 /// How long a condition is waited for.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -168,29 +165,7 @@ impl Stage {
 
     /// Starts to watch the canary's weight in the route.
     pub(crate) fn weights(&self) -> Weights {
-        let (group, version, kind, plural) = match self.sample.traffic {
-            Traffic::Istio => ("networking.istio.io", "v1", "VirtualService", "virtualservices"),
-            Traffic::Gateway => ("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes"),
-        };
-        let resource =
-            ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural);
-        let routes: Api<DynamicObject> =
-            Api::namespaced_with(self.client.clone(), &self.sample.namespace, &resource);
-        let seen = Arc::new(Mutex::new(Vec::<(Instant, i64)>::new()));
-        let (task_seen, traffic) = (seen.clone(), self.sample.traffic);
-        let task = tokio::spawn(async move {
-            let mut events =
-                watcher(routes, watcher::Config::default()).default_backoff().applied_objects().boxed();
-            while let Some(event) = events.next().await {
-                let Ok(route) = event else { continue };
-                let weight = canary_weight(&route.data, traffic);
-                let mut seen = task_seen.lock().unwrap_or_else(PoisonError::into_inner);
-                if seen.last().is_none_or(|(_, last)| *last != weight) {
-                    seen.push((Instant::now(), weight));
-                }
-            }
-        });
-        Weights { seen, task }
+        Weights::watch(self.client.clone(), &self.sample)
     }
 
     /// Returns who wrote what in our namespace since a mark, dry runs left out.
@@ -198,6 +173,20 @@ impl Stage {
         let mut all = self.lab.cp.audit().all_since(mark).await?;
         all.retain(|r| r.namespace == self.sample.namespace && r.is_write() && !r.uri.contains("dryRun"));
         Ok(all)
+    }
+
+    /// Waits until nobody has written anything for two seconds.
+    pub(crate) async fn settled(&self) -> Result<()> {
+        let mut mark = self.lab.cp.audit().mark().await?;
+        let mut since = Instant::now();
+        until("nobody writes any more", async || {
+            if !self.writes_since(mark).await?.is_empty() {
+                mark = self.lab.cp.audit().mark().await?;
+                since = Instant::now();
+            }
+            Ok((since.elapsed() > Duration::from_secs(2)).then_some(()))
+        })
+        .await
     }
 
     /// Returns how often Flux looked at the Deployment since a mark.
@@ -208,48 +197,6 @@ impl Stage {
         });
         Ok(looks.count())
     }
-}
-
-/// The canary's weights as they were seen in the route.
-pub(crate) struct Weights {
-    seen: Arc<Mutex<Vec<(Instant, i64)>>>,
-    task: JoinHandle<()>,
-}
-
-impl Weights {
-    /// Each weight, and when it was first seen.
-    pub(crate) fn so_far(&self) -> Vec<(Instant, i64)> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// The requests that were sent while a weight was set, its first second left out: a gateway takes a moment to hear of it.
-    pub(crate) fn windows(&self, requests: &[Request]) -> Vec<(i64, Vec<Request>)> {
-        let seen = self.so_far();
-        let ends = seen.iter().skip(1).map(|(at, _)| *at).chain([Instant::now()]);
-        seen.iter()
-            .zip(ends)
-            .map(|((from, weight), to)| {
-                let from = *from + Duration::from_secs(1);
-                (*weight, requests.iter().filter(|r| r.at >= from && r.at + r.took < to).cloned().collect())
-            })
-            .collect()
-    }
-}
-
-impl Drop for Weights {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-fn canary_weight(route: &Value, traffic: Traffic) -> i64 {
-    let (list, name) = match traffic {
-        Traffic::Istio => ("/spec/http/0/route", "/destination/host"),
-        Traffic::Gateway => ("/spec/rules/0/backendRefs", "/name"),
-    };
-    let all = at(route, list).as_array().into_iter().flatten();
-    let canary = all.filter(|to| at(to, name).as_str().is_some_and(|name| name.contains("-canary")));
-    canary.filter_map(|to| at(to, "/weight").as_i64()).sum()
 }
 
 /// A value in an object; `Null` when it is not there.

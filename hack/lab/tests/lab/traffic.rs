@@ -8,7 +8,7 @@ use lab::Lab;
 use lab::load::{Counts, chi_square};
 use lab::sample::Traffic;
 
-use crate::stage::{Stage, image, until};
+use crate::stage::{Stage, at, condition, image, until};
 
 /// One honest draw in 10,000 is further from its weight.
 const CHANCE: f64 = 15.1;
@@ -26,7 +26,7 @@ pub(crate) async fn failing_release_through_istio(lab: Arc<Lab>) -> Result<Strin
         Stage::new(lab, "failing-release-through-istio", Traffic::Istio),
         "FAIL_PERCENT",
         "10",
-        "success rate",
+        "request-success-rate",
     )
     .await
 }
@@ -42,7 +42,7 @@ pub(crate) async fn failing_release_through_gateway_api(lab: Arc<Lab>) -> Result
 }
 
 pub(crate) async fn slow_release_through_istio(lab: Arc<Lab>) -> Result<String> {
-    bad(Stage::new(lab, "slow-release-through-istio", Traffic::Istio), "DELAY_MS", "1000", "request duration")
+    bad(Stage::new(lab, "slow-release-through-istio", Traffic::Istio), "DELAY_MS", "1000", "request-duration")
         .await
 }
 
@@ -79,7 +79,7 @@ async fn good(stage: Stage) -> Result<String> {
 }
 
 /// v2 is rolled back by what its requests show; the primary stays v1, and nothing fails once v2 has no weight.
-async fn bad(stage: Stage, variable: &str, value: &str, reason: &str) -> Result<String> {
+async fn bad(stage: Stage, variable: &str, value: &str, metric: &str) -> Result<String> {
     let stage = stage.initialised().await?;
     let load = stage.load(100).await?;
     let weights = stage.weights();
@@ -106,7 +106,17 @@ async fn bad(stage: Stage, variable: &str, value: &str, reason: &str) -> Result<
     let failed_elsewhere = requests.iter().filter(|r| r.failed() && r.version != "v2").count();
     ensure!(failed_elsewhere == 0, "{failed_elsewhere} requests failed that v2 did not answer: {counts:?}");
     ensure!(image(&stage.deployment("app-primary").await?) == "app:v1");
+    let canary = stage.canary().await?;
+    let said = at(condition(&canary, "Stalled"), "/message").as_str().unwrap_or_default();
+    let named = format!("was rejected (Metric {metric}: Halt app.");
+    ensure!(said.contains(&named), "Stalled names the metric: {said}");
     let events = stage.events().await?;
+    // Built-in checks have words of their own.
+    let reason = match metric {
+        "request-success-rate" => "success rate",
+        "request-duration" => "request duration",
+        other => other,
+    };
     ensure!(events.iter().any(|event| event.contains(reason)), "an Event names {reason}: {events:#?}");
     Ok(format!(
         "rolled back at weight {top}; v2 answered {} of {} requests, the last {:.1} s after its weight was taken away; {} failed",
