@@ -24,7 +24,7 @@
 //! - [`controller`]: watches, cache, queue and the loop that executes what the core decided.
 //! - [`kubernetes`], [`tls`], [`telemetry`]: the API client and leader election, certificates, logs and metrics.
 //! - [`api`]: Flagger's custom resources, their schemas, and what a spec asks for that is not served.
-//! - [`cli`]: what people type.
+//! - [`cli`], [`plugin`]: what people type, `sidetrack` and `kubectl sidetrack`.
 pub mod admission;
 pub mod api;
 pub mod cli;
@@ -34,6 +34,7 @@ pub mod kubernetes;
 pub mod metrics;
 pub mod object;
 pub mod outbound;
+pub mod plugin;
 pub mod rollout;
 pub mod router;
 pub mod telemetry;

@@ -68,8 +68,8 @@ async fn manifests_install_cleanly_and_check_sees_each_thing_that_is_amiss() -> 
     // Nothing is amiss but that no process has filled in whom to trust, and nobody answers.
     let found = look(&cp).await?;
     let errors = words(&found, Level::Error);
-    assert_eq!(errors.len(), 4, "{found:#?}");
-    for webhook in ["deployments.sidetrack.dev", "services.sidetrack.dev"] {
+    assert_eq!(errors.len(), 6, "{found:#?}");
+    for webhook in ["deployments", "services", "canaries"].map(|of| format!("{of}.sidetrack.dev")) {
         says(&found, Level::Error, &format!("webhook {webhook} has no caBundle"));
         says(&found, Level::Error, &format!("dry-run write to webhook {webhook} failed: "));
     }
@@ -148,7 +148,7 @@ async fn runs_as_a_restricted_pod(cp: &ControlPlane) -> Result<()> {
 }
 
 async fn policies_type_check(cp: &ControlPlane) -> Result<()> {
-    for name in ["sidetrack", "sidetrack-deletion", "sidetrack-services"] {
+    for name in ["sidetrack", "sidetrack-deletion", "sidetrack-services", "sidetrack-requests"] {
         let policy = eventually("the policy is type-checked", async || {
             let policy = get(cp, &["validatingadmissionpolicy", name]).await?;
             let seen = policy["status"]["observedGeneration"] == policy["metadata"]["generation"];

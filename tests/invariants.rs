@@ -12,6 +12,7 @@ mod invariants {
     mod runs;
     mod skips;
     mod upgrades;
+    mod verbs;
 }
 #[cfg(test)]
 #[expect(dead_code, reason = "each test binary uses a part of it")]

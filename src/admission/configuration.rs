@@ -2,6 +2,7 @@
 //!
 //! Every field that the API server would default is spelled out, so that a GitOps tool sees no difference.
 
+use super::requests;
 use crate::api::keys;
 use serde_json::{Value, json};
 
@@ -36,18 +37,37 @@ pub fn webhook_configuration(controller_user: &str, endpoint: &Endpoint, ca_bund
     if let (Some(bundle), Some(client)) = (ca_bundle, client.as_object_mut()) {
         client.insert("caBundle".to_owned(), bundle.into());
     }
+    let conditions = |changes: &str| {
+        json!([
+            not_controller(controller_user),
+            // oldObject is null on CREATE, and an error in an expression would refuse the write.
+            {"name": "relevant", "expression": format!("request.operation == 'CREATE' || {changes}")},
+        ])
+    };
     json!({
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "MutatingWebhookConfiguration",
         "metadata": {"name": NAME, "labels": {"app.kubernetes.io/name": "sidetrack"}},
         "webhooks": [
-            webhook("deployments", "apps", &client, controller_user, &deployment_changes()),
-            webhook("services", "", &client, controller_user, &service_changes()),
+            webhook("deployments", "apps/v1", &client, enrolled(), &conditions(&deployment_changes())),
+            webhook("services", "/v1", &client, enrolled(), &conditions(&service_changes())),
+            // No label of ours is on a Canary; whoever asks nothing of a release never gets here.
+            webhook("canaries", "flagger.app/v1beta1", &client, json!({}), &json!([
+                not_controller(controller_user),
+                {"name": "relevant", "expression": requests::asks()},
+            ])),
         ],
     })
 }
 
-fn webhook(resource: &str, group: &str, client: &Value, controller_user: &str, changes: &str) -> Value {
+fn webhook(
+    resource: &str,
+    group_version: &str,
+    client: &Value,
+    selector: Value,
+    conditions: &Value,
+) -> Value {
+    let (group, version) = group_version.split_once('/').unwrap_or_default();
     json!({
         "name": format!("{resource}.sidetrack.dev"),
         "admissionReviewVersions": ["v1"],
@@ -55,22 +75,18 @@ fn webhook(resource: &str, group: &str, client: &Value, controller_user: &str, c
         "failurePolicy": "Fail",
         "matchPolicy": "Equivalent",
         "namespaceSelector": {},
-        "objectSelector": enrolled(),
+        "objectSelector": selector,
         "reinvocationPolicy": "IfNeeded",
         "sideEffects": "None",
         "timeoutSeconds": 2,
         "rules": [{
             "apiGroups": [group],
-            "apiVersions": ["v1"],
+            "apiVersions": [version],
             "operations": ["CREATE", "UPDATE"],
             "resources": [resource],
             "scope": "Namespaced",
         }],
-        "matchConditions": [
-            not_controller(controller_user),
-            // oldObject is null on CREATE, and an error in an expression would refuse the write.
-            {"name": "relevant", "expression": format!("request.operation == 'CREATE' || {changes}")},
-        ],
+        "matchConditions": conditions,
     })
 }
 
@@ -134,7 +150,8 @@ mod tests {
     fn every_key_of_ours_wakes_the_webhook() {
         let configuration =
             webhook_configuration(keys::CONTROLLER_USER, &Endpoint::Service, None).to_string();
-        for key in keys::LABELS.into_iter().chain(keys::ANNOTATIONS).chain([keys::PORTS]) {
+        let of_canaries = [keys::PORTS, keys::REQUEST, keys::REQUESTED_BY];
+        for key in keys::LABELS.into_iter().chain(keys::ANNOTATIONS).chain(of_canaries) {
             assert!(configuration.contains(&format!("'{key}'")), "{key}");
         }
     }

@@ -5,7 +5,7 @@
 
 use super::outcome::{Outcome, Reason, Rule};
 use super::review::{Operation, Request};
-use super::rules::{deployment, service, strip};
+use super::rules::{self, deployment, service, strip};
 use super::view::View;
 use crate::api::keys;
 
@@ -29,12 +29,18 @@ pub fn decide(request: &Request, settings: &Settings) -> Outcome {
     if request.user_info.username == settings.controller_user || !request.sub_resource.is_empty() {
         return Outcome::pass();
     }
+    let (old, new) = (View::of(&request.old_object), View::of(&request.object));
     let is_service = match (request.resource.group.as_str(), request.resource.resource.as_str()) {
         ("apps", "deployments") => false,
         ("", "services") => true,
+        ("flagger.app", "canaries") => {
+            return match new {
+                Some(new) => rules::request::write(request, old, new),
+                None => Outcome::pass(),
+            };
+        }
         _ => return Outcome::pass(),
     };
-    let (old, new) = (View::of(&request.old_object), View::of(&request.object));
     match (request.operation, old, new) {
         (Operation::Create, _, Some(new)) if new.label(keys::CANARY).is_some() => strip::strip(None, new),
         (Operation::Create, _, Some(_)) | (Operation::Delete | Operation::Connect, ..) => Outcome::pass(),

@@ -3,13 +3,14 @@
 //! [`review::parse`] reads what the API server asks, [`decide::decide`] answers it from the request
 //! alone, [`patch`] turns the answer into JSON Patch and proves it on a copy, [`server`] puts HTTP
 //! around the three. [`configuration`] and [`second_lock`] are the objects that make the API server
-//! ask, and that stand in when it does not.
+//! ask, and that stand in when it does not; [`requests`] is the policy that says who may ask what of a release.
 pub mod configuration;
 pub mod decide;
 mod error;
 pub mod metrics;
 pub mod outcome;
 pub mod patch;
+pub mod requests;
 pub mod review;
 mod rules;
 pub mod second_lock;

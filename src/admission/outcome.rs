@@ -105,6 +105,8 @@ pub enum Rule {
     Restore,
     /// An apex Service stays pointed at the primary.
     Service,
+    /// A request on a Canary is stamped with who makes it.
+    Request,
     /// Annotations would pass the API server's limit.
     AnnotationLimit,
     /// The request lacks an object that it must have.
@@ -126,6 +128,7 @@ impl Rule {
             Self::Replicas => "replicas",
             Self::Restore => "restore",
             Self::Service => "service",
+            Self::Request => "request",
             Self::AnnotationLimit => "annotation-limit",
             Self::NoObject => "no-object",
         }

@@ -167,8 +167,11 @@ impl Write {
     /// The AdmissionReview of this write.
     pub(super) fn review(&self) -> Value {
         let object = &self.new;
-        let (group, resource) =
-            if object["kind"] == "Service" { ("", "services") } else { ("apps", "deployments") };
+        let (group, resource) = match object["kind"].as_str() {
+            Some("Service") => ("", "services"),
+            Some("Canary") => ("flagger.app", "canaries"),
+            _ => ("apps", "deployments"),
+        };
         json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
             "uid": "uid-1", "operation": self.operation, "dryRun": false,
             "kind": {"group": group, "version": "v1", "kind": object["kind"]},

@@ -46,6 +46,11 @@ pub const REVISION: &str = "sidetrack.dev/revision";
 /// Annotation on a generated Deployment: hash of the template as it was written, by which a change by hand is seen.
 pub const TEMPLATE: &str = "sidetrack.dev/template";
 
+/// Annotation on a Canary: what a person asks of its release ([`crate::api::request::Request`]).
+pub const REQUEST: &str = "sidetrack.dev/request";
+/// Annotation on a Canary: the user who asked; only the webhook writes it.
+pub const REQUESTED_BY: &str = "sidetrack.dev/requested-by";
+
 /// Finalizer on a Deployment that carries traffic: its deletion waits until the traffic has left.
 pub const TRAFFIC_FINALIZER: &str = "sidetrack.dev/traffic";
 /// Finalizer on every Canary: it leaves only when its application stands on its own again.

@@ -15,6 +15,7 @@ pub mod keys;
 mod lenient;
 pub mod metric_template;
 mod passthrough;
+pub mod request;
 pub mod service;
 pub mod status;
 pub mod validate;
@@ -24,6 +25,7 @@ pub use analysis::{Alert, Analysis, HookType, Metric, SessionAffinity, Strategy,
 pub use canary::{Canary, CanarySpec, TargetRef};
 pub use crd::crds;
 pub use metric_template::{MetricProvider, MetricTemplate, MetricTemplateSpec};
+pub use request::{Request, Verb};
 pub use service::CanaryService;
 pub use status::CanaryStatus;
 

@@ -114,6 +114,67 @@ pub struct CanaryStatus {
     /// What is doubtful in the spec, a sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// What became of revisions, the latest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<Past>,
+    /// The last request that was answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<Answered>,
+}
+
+/// What became of a revision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Past {
+    /// Its hash.
+    pub revision: String,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Field manager and user of who applied it, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// When.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
+}
+
+/// How a release ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Outcome {
+    /// The primary runs it, or did.
+    Promoted,
+    /// It was rolled back.
+    Rejected,
+}
+
+/// The answer to a request. A request is the same one as long as its annotation reads the same: this is what makes sure
+/// that it is carried out once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Answered {
+    /// The annotation as it was written: verb, revision, id and reason.
+    pub text: String,
+    /// The user who asked.
+    #[serde(default)]
+    pub by: String,
+    /// What became of it.
+    pub outcome: RequestOutcome,
+    /// One sentence.
+    #[serde(default)]
+    pub message: String,
+    /// When it was answered.
+    pub at: Timestamp,
+}
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RequestOutcome {
+    /// It makes sense and is being carried out.
+    Accepted,
+    /// It was carried out, or is part of the run from here on.
+    Taken,
+    /// It makes no sense now; nothing was done.
+    Refused,
 }
 
 /// Revisions by name.
@@ -193,6 +254,24 @@ pub struct Run {
     /// Why the last check failed or the run is rolled back; at its end, what the events still have to say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Somebody asked for the promotion before the analysis is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shortcut: Option<Shortcut>,
+    /// Somebody approved the promotion: no gate is asked about it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub approved: bool,
+    /// Somebody paused the run: it stays at the weight that is set.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
+}
+
+/// How the rest of an analysis is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Shortcut {
+    /// Gates are still asked.
+    Skip,
+    /// Nothing is asked any more.
+    Promote,
 }
 
 /// A condition of a Canary.

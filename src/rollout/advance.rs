@@ -12,7 +12,7 @@ use crate::rollout::status::{Draft, if_new};
 use crate::rollout::workload::{NotReady, Workload};
 use crate::rollout::{
     analysis, bypass, contest, in_place, initialise, leave, promotion, rebaseline, release, repair, rest,
-    rollback,
+    rollback, verbs,
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -67,6 +67,9 @@ impl Case<'_> {
         }
         if !o.guarded {
             return Step::GuardCanary.into();
+        }
+        if let Some(plan) = verbs::advance(self) {
+            return plan;
         }
         if o.policy.suspend {
             return self.lasting(Message::normal("skipping canary run as object is suspended"));

@@ -1,13 +1,13 @@
 //! The analysis: one tick an interval, each judging the weight that is set before the next one is.
 
-use crate::api::status::{Phase, Run, Stage};
+use crate::api::status::{Phase, Run, Shortcut, Stage};
 use crate::rollout::advance::{Asked, Case, Newer, Round};
 use crate::rollout::plan::{Check, Message, Plan, Step};
 use crate::rollout::policy::HookKind;
 use crate::rollout::revision::Revision;
 use crate::rollout::status::Draft;
 use crate::rollout::workload::Workload;
-use crate::rollout::{promotion, release, rollback};
+use crate::rollout::{promotion, release, rollback, verbs};
 
 /// Decides within [`Stage::Analysing`].
 pub(super) fn advance(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
@@ -20,7 +20,7 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan
     if o.status.failed_checks >= o.policy.threshold {
         return rollback::threshold(case, run);
     }
-    if o.policy.skip_analysis || target.glassed(&run.revision) {
+    if !run.paused && (o.policy.skip_analysis || target.glassed(&run.revision)) {
         return promotion::begin(case, target, run);
     }
     if let Some(plan) = backends(case, run) {
@@ -28,6 +28,20 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan
     }
     if let Some(plan) = foreign_weight(case, target, run) {
         return plan;
+    }
+    // On request the run stays, or is cut short; pods that are not ready count as ever.
+    if case.canary_ready(target, run).is_ok() {
+        match run.shortcut {
+            _ if run.paused => return verbs::paused(case),
+            Some(Shortcut::Promote) => return promotion::begin(case, target, run),
+            Some(Shortcut::Skip) => {
+                return match case.tick(run.last_step) {
+                    Err(plan) => plan,
+                    Ok(()) => confirmed(case, target, run, Vec::new()),
+                };
+            }
+            None => {}
+        }
     }
     if let Err(plan) = case.tick(run.last_step) {
         return plan;
@@ -196,7 +210,18 @@ fn step(case: &mut Case<'_>, target: &Workload, run: &Run, mut said: Vec<Message
         // Neither stepWeight nor stepWeights: Flagger does nothing for ever; so do we, and status says so.
         return case.waits(Phase::Progressing, "spec.analysis has no steps: set stepWeight or stepWeights.");
     }
-    match case.hooks(HookKind::ConfirmPromotion, Phase::Progressing) {
+    confirmed(case, target, run, said)
+}
+
+/// Nothing is left but the gates of the promotion, unless somebody approved it.
+fn confirmed(case: &mut Case<'_>, target: &Workload, run: &Run, mut said: Vec<Message>) -> Plan {
+    let o = case.o;
+    let round = if run.approved {
+        Ok(Round::Passed(Vec::new()))
+    } else {
+        case.hooks(HookKind::ConfirmPromotion, Phase::Progressing)
+    };
+    match round {
         Err(plan) => plan,
         Ok(Round::Refused { name, answer }) => {
             case.end_tick();

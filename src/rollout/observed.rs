@@ -55,8 +55,19 @@ pub struct Observed {
     pub snapshots: Vec<String>,
     /// `spec.revisionHistoryLimit` of the target: stored templates to keep.
     pub history: usize,
+    /// What a person asks for, answered or not.
+    pub request: Option<Asked>,
     /// Settings of this process.
     pub settings: Settings,
+}
+
+/// A request as it stands on the Canary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The annotation as it was written.
+    pub text: String,
+    /// The user whom the webhook stamped.
+    pub by: Option<String>,
 }
 
 /// The three Services.

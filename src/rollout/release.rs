@@ -8,6 +8,7 @@ use crate::rollout::policy::HookKind;
 use crate::rollout::rest;
 use crate::rollout::rollback;
 use crate::rollout::status::Draft;
+use crate::rollout::verbs;
 use crate::rollout::workload::Workload;
 
 /// Waits for the confirm-rollout hooks, asked once an interval. The gate is asked about the revision that is held
@@ -32,6 +33,9 @@ pub(super) fn gated(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
     }
     if let Err(plan) = case.drained() {
         return plan;
+    }
+    if run.paused {
+        return verbs::paused(case);
     }
     if let Err(plan) = case.tick(run.last_step) {
         return plan;

@@ -171,6 +171,9 @@ pub(super) fn begin(case: &Case<'_>, target: &Workload, hold: &Revision, stage: 
         previous: target.keys.promoted.as_ref().map(|r| r.as_str().to_owned()),
         skip: false,
         reason: None,
+        shortcut: None,
+        approved: false,
+        paused: false,
     }
 }
 

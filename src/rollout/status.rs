@@ -1,6 +1,9 @@
 //! How status follows a decision: Flagger's phase and `Promoted` condition, and kstatus' conditions beside them.
 
-use crate::api::status::{CanaryStatus, Condition, Phase, Run, Stage};
+use crate::api::request::{Request, Verb};
+use crate::api::status::{
+    Answered, CanaryStatus, Condition, Outcome, Past, Phase, RequestOutcome, Run, Stage,
+};
 use crate::rollout::observed::Observed;
 use crate::rollout::plan::{Plan, Step};
 use crate::rollout::revision::Revision;
@@ -8,10 +11,15 @@ use jiff::Timestamp;
 
 /// Kind of target that the messages name.
 const TARGET_KIND: &str = "Deployment";
+/// Ends of releases that status remembers.
+const HISTORY: usize = 10;
 
 /// A status being drafted from the stored one.
 #[derive(Clone, Debug)]
-pub struct Draft(CanaryStatus);
+pub struct Draft(CanaryStatus, Applied);
+
+/// The target's revision, and who applied it.
+type Applied = Option<(String, String)>;
 
 impl Draft {
     /// Starts from what is stored.
@@ -20,7 +28,9 @@ impl Draft {
         let mut status = observed.status.clone();
         status.observed_generation = Some(observed.generation);
         status.warnings.clone_from(&observed.warnings);
-        Self(status)
+        let target = observed.target.as_ref();
+        let applied = target.and_then(|t| Some((t.revision.as_str().to_owned(), t.keys.applied_by.clone()?)));
+        Self(status, applied)
     }
 
     /// Sets weight and counters to zero.
@@ -57,6 +67,9 @@ impl Draft {
     /// Notes the revision that the primary runs.
     #[must_use]
     pub fn promoted(mut self, revision: &Revision) -> Self {
+        if self.0.revisions.primary.as_deref() != Some(revision.as_str()) {
+            self.remember(revision.as_str(), Outcome::Promoted);
+        }
         self.0.last_applied_spec = Some(revision.short().to_owned());
         self.0.last_promoted_spec = Some(revision.short().to_owned());
         self.0.revisions.primary = Some(revision.as_str().to_owned());
@@ -68,8 +81,16 @@ impl Draft {
     /// Notes the revision that was rejected.
     #[must_use]
     pub fn rejected(mut self, revision: &str) -> Self {
+        self.remember(revision, Outcome::Rejected);
         self.0.revisions.failed = Some(revision.to_owned());
         self
+    }
+
+    fn remember(&mut self, revision: &str, outcome: Outcome) {
+        let by = self.1.as_ref().filter(|(live, _)| live == revision).map(|(_, by)| by.clone());
+        let history = &mut self.0.history;
+        history.push(Past { revision: revision.to_owned(), outcome, by, at: None });
+        history.drain(..history.len().saturating_sub(HISTORY));
     }
 
     /// Notes the number of pods last given to the primary.
@@ -77,6 +98,13 @@ impl Draft {
     pub const fn requested(mut self, replicas: Option<i32>) -> Self {
         self.0.requested_replicas = replicas;
         self
+    }
+
+    /// Notes the answer to a request, and nothing else.
+    #[must_use]
+    pub fn answered(mut self, answer: Answered) -> Step {
+        self.0.request = Some(answer);
+        Step::Status(Box::new(self.0))
     }
 
     /// Sets the run.
@@ -93,6 +121,9 @@ impl Draft {
         self.0.phase = phase;
         self.0.last_transition_time = Some(now);
         self.0.tracked_configs.get_or_insert_default();
+        for past in self.0.history.iter_mut().filter(|past| past.at.is_none()) {
+            past.at = Some(now);
+        }
         let (status, message) = promoted_condition(phase);
         let mut conditions =
             vec![next(&self.0.conditions, ("Promoted", status, &reason(phase)), message.as_str(), now)];
@@ -108,12 +139,15 @@ impl Draft {
         let (run, revisions) = (status.run.as_mut(), &mut status.revisions);
         let hashes =
             [&mut revisions.primary, &mut revisions.analysed, &mut revisions.failed, &mut revisions.mixed];
+        let past = status.history.iter_mut().map(|past| &mut past.revision);
         let of_run = run.into_iter().flat_map(|run| {
             run.revision =
                 if run.revision == from.as_str() { to.as_str().into() } else { run.revision.clone() };
             run.previous.as_mut()
         });
-        for hash in hashes.into_iter().flatten().chain(of_run).filter(|hash| *hash == from.as_str()) {
+        for hash in
+            hashes.into_iter().flatten().chain(of_run).chain(past).filter(|hash| *hash == from.as_str())
+        {
             to.as_str().clone_into(hash);
         }
         let shown = [&mut status.last_applied_spec, &mut status.last_promoted_spec];
@@ -185,10 +219,16 @@ fn kstatus(status: &CanaryStatus, phase: Phase, waits_for: &str, now: Timestamp)
             vec![next(old, ("Ready", "True", phase.as_str()), &message, now)]
         }
         (Phase::Failed, None | Some(Stage::Closing)) => {
+            let aborted = status.request.as_ref().and_then(|answer| aborted(answer, status));
             let mixed = status.revisions.mixed.as_deref().map(short);
             let mixed = mixed.map_or_else(String::new, |m| format!(" and, mixed, {m}: its roll was stopped"));
             let primary = format!("{}{mixed}", named(&status.revisions.primary));
-            let message = rejection(old, &named(&status.revisions.failed), &primary, waits_for);
+            let message = rejection(
+                old,
+                &named(&status.revisions.failed),
+                &primary,
+                aborted.as_deref().unwrap_or(waits_for),
+            );
             vec![
                 next(old, ("Ready", "False", "Failed"), &message, now),
                 next(old, ("Stalled", "True", "Failed"), &message, now),
@@ -199,6 +239,17 @@ fn kstatus(status: &CanaryStatus, phase: Phase, waits_for: &str, now: Timestamp)
             next(old, ("Reconciling", "True", "Progressing"), waits_for, now),
         ],
     }
+}
+
+/// Who had the revision rejected, and why, if somebody did.
+fn aborted(answer: &Answered, status: &CanaryStatus) -> Option<String> {
+    let request = Request::parse(&answer.text).ok().filter(|r| r.verb == Verb::Abort)?;
+    let of_this = request.names(status.revisions.failed.as_deref()?);
+    if answer.outcome != RequestOutcome::Taken || !of_this {
+        return None;
+    }
+    let why = if request.reason.is_empty() { String::new() } else { format!(": {}", request.reason) };
+    Some(format!("aborted by {}{why}", answer.by))
 }
 
 /// Says that a revision was rejected and why; where that is not told again, as it was said before.
@@ -285,7 +336,7 @@ mod tests {
         let [from, to, other] = ["a", "b", "c"].map(|c| Revision::from_key(c.repeat(64)));
         let status = |one: &Revision| {
             let hash = Some(one.as_str().to_owned());
-            let mut draft = Draft(CanaryStatus {
+            let of_status = CanaryStatus {
                 last_applied_spec: Some(one.short().into()),
                 last_promoted_spec: Some(other.short().into()),
                 revisions: Revisions {
@@ -303,9 +354,19 @@ mod tests {
                     previous: Some(one.as_str().into()),
                     skip: false,
                     reason: None,
+                    shortcut: None,
+                    approved: false,
+                    paused: false,
                 }),
+                history: vec![Past {
+                    revision: one.as_str().into(),
+                    outcome: Outcome::Rejected,
+                    by: None,
+                    at: None,
+                }],
                 ..CanaryStatus::default()
-            });
+            };
+            let mut draft = Draft(of_status, None);
             draft.0.conditions = vec![next(
                 &[],
                 ("Ready", "Unknown", "Progressing"),

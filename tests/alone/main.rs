@@ -5,6 +5,7 @@
 mod harness;
 
 mod certificates;
+mod leaving;
 mod policies;
 mod second_lock;
 mod upgrades;

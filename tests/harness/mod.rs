@@ -4,12 +4,13 @@
 
 pub(crate) mod objects;
 pub(crate) mod outside;
+pub(crate) mod plugin;
 
 use anyhow::{Context, Result, bail, ensure};
 use ground::{ControlPlane, Options, RouterCrds, SIDETRACK};
 use serde_json::{Value, json};
 use sidetrack::admission::configuration::{Endpoint, webhook_configuration};
-use sidetrack::admission::second_lock;
+use sidetrack::admission::{requests, second_lock};
 use std::io::Read as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -69,7 +70,7 @@ impl World {
             self.cp.apply(text.as_str()).await?;
         }
         self.install_webhook().await?;
-        for policy in second_lock::policies(SIDETRACK) {
+        for policy in second_lock::policies(SIDETRACK).into_iter().chain(requests::policies(SIDETRACK)) {
             self.cp.apply(policy).await?;
         }
         Ok(())

@@ -3,10 +3,10 @@
 use crate::sim::World;
 use crate::sim::cluster::Defaults;
 use crate::sim::manifests::{canary, deployment, in_place};
-use crate::sim::world::Fuse;
+use crate::sim::world::{Fuse, revision};
 use serde_json::{Value, json};
-use sidetrack::api::keys;
-use sidetrack::api::status::Phase;
+use sidetrack::api::status::{Phase, RequestOutcome};
+use sidetrack::api::{Verb, keys};
 
 /// What is left when all is over.
 fn end(world: &World) -> Value {
@@ -200,6 +200,46 @@ fn other_defaults_survive_a_crash_at_any_write() {
     };
     survives(ready, story);
     survives(failed, story);
+}
+
+#[test]
+fn a_promotion_on_request_survives_a_crash_at_any_write() {
+    survives(ready, |world| {
+        world.answers.hook("gate", 403);
+        world.update("v2");
+        world.until_phase(Phase::Waiting);
+        world.request(Verb::Promote, &revision("v2"), "1");
+        world.until_over(Phase::Succeeded);
+    });
+}
+
+#[test]
+fn an_abort_survives_a_crash_at_any_write() {
+    survives(ready, |world| {
+        world.update("v2");
+        world.until("weight 40", |w| w.weight() == 40);
+        world.request(Verb::Abort, &revision("v2"), "1");
+        world.until_over(Phase::Failed);
+        assert!(world.has_said("asked to abort"));
+    });
+}
+
+#[test]
+fn a_retry_and_a_restart_survive_a_crash_at_any_write() {
+    let failed = || {
+        let mut world = ready();
+        world.answers.success_rate("1");
+        world.update("v2");
+        world.until_over(Phase::Failed);
+        world.answers.success_rate("100");
+        world
+    };
+    survives(failed, |world| {
+        world.request(Verb::Restart, &revision("v1"), "1");
+        world.until("the restart", |w| w.answered().is_some_and(|a| a.outcome == RequestOutcome::Taken));
+        world.request(Verb::Retry, &revision("v2"), "2");
+        world.until_over(Phase::Succeeded);
+    });
 }
 
 #[test]

@@ -226,7 +226,8 @@ fn what_came_in_past_the_webhook_is_held_and_analysed() {
 /// Interlock §5.13: whenever its Canary goes, the application is a plain Deployment on the right revision.
 #[test]
 fn leaving_at_any_moment_leaves_a_plain_deployment() {
-    let moments: [(&str, fn(&mut World)); 7] = [
+    type Moment = (&'static str, fn(&mut World));
+    let moments: [Moment; 7] = [
         ("v1", |_| {}),
         ("v1", |w| w.update("v2")),
         ("v1", |w| {

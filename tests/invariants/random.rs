@@ -10,8 +10,8 @@ use crate::sim::world::Fuse;
 use crate::sim::writers::Webhook;
 use proptest::prelude::*;
 use serde_json::json;
-use sidetrack::api::keys;
 use sidetrack::api::status::Phase;
+use sidetrack::api::{Verb, keys};
 use sidetrack::rollout::revision::Revision;
 
 /// Makes a Canary of a layout, with these hooks.
@@ -46,6 +46,8 @@ enum Deed {
     /// A break-glass that only the admission policy saw.
     Unseen(u8),
     Quiet,
+    /// A verb, about the revision that is released, else rejected, else promoted.
+    Ask(Verb),
 }
 
 fn deed() -> impl Strategy<Value = Deed> {
@@ -59,6 +61,7 @@ fn deed() -> impl Strategy<Value = Deed> {
         2 => Just(Deed::Retry),
         1 => (1u8..5).prop_map(Deed::BreakGlass),
         2 => any::<bool>().prop_map(Deed::Gate),
+        4 => prop::sample::select(Verb::ALL.to_vec()).prop_map(Deed::Ask),
         2 => any::<bool>().prop_map(Deed::Load),
         2 => any::<bool>().prop_map(Deed::Rate),
         2 => any::<bool>().prop_map(Deed::CanaryPods),
@@ -119,7 +122,16 @@ fn act(world: &mut World, deed: &Deed) {
             done
         }
         Deed::Quiet => Ok(()),
+        Deed::Ask(verb) => Ok(ask(world, *verb)),
     };
+}
+
+fn ask(world: &mut World, verb: Verb) {
+    let run = world.status().run.map(|run| run.revision).filter(|_| verb != Verb::Restart);
+    let of = run.or_else(|| world.key(keys::FAILED).filter(|_| verb == Verb::Retry).map(str::to_owned));
+    let of = of.or_else(|| world.key(keys::PROMOTED).map(str::to_owned)).unwrap_or_default();
+    let id = world.cluster.now.to_string();
+    world.request(verb, &Revision::from_key(of), &id);
 }
 
 /// I5 and I9 at rest.
@@ -171,6 +183,7 @@ fn check(canary: Canary, deeds: &[(Deed, u32)]) {
         Deed::CanaryPods(true),
         Deed::PrimaryPods(true),
         Deed::Pause(false),
+        Deed::Ask(Verb::Resume),
     ] {
         act(&mut world, &deed);
     }

@@ -8,8 +8,8 @@ use super::traffic::{self, Shares};
 use super::world::World;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
-use sidetrack::api::keys;
 use sidetrack::api::status::{Phase, Run, Stage};
+use sidetrack::api::{Verb, keys};
 use sidetrack::object::{Kind, ObjectRef};
 use sidetrack::rollout::naming::Names;
 use sidetrack::rollout::objects::{Label, target_template};
@@ -35,6 +35,8 @@ pub(crate) struct Laws {
     /// Revisions that the primary may run.
     pub(super) good: BTreeSet<Revision>,
     pub(super) glassed: BTreeSet<Revision>,
+    /// What people asked of releases.
+    pub(crate) asked: BTreeSet<(Revision, Verb)>,
     /// Somebody edited the primary's template by hand.
     pub(super) primary_edited: bool,
     /// Somebody else set the weight that is there.
@@ -278,7 +280,8 @@ impl World {
 
     /// Every confirm-rollout hook has said yes to this very revision.
     pub(super) fn judge_gates(&mut self, revision: &Revision) {
-        if self.laws.glassed.contains(revision) {
+        let opened = [Verb::Approve, Verb::Promote].iter().any(|verb| self.was_asked(revision, *verb));
+        if self.laws.glassed.contains(revision) || opened {
             return;
         }
         for index in self.hooks("confirm-rollout") {
@@ -286,6 +289,10 @@ impl World {
             let yes = said.is_some_and(|(passed, at)| passed && Some(at) >= self.laws.held_at);
             self.law("I1", yes, &format!("{revision} is released although its gate has not passed"));
         }
+    }
+
+    fn was_asked(&self, revision: &Revision, verb: Verb) -> bool {
+        self.laws.asked.contains(&(revision.clone(), verb))
     }
 
     fn hooks(&self, kind: &str) -> Vec<usize> {
@@ -336,8 +343,18 @@ impl World {
             self.law("I4", away, "a Recreate primary is written while it has traffic");
         }
         let spec = self.cluster.get(&self.canary).map(|c| c["spec"].clone()).unwrap_or_default();
-        if spec["skipAnalysis"] == true || self.laws.glassed.contains(revision) {
+        if spec["skipAnalysis"] == true
+            || self.laws.glassed.contains(revision)
+            || self.was_asked(revision, Verb::Promote)
+        {
             return;
+        }
+        if self.was_asked(revision, Verb::Skip) {
+            let open = self
+                .hooks("confirm-promotion")
+                .iter()
+                .all(|i| self.laws.answers.get(&format!("hook {i}")).is_some_and(|(passed, _)| *passed));
+            return self.law("I2", open, &format!("{revision} is promoted although its gate is shut"));
         }
         let analysis = &spec["analysis"];
         let last = match analysis["stepWeights"].as_array().and_then(|w| w.last()) {
@@ -349,7 +366,9 @@ impl World {
         self.law("I2", there, &format!("{revision} is promoted without its last step: {step:?}"));
         let Some((_, at, _)) = step else { return };
         let mut asked: Vec<String> = self.hooks("rollout").iter().map(|i| format!("hook {i}")).collect();
-        asked.extend(self.hooks("confirm-promotion").iter().map(|i| format!("hook {i}")));
+        if !self.was_asked(revision, Verb::Approve) {
+            asked.extend(self.hooks("confirm-promotion").iter().map(|i| format!("hook {i}")));
+        }
         let metrics = analysis["metrics"].as_array().map_or(0, Vec::len);
         asked.extend((0..metrics).map(|index| format!("{:?}", Check::Metric { index })));
         for check in asked {

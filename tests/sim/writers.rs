@@ -8,8 +8,10 @@ use sidetrack::admission::decide::{Settings, decide};
 use sidetrack::admission::outcome::Verdict;
 use sidetrack::admission::patch;
 use sidetrack::admission::review::Request;
-use sidetrack::api::keys;
+use sidetrack::api::status::Answered;
+use sidetrack::api::{Verb, keys};
 use sidetrack::object::{Kind, ObjectRef};
+use sidetrack::rollout::revision::Revision;
 
 /// The state of the admission webhook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +33,7 @@ impl World {
         if at.kind == Kind::Deployment {
             self.cluster.defaults.show(&mut new["spec"]["template"]);
         }
-        if !matches!(at.kind, Kind::Deployment | Kind::Service) {
+        if !matches!(at.kind, Kind::Deployment | Kind::Service | Kind::Canary) {
             return Ok(new);
         }
         match self.webhook {
@@ -176,6 +178,20 @@ impl World {
                 annotations.remove(keys::FAILED);
             }
         })
+    }
+
+    /// Somebody asks something of a release.
+    pub(crate) fn request(&mut self, verb: Verb, revision: &Revision, id: &str) {
+        let text = format!("{verb} {revision} {id} for a reason");
+        self.laws.asked.insert((revision.clone(), verb));
+        let at = self.canary.clone();
+        self.edit(&at, |canary| canary["metadata"]["annotations"][keys::REQUEST] = text.into()).unwrap();
+    }
+
+    /// The answer to the request that stands.
+    pub(crate) fn answered(&self) -> Option<Answered> {
+        let asked = self.cluster.get(&self.canary)?.pointer("/metadata/annotations")?.get(keys::REQUEST)?;
+        self.status().request.filter(|answer| *asked == answer.text)
     }
 
     /// Puts a new template in with a counting break-glass.

@@ -2,5 +2,6 @@
 pub(super) mod break_glass;
 pub(super) mod deployment;
 pub(super) mod keyset;
+pub(super) mod request;
 pub(super) mod service;
 pub(super) mod strip;

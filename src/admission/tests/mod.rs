@@ -8,4 +8,5 @@ mod keys;
 mod paused;
 mod properties;
 mod replicas;
+mod request;
 mod service;

@@ -40,7 +40,7 @@ pub struct Asked {
 }
 
 /// A write that changes nothing (`dryRun=All`) and that the API server has to show to a webhook: the creation of an
-/// object with our label, which the webhook takes off.
+/// object with our label, or of a Canary with a request, which the webhook takes off.
 #[derive(Clone, Debug)]
 pub struct Probe {
     /// The webhook, by its name in the configuration.

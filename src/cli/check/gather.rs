@@ -54,6 +54,7 @@ pub async fn gather(client: Client, now: Timestamp) -> anyhow::Result<Facts> {
         probes: vec![
             api.probe("deployments.sidetrack.dev", "apis/apps/v1", "deployments", deployment_probe()).await,
             api.probe("services.sidetrack.dev", "api/v1", "services", service_probe()).await,
+            api.probe("canaries.sidetrack.dev", "apis/flagger.app/v1beta1", "canaries", canary_probe()).await,
         ],
         canaries: api.list("/apis/flagger.app/v1beta1/canaries", "").await,
         served: BTreeMap::new(),
@@ -75,8 +76,9 @@ async fn all<T, R>(things: Vec<T>, ask: impl AsyncFn(T) -> R) -> Vec<R> {
     stream::iter(things).map(|thing| ask(thing)).buffered(CONCURRENCY).collect().await
 }
 
-/// The path of an object of an installation.
-fn path(object: &Value) -> String {
+/// Returns the path of an object of an installation.
+#[must_use]
+pub fn path(object: &Value) -> String {
     let version = text(object, "/apiVersion");
     let root = if version.contains('/') { "apis" } else { "api" };
     let kind = text(object, "/kind").to_lowercase();
@@ -117,6 +119,21 @@ fn service_probe() -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service", "metadata": probe_metadata(),
         "spec": {"selector": {"app": "sidetrack-check"}, "ports": [{"port": 80}]},
+    })
+}
+
+fn canary_probe() -> Value {
+    json!({
+        "apiVersion": Kind::Canary.api_version(), "kind": Kind::Canary.as_str(),
+        "metadata": {
+            "name": "sidetrack-check", "namespace": keys::NAMESPACE,
+            "annotations": {keys::REQUEST: "restart 0000000 check"},
+        },
+        "spec": {
+            "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "none"},
+            "service": {"port": 80},
+            "analysis": {"interval": "1m", "threshold": 1, "stepWeight": 10},
+        },
     })
 }
 

@@ -9,8 +9,13 @@ use serde_json::Value;
 /// Returns the settings by which the installed controller judges Canaries; defaults where it is not installed.
 #[must_use]
 pub fn config(facts: &Facts) -> Config {
+    facts.live("Deployment", workload::NAME).map_or_else(Config::default, of)
+}
+
+/// Returns the settings that a Deployment of the controller gives it.
+#[must_use]
+pub fn of(deployment: &Value) -> Config {
     let mut config = Config::default();
-    let Some(deployment) = facts.live("Deployment", workload::NAME) else { return config };
     if let Some(provider) = flag(deployment, "mesh-provider") {
         config.mesh_provider = provider;
     }

@@ -66,7 +66,7 @@ fn healthy() -> Facts {
         user: Ok("admin".to_owned()),
         installed: wanted.map(|wanted| Installed { live: Ok(Some(live(&wanted))), wanted }).collect(),
         rights: verbs.map(|(right, verb)| Asked { right, verb, allowed: Ok(true) }).collect(),
-        probes: ["deployments.sidetrack.dev", "services.sidetrack.dev"]
+        probes: ["deployments.sidetrack.dev", "services.sidetrack.dev", "canaries.sidetrack.dev"]
             .map(|webhook| Probe { webhook, answer: Ok(json!({"metadata": {"labels": {"app": "a"}}})) })
             .into(),
         canaries: Ok(vec![canary("app")]),
@@ -253,6 +253,9 @@ fn dry_run_write_tells_whether_the_webhook_answers() {
     let refused = |message: &str| Err(Refusal { code: 500, message: message.to_owned() });
     let labelled = || Ok(json!({"metadata": {"labels": {keys::CANARY: "x"}}}));
     one(Level::Error, "was not asked", |facts| facts.probes[0].answer = labelled());
+    one(Level::Error, "was not asked", |facts| {
+        facts.probes[2].answer = Ok(json!({"metadata": {"annotations": {keys::REQUEST: "x"}}}));
+    });
     one(Level::Error, "x509: unknown authority", |facts| {
         facts.probes[1].answer =
             refused("failed calling webhook \"services.sidetrack.dev\": x509: unknown authority");

@@ -127,8 +127,13 @@ pub(super) fn probes(facts: &Facts) -> Vec<Finding> {
 
 fn probe(Probe { webhook, answer }: &Probe, user: &Answer<String>) -> Finding {
     let called = format!("dry-run write to webhook {webhook}");
+    let carries = |object: &Value, field: &str, key: &str| {
+        object.get("metadata").and_then(|m| m.get(field)?.get(key)).is_some()
+    };
     match answer {
-        Ok(object) if object.pointer("/metadata/labels").and_then(|l| l.get(keys::CANARY)).is_none() => {
+        Ok(object)
+            if !carries(object, "labels", keys::CANARY) && !carries(object, "annotations", keys::REQUEST) =>
+        {
             Finding::ok(format!("webhook {webhook} answers the API server"))
         }
         Ok(_) if user.as_deref() == Ok(keys::CONTROLLER_USER) => Finding::new(
@@ -140,7 +145,7 @@ fn probe(Probe { webhook, answer }: &Probe, user: &Answer<String>) -> Finding {
         Ok(_) => Finding::new(
             Error,
             format!("{called}: it was not asked, or did nothing"),
-            "the label of ours that the write carried is still there: new revisions would not be held either",
+            "the key of ours that the write carried is still there: new revisions would not be held, nor requests stamped",
             "look at the namespaceSelector, objectSelector and rules of MutatingWebhookConfiguration sidetrack",
         ),
         Err(refusal) if refusal.message.contains(webhook) => Finding::new(

@@ -6,7 +6,7 @@ pub mod rights;
 pub mod workload;
 
 use crate::admission::configuration::{Endpoint, webhook_configuration};
-use crate::admission::second_lock::policies;
+use crate::admission::{requests, second_lock};
 use crate::api::{crds, keys};
 use anyhow::Context;
 use serde_json::{Value, json};
@@ -74,10 +74,15 @@ pub fn installation(image: &str) -> anyhow::Result<Vec<(&'static str, Vec<Value>
         ("namespace.yaml", vec![workload::namespace()]),
         ("crds.yaml", definitions),
         ("rbac.yaml", rights::objects()),
-        ("policy.yaml", policies(keys::CONTROLLER_USER)),
+        ("policy.yaml", policies()),
         ("deployment.yaml", workload::objects(image)),
         ("webhook.yaml", vec![webhook_configuration(keys::CONTROLLER_USER, &Endpoint::Service, None)]),
     ])
+}
+
+fn policies() -> Vec<Value> {
+    let lock = second_lock::policies(keys::CONTROLLER_USER);
+    lock.into_iter().chain(requests::policies(keys::CONTROLLER_USER)).collect()
 }
 
 /// Returns the files of `manifests/`.

@@ -111,7 +111,50 @@ pub fn objects() -> Vec<Value> {
         Some(keys::NAMESPACE),
         &rules(Scope::Certificates),
     );
-    [account].into_iter().chain(cluster).chain(own).chain(certificates).collect()
+    [account].into_iter().chain(cluster).chain(own).chain(certificates).chain(people()).collect()
+}
+
+/// Builds the roles of people: who may look, who may steer a release, and who may let one through. Kubernetes adds them
+/// to its own roles; bind them by themselves where these are too wide.
+fn people() -> [Value; 3] {
+    use crate::api::request::Verb;
+    let asking = |verbs: &[Verb]| {
+        // The request is an annotation.
+        let rights =
+            ["get", "list", "watch", "patch"].into_iter().chain(verbs.iter().map(|verb| verb.right()));
+        let rights: Vec<&str> = rights.collect();
+        [json!({"apiGroups": ["flagger.app"], "resources": ["canaries"], "verbs": rights})]
+    };
+    let looking = [
+        json!({
+            "apiGroups": ["flagger.app"], "resources": ["canaries", "metrictemplates", "alertproviders"],
+            "verbs": READ,
+        }),
+        json!({"apiGroups": ["apps"], "resources": ["controllerrevisions"], "verbs": READ}),
+    ];
+    [
+        role_of_people("sidetrack-view", &["view", "edit", "admin"], &looking),
+        role_of_people(
+            "sidetrack-operate",
+            &["edit", "admin"],
+            &asking(&[Verb::Abort, Verb::Retry, Verb::Pause, Verb::Restart]),
+        ),
+        role_of_people("sidetrack-approve", &["admin"], &asking(&[Verb::Approve, Verb::Skip, Verb::Promote])),
+    ]
+}
+
+fn role_of_people(name: &str, within: &[&str], rules: &[Value]) -> Value {
+    let mut labels = labels();
+    for role in within {
+        json_patch::merge(
+            &mut labels,
+            &json!({format!("rbac.authorization.k8s.io/aggregate-to-{role}"): "true"}),
+        );
+    }
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+        "metadata": {"name": name, "labels": labels}, "rules": rules,
+    })
 }
 
 /// Builds the Role and RoleBinding for a namespace whose Secrets Canaries, MetricTemplates and AlertProviders may use.
@@ -171,6 +214,16 @@ mod tests {
                 assert_eq!(right.scope, Scope::Certificates);
                 assert!(right.name.is_some() || right.verbs == ["create"]);
             }
+        }
+    }
+
+    #[test]
+    fn every_verb_is_in_one_role_of_people() {
+        let roles = people();
+        for verb in crate::api::request::Verb::ALL {
+            let with =
+                roles.iter().filter(|r| r["rules"].to_string().contains(&format!("{:?}", verb.right())));
+            assert_eq!(with.count(), 1, "{verb}");
         }
     }
 

@@ -4,7 +4,7 @@ use super::Subject;
 use crate::api::keys;
 use crate::object::{Kind, Write};
 use crate::rollout::objects;
-use crate::rollout::observed::{Backend, Observed, Routes, Services, Settings};
+use crate::rollout::observed::{Asked, Backend, Observed, Routes, Services, Settings};
 use crate::rollout::revision::Revision;
 use crate::rollout::workload::Workload;
 use crate::router::services::ApexSelects;
@@ -68,10 +68,17 @@ impl Subject<'_> {
                 .and_then(|t| t.pointer("/spec/revisionHistoryLimit")?.as_u64())
                 .and_then(|n| usize::try_from(n).ok())
                 .unwrap_or(HISTORY),
+            request: self.request(),
             settings: Settings {
                 drain: SignedDuration::try_from(self.config.drain_delay).unwrap_or_default(),
             },
         }
+    }
+
+    fn request(&self) -> Option<Asked> {
+        let annotations = self.canary.metadata.annotations.as_ref()?;
+        let by = annotations.get(keys::REQUESTED_BY).cloned();
+        Some(Asked { text: annotations.get(keys::REQUEST)?.clone(), by })
     }
 
     /// The revision that the primary was written from: it says so itself; one that we have not made is turned back.

@@ -36,7 +36,9 @@ impl Subject<'_> {
                 if target.pointer("/spec/template").map(Revision::of).as_ref() != Some(revision) {
                     return Err(Impossible(format!("the template is not revision {revision} any more")));
                 }
-                let edit = guarded().unchanged(&hold).remove(&hold).remove("/spec/paused");
+                // A retry lets run what had failed.
+                let edit = guarded().unchanged(&hold).remove(&hold).without_annotation(keys::FAILED);
+                let edit = edit.remove("/spec/paused");
                 // In place no traffic leaves with the target: it is the primary.
                 if self.names.in_place() { edit } else { edit.with_finalizer(keys::TRAFFIC_FINALIZER) }
             }

@@ -1,0 +1,109 @@
+//! Who may ask what of a release: an admission policy, in which the API server asks its own authorizer.
+//!
+//! A right is an RBAC verb on the Canary, so that who may deploy and who may approve can be two people. Without the
+//! webhook the policy lets no request through either: nobody would have stamped who asks.
+
+use super::configuration::{literal, not_controller};
+use crate::api::keys;
+use crate::api::request::Verb;
+use serde_json::{Value, json};
+
+/// Name of the policy and of its binding.
+pub const NAME: &str = "sidetrack-requests";
+/// The only ones that this policy is about; a CREATE carries a request only when the webhook is not asked.
+const OPERATIONS: [&str; 2] = ["CREATE", "UPDATE"];
+
+/// Builds the policy and its binding, in the order in which to create them.
+#[must_use]
+pub fn policies(controller_user: &str) -> [Value; 2] {
+    let metadata = json!({"name": NAME, "labels": {"app.kubernetes.io/name": "sidetrack"}});
+    let (request, stamp) = (literal(keys::REQUEST), literal(keys::REQUESTED_BY));
+    let verbs: Vec<String> =
+        Verb::ALL.iter().map(|v| format!("{}: {}", literal(v.as_str()), literal(v.right()))).collect();
+    let variable = |name: &str, expression: String| json!({"name": name, "expression": expression});
+    let demand = |expression: String, message: String| json!({"expression": expression, "messageExpression": message, "reason": "Forbidden"});
+    let may = "authorizer.group('flagger.app').resource('canaries').namespace(object.metadata.namespace)\
+               .name(object.metadata.name).check(variables.right).allowed()";
+    let policy = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicy",
+        "metadata": metadata,
+        "spec": {
+            "failurePolicy": "Fail",
+            "matchConstraints": {
+                "matchPolicy": "Equivalent",
+                "namespaceSelector": {},
+                "objectSelector": {},
+                "resourceRules": [{
+                    "apiGroups": ["flagger.app"],
+                    "apiVersions": ["v1beta1"],
+                    "operations": OPERATIONS,
+                    "resources": ["canaries"],
+                    "scope": "Namespaced",
+                }],
+            },
+            "matchConditions": [
+                not_controller(controller_user),
+                {"name": "asks", "expression": asks()},
+            ],
+            "variables": [
+                variable("a", "object.metadata.?annotations.orValue({})".into()),
+                variable("o", "oldObject != null ? oldObject.metadata.?annotations.orValue({}) : {}".into()),
+                variable("verb", format!("variables.a[?{request}].orValue('').split(' ')[0]")),
+                variable("right", format!("{{{}}}[?variables.verb].orValue('')", verbs.join(", "))),
+                variable("new", format!("{request} in variables.a && variables.a[?{request}] != variables.o[?{request}]")),
+            ],
+            "validations": [
+                demand(
+                    format!("!variables.new || variables.right == '' || {may}"),
+                    "'user ' + request.userInfo.username + ' may not ' + variables.verb + ' releases of Canary ' + \
+                     object.metadata.name + ': that takes the verb ' + variables.right + \
+                     ' on canaries.flagger.app in namespace ' + object.metadata.namespace + \
+                     ' (ClusterRole sidetrack-operate or sidetrack-approve)'"
+                        .into(),
+                ),
+                demand(
+                    format!(
+                        "variables.new ? variables.a[?{stamp}].orValue('') == request.userInfo.username : \
+                         variables.a[?{stamp}] == variables.o[?{stamp}] || \
+                         !({request} in variables.a || {stamp} in variables.a)"
+                    ),
+                    "'Canary ' + object.metadata.name + ': who asks is stamped by the sidetrack webhook, which did not see \
+                     this write; restore its MutatingWebhookConfiguration'"
+                        .into(),
+                ),
+            ],
+        },
+    });
+    let binding = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": metadata,
+        "spec": {"policyName": NAME, "validationActions": ["Deny"]},
+    });
+    [policy, binding]
+}
+
+/// "The request, or who made it, is another one": all that webhook and policy are asked about.
+pub(super) fn asks() -> String {
+    let [request, stamp] = [keys::REQUEST, keys::REQUESTED_BY].map(literal);
+    format!(
+        "[{request}, {stamp}].exists(k, object.metadata.?annotations[?k] != \
+         (oldObject != null ? oldObject.metadata.?annotations[?k] : optional.none()))"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_verb_has_a_right() {
+        let [policy, binding] = policies("me");
+        let text = policy.to_string();
+        for verb in Verb::ALL {
+            assert!(text.contains(&format!("'{verb}': '{}'", verb.right())), "{verb}");
+        }
+        assert_eq!(binding["spec"]["policyName"], policy["metadata"]["name"]);
+    }
+}

@@ -1,0 +1,201 @@
+//! What became of revisions, and the way back to one.
+
+use super::connection::{Connection, FIELD_MANAGER};
+use super::look::{Name, live_revision};
+use super::screen::{Cell, Colour, Screen, age, table};
+use super::{DONE, Out, view};
+use crate::api::Canary;
+use crate::api::status::Outcome;
+use crate::controller::clock;
+use crate::rollout::objects;
+use crate::rollout::revision::Revision;
+use anyhow::Context as _;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+/// Prints the history.
+pub(crate) async fn run(name: &Name, at: &Connection, out: &mut Out<'_>) -> anyhow::Result<u8> {
+    let canary = at.typed(&name.name).await?;
+    let snapshots = at.snapshots(&name.name).await?;
+    let live = live_revision(at, &canary).await?;
+    out.text(&list(out.screen, &canary, &snapshots, live.as_deref(), clock::now()))?;
+    Ok(DONE)
+}
+
+/// The name of the stored template of a revision ends with its first digits.
+fn stored<'a>(snapshots: &'a [Value], canary: &Canary, revision: &str) -> Option<&'a Value> {
+    let name = format!("{}-{}", canary.spec.target_ref.name, view::short(Some(revision)));
+    snapshots.iter().find(|s| s.pointer("/metadata/name").is_some_and(|n| *n == name))
+}
+
+/// The template of a revision, as it was analysed.
+pub(super) fn stored_template(snapshots: &[Value], canary: &Canary, revision: &str) -> anyhow::Result<Value> {
+    let template = stored(snapshots, canary, revision)
+        .and_then(|s| objects::template_of(s, &Revision::from_key(revision.to_owned())));
+    template.with_context(|| {
+        let shown = view::short(Some(revision));
+        format!("the template of revision {shown} is not stored any more (spec.revisionHistoryLimit of the target)")
+    })
+}
+
+fn images(template: Option<&Value>) -> String {
+    let containers = template.and_then(|t| t.pointer("/spec/containers")?.as_array());
+    let images = containers.into_iter().flatten().filter_map(|c| c.get("image")?.as_str());
+    images.collect::<Vec<_>>().join(", ")
+}
+
+/// Lays out what became of revisions, the latest first.
+#[must_use]
+pub fn list(
+    screen: Screen,
+    canary: &Canary,
+    snapshots: &[Value],
+    live: Option<&str>,
+    now: Timestamp,
+) -> String {
+    let status = view::status(canary);
+    let is = |of: &Option<String>, revision: &str| of.as_deref() == Some(revision);
+    let mut rows = Vec::new();
+    let mut row = |revision: &str, outcome: Cell, at: String, by: &str| {
+        let snapshot = stored(snapshots, canary, revision);
+        let mut roles = Vec::new();
+        for (role, is) in
+            [("primary", is(&status.revisions.primary, revision)), ("target", live == Some(revision))]
+        {
+            if is {
+                roles.push(role);
+            }
+        }
+        let stored = if snapshot.is_some() { "yes" } else { "no" };
+        rows.push(vec![
+            Cell::new(view::short(Some(revision))),
+            outcome,
+            Cell::new(at),
+            Cell::new(if roles.is_empty() { "-".into() } else { roles.join(", ") }),
+            Cell::new(stored),
+            Cell::new(images(snapshot.and_then(|s| s.pointer("/data/spec/template")))),
+            Cell::new(by),
+        ]);
+    };
+    if let Some(run) = &status.run {
+        row(&run.revision, Cell::painted("in progress", Colour::Busy), age(Some(run.since), now), "-");
+    }
+    for past in status.history.iter().rev() {
+        let outcome = match past.outcome {
+            Outcome::Promoted => Cell::painted("promoted", Colour::Good),
+            Outcome::Rejected => Cell::painted("rejected", Colour::Bad),
+        };
+        row(&past.revision, outcome, age(past.at, now), past.by.as_deref().unwrap_or("-"));
+    }
+    table(screen, &["REVISION", "OUTCOME", "AGE", "NOW", "STORED", "IMAGES", "APPLIED BY"], &rows)
+}
+
+/// Puts a promoted revision back into the target, where it is held and analysed as any other.
+///
+/// While a release goes on, the revision that the primary runs is put back, which cancels it. A GitOps tool applies what Git
+/// says again at its next interval: revert there as well.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Undo {
+    /// The Canary.
+    name: String,
+    /// The revision, its first digits; without it, the one before, see `history`.
+    #[arg(long, value_name = "REVISION")]
+    to_revision: Option<String>,
+}
+
+impl Undo {
+    pub(crate) async fn run(self, at: &Connection, out: &mut Out<'_>) -> anyhow::Result<u8> {
+        let canary = at.typed(&self.name).await?;
+        let target = &canary.spec.target_ref.name;
+        let live = live_revision(at, &canary)
+            .await?
+            .with_context(|| format!("Deployment {target} does not exist: there is nothing to undo"))?;
+        let revision = choose(&canary, &live, self.to_revision.as_deref()).map_err(anyhow::Error::msg)?;
+        let shown = view::short(Some(&revision));
+        let snapshots = at.snapshots(&self.name).await?;
+        let template = stored_template(&snapshots, &canary, &revision)?;
+        let object = at.deployment(target).await?.with_context(|| format!("Deployment {target} is gone"))?;
+        let unchanged =
+            |pointer: &str| json!({"op": "test", "path": pointer, "value": object.pointer(pointer)});
+        let patch = json!([
+            unchanged("/metadata/uid"),
+            unchanged("/metadata/generation"),
+            {"op": "replace", "path": "/spec/template", "value": template},
+        ]);
+        let uri = format!(
+            "/apis/apps/v1/namespaces/{}/deployments/{target}?fieldManager={FIELD_MANAGER}",
+            at.namespace
+        );
+        at.send(http::Method::PATCH, &uri, "application/json-patch+json", &patch).await?;
+        out.line(&format!(
+            "deployment {target} has revision {shown} again; follow it: kubectl sidetrack status {} --wait",
+            self.name
+        ))?;
+        Ok(DONE)
+    }
+}
+
+/// Chooses the revision to go back to.
+fn choose(canary: &Canary, live: &str, asked: Option<&str>) -> Result<String, String> {
+    let status = view::status(canary);
+    let promoted: Vec<&str> = status
+        .history
+        .iter()
+        .rev()
+        .filter(|past| past.outcome == Outcome::Promoted)
+        .map(|past| past.revision.as_str())
+        .collect();
+    let primary = status.revisions.primary.as_deref();
+    let name = view::name(canary);
+    let none = || format!("no other revision of {name} was promoted; see kubectl sidetrack history {name}");
+    let found = match asked {
+        Some(asked) => promoted
+            .iter()
+            .copied()
+            .chain(primary)
+            .find(|revision| revision.starts_with(asked))
+            .ok_or_else(|| {
+            format!(
+                "{asked} is no revision of {name} that was promoted; see kubectl sidetrack history {name}"
+            )
+        })?,
+        None if primary.is_some_and(|primary| primary != live) => primary.ok_or_else(none)?,
+        None => promoted.iter().copied().find(|revision| *revision != live).ok_or_else(none)?,
+    };
+    if found == live {
+        return Err(format!(
+            "{} has revision {} already",
+            canary.spec.target_ref.name,
+            view::short(Some(live))
+        ));
+    }
+    Ok(found.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn canary(primary: &str, promoted: &[&str]) -> Canary {
+        let history: Vec<Value> =
+            promoted.iter().map(|r| json!({"revision": r, "outcome": "Promoted"})).collect();
+        serde_json::from_value(json!({
+            "apiVersion": "flagger.app/v1beta1", "kind": "Canary", "metadata": {"name": "app"},
+            "spec": {"targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "app"},
+                "service": {"port": 80}, "analysis": {}},
+            "status": {"phase": "Succeeded", "revisions": {"primary": primary}, "history": history},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn undo_goes_to_the_primarys_revision_or_to_the_promoted_one_before() {
+        let app = canary("b", &["a", "b"]);
+        assert_eq!(choose(&app, "c", None).as_deref(), Ok("b"));
+        assert_eq!(choose(&app, "b", None).as_deref(), Ok("a"));
+        assert_eq!(choose(&app, "b", Some("a")).as_deref(), Ok("a"));
+        assert!(choose(&app, "b", Some("b")).unwrap_err().contains("already"));
+        assert!(choose(&app, "b", Some("c")).unwrap_err().contains("is no revision"));
+        assert!(choose(&canary("a", &["a"]), "a", None).unwrap_err().contains("no other revision"));
+    }
+}

@@ -1,0 +1,220 @@
+//! What only looks: `get`, `status`, `tree`.
+
+use super::connection::Connection;
+use super::progress::{Verdict, judge, line};
+use super::screen::{Cell, Widths};
+use super::tree::draw;
+use super::{DONE, Out, duration, view};
+use crate::api::Canary;
+use crate::controller::clock;
+use crate::rollout::revision::Revision;
+use anyhow::Context as _;
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+/// Time between two looks while something is waited for.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// One Canary by its name.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Name {
+    /// The Canary.
+    pub(crate) name: String,
+}
+
+/// Lists Canaries.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Get {
+    /// A Canary; without one, all of the namespace.
+    name: Option<String>,
+    /// Those of every namespace.
+    #[arg(long, short = 'A', conflicts_with = "name")]
+    all_namespaces: bool,
+    /// How they are printed; without it, a table.
+    #[arg(long, short, value_enum)]
+    output: Option<Format>,
+    /// Go on, with a line for each change.
+    #[arg(long, short)]
+    watch: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    Wide,
+    Json,
+    Yaml,
+}
+
+impl Get {
+    async fn read(&self, at: &Connection) -> anyhow::Result<Vec<Value>> {
+        match &self.name {
+            Some(name) => Ok(vec![at.canary(name).await?]),
+            None => at.canaries(self.all_namespaces).await,
+        }
+    }
+
+    pub(crate) async fn run(self, at: &Connection, out: &mut Out<'_>) -> anyhow::Result<u8> {
+        let found = self.read(at).await?;
+        if found.is_empty() && !self.watch {
+            let within = if self.all_namespaces {
+                "any namespace".into()
+            } else {
+                format!("namespace {}", at.namespace)
+            };
+            eprintln!("There is no Canary in {within}.");
+            return Ok(DONE);
+        }
+        match self.output {
+            Some(Format::Json) => out.text(&format!("{:#}\n", self.whole(found)))?,
+            Some(Format::Yaml) => out.text(&serde_saphyr::to_string(&self.whole(found))?)?,
+            None | Some(Format::Wide) => {
+                let mut widths = Widths::default();
+                let headings = view::headings(self.all_namespaces, self.output == Some(Format::Wide));
+                let rows: Vec<_> = std::iter::once(headings).chain(self.rows(&found)?).collect();
+                out.text(&widths.lay_out(out.screen, &rows))?;
+                if self.watch {
+                    self.follow(at, out, found, widths).await?;
+                }
+            }
+        }
+        Ok(DONE)
+    }
+
+    fn rows(&self, found: &[Value]) -> anyhow::Result<Vec<Vec<Cell>>> {
+        let wide = self.output == Some(Format::Wide);
+        let row = |canary: &Value| {
+            let canary: Canary = serde_json::from_value(canary.clone())?;
+            anyhow::Ok(view::row(&canary, self.all_namespaces, wide, clock::now()))
+        };
+        found.iter().map(row).collect()
+    }
+
+    /// A single object as it is, several as a list.
+    fn whole(&self, mut found: Vec<Value>) -> Value {
+        match (&self.name, found.pop()) {
+            (Some(_), Some(only)) => only,
+            (_, last) => {
+                found.extend(last);
+                json!({"apiVersion": "v1", "kind": "List", "items": found})
+            }
+        }
+    }
+
+    async fn follow(
+        &self,
+        at: &Connection,
+        out: &mut Out<'_>,
+        mut before: Vec<Value>,
+        mut widths: Widths,
+    ) -> anyhow::Result<()> {
+        loop {
+            tokio::time::sleep(PAUSE).await;
+            let now = self.read(at).await?;
+            let changed: Vec<Value> =
+                now.iter().filter(|c| !before.iter().any(|b| same(b, c))).cloned().collect();
+            out.text(&widths.lay_out(out.screen, &self.rows(&changed)?))?;
+            before = now;
+        }
+    }
+}
+
+fn same(one: &Value, other: &Value) -> bool {
+    ["/metadata/uid", "/metadata/resourceVersion"].iter().all(|p| one.pointer(p) == other.pointer(p))
+}
+
+/// Says what became of a revision.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Exit codes, for pipelines:
+  0  promoted: the primary is ready on the revision
+  1  an error; 2 the command line makes no sense
+  3  rejected: it was rolled back
+  4  not decided yet, or not in time
+  5  another revision took its place")]
+pub(crate) struct Status {
+    /// The Canary.
+    name: String,
+    /// The revision, its first digits; without it, the one that the target has now.
+    #[arg(long, value_name = "REVISION")]
+    revision: Option<String>,
+    /// Wait until it is promoted or rejected, with a line for each change.
+    #[arg(long, short)]
+    wait: bool,
+    /// How long to wait at most.
+    #[arg(long, default_value = "30m", value_parser = duration, value_name = "TIME")]
+    timeout: Duration,
+}
+
+impl Status {
+    pub(crate) async fn run(self, at: &Connection, out: &mut Out<'_>) -> anyhow::Result<u8> {
+        let end = Instant::now().checked_add(self.timeout);
+        let canary = at.typed(&self.name).await?;
+        let live = live_revision(at, &canary).await?;
+        let revision = match &self.revision {
+            Some(asked) => whole(&canary, live.as_deref(), asked)?,
+            None => live.with_context(|| {
+                format!(
+                    "Deployment {} does not exist: apply it, or name a revision",
+                    canary.spec.target_ref.name
+                )
+            })?,
+        };
+        let mut last = String::new();
+        loop {
+            let canary = at.typed(&self.name).await?;
+            let live = live_revision(at, &canary).await?;
+            let verdict = judge(&canary, &revision, live.as_deref());
+            let now = line(&canary, &revision, verdict);
+            if now != last {
+                out.line(&now)?;
+                last = now;
+            }
+            if verdict != Verdict::Open || !self.wait {
+                return Ok(verdict.code());
+            }
+            if end.is_some_and(|end| Instant::now() >= end) {
+                eprintln!("not decided in time; go on with kubectl sidetrack status {} --wait", self.name);
+                return Ok(verdict.code());
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+/// The revision that the target has now.
+pub(crate) async fn live_revision(at: &Connection, canary: &Canary) -> anyhow::Result<Option<String>> {
+    let target = at.deployment(&canary.spec.target_ref.name).await?;
+    Ok(target.and_then(|t| t.pointer("/spec/template").map(Revision::of)).map(|r| r.as_str().to_owned()))
+}
+
+/// The whole hash of a revision that was named by its first digits.
+fn whole(canary: &Canary, live: Option<&str>, asked: &str) -> anyhow::Result<String> {
+    let status = view::status(canary);
+    let revisions = &status.revisions;
+    let known =
+        [live, revisions.primary.as_deref(), revisions.analysed.as_deref(), revisions.failed.as_deref()];
+    let past = status.history.iter().map(|past| past.revision.as_str());
+    let known: Vec<&str> = known.into_iter().flatten().chain(past).collect();
+    let found = known.iter().find(|revision| revision.starts_with(asked));
+    let names = || known.iter().map(|r| view::short(Some(r))).collect::<std::collections::BTreeSet<_>>();
+    let found = found.with_context(|| {
+        let names = names().into_iter().collect::<Vec<_>>().join(", ");
+        format!("Canary {} knows of no revision {asked}; it knows {names}", view::name(canary))
+    })?;
+    Ok((*found).to_owned())
+}
+
+/// Shows a release.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct TreeArgs {
+    /// The Canary.
+    name: String,
+}
+
+impl TreeArgs {
+    pub(crate) async fn run(self, at: &Connection, out: &mut Out<'_>) -> anyhow::Result<u8> {
+        let tree = at.tree(&self.name).await?;
+        out.text(&draw(out.screen, &tree, clock::now()))?;
+        Ok(DONE)
+    }
+}

@@ -1,0 +1,197 @@
+//! `kubectl sidetrack`: looks at releases and steers them, as the person whose kubeconfig it is.
+//!
+//! [`connection`] reads and writes; [`view`], [`tree`], [`progress`] and [`history`] make lines of what was read and know
+//! nothing else; [`screen`] knows colours and widths.
+
+mod ask;
+pub mod connection;
+mod diff;
+pub mod history;
+mod look;
+mod migrate;
+pub mod progress;
+pub mod screen;
+pub mod tree;
+mod uninstall;
+pub mod view;
+mod watch;
+
+use crate::api::Verb;
+use crate::cli::check;
+use crate::kubernetes::client::Settings;
+use clap::{CommandFactory as _, Parser, Subcommand};
+use connection::Connection;
+use screen::Screen;
+use std::io::{IsTerminal as _, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Looks at releases and steers them.
+///
+/// A verb (promote, abort, retry, skip, pause, resume, approve, restart) is a request on the Canary: it is answered in the
+/// Canary's status, an Event says who asked for what, and re-applying the Canary from Git neither undoes nor repeats it.
+#[derive(Debug, Parser)]
+#[command(name = "kubectl-sidetrack", bin_name = "kubectl sidetrack", version)]
+pub struct Cli {
+    /// Namespace; none means the one of the kubeconfig's context.
+    #[arg(long, short, global = true, value_name = "NAME")]
+    namespace: Option<String>,
+    /// A context of the kubeconfig other than its current one.
+    #[arg(long, global = true, value_name = "NAME")]
+    context: Option<String>,
+    /// A kubeconfig file; none means $KUBECONFIG, then ~/.kube/config.
+    #[arg(long, global = true, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List Canaries, or show one.
+    Get(look::Get),
+    /// Say what became of the revision that the target has now, and wait for it if asked to.
+    Status(look::Status),
+    /// Show a release with its Deployments, ReplicaSets, pods, checks and gates, and what it waits for.
+    Tree(look::TreeArgs),
+    /// Promote the revision now, past gates and the rest of the analysis, as soon as its pods are ready.
+    Promote(ask::Ask),
+    /// Roll the revision back as failed.
+    Abort(ask::Ask),
+    /// Release a rejected revision again.
+    Retry(ask::Ask),
+    /// Skip the rest of the analysis; gates are still asked.
+    Skip(ask::Ask),
+    /// Stay at the weight that is set. Pods that fail are still rolled back.
+    Pause(ask::Ask),
+    /// Go on with a paused release.
+    Resume(ask::Ask),
+    /// Open the gate (confirm-rollout, confirm-promotion) that waits.
+    Approve(ask::Ask),
+    /// Restart the primary's pods, same revision; also while a new revision is held, when kubectl cannot.
+    Restart(ask::Ask),
+    /// List what became of the revisions of a target.
+    History(look::Name),
+    /// Put a promoted revision back into the target.
+    Undo(history::Undo),
+    /// Show what the target has against what the primary runs.
+    Diff(look::Name),
+    /// Watch a release full-screen, with a key for each verb.
+    Watch(look::Name),
+    /// Move over from Flagger: say what would be done, and do it with --yes.
+    Migrate(migrate::Migrate),
+    /// Leave: give every application back its traffic and remove Sidetrack; say what would be done, and do it with --yes.
+    Uninstall(uninstall::Uninstall),
+    /// Look at a cluster: is Sidetrack installed as it should be, and does it serve every Canary?
+    Check {
+        /// How findings are printed.
+        #[arg(long, short, value_enum, default_value_t = check::Output::Text)]
+        output: check::Output,
+    },
+    /// Print a completion script.
+    Completion {
+        /// The shell that it is for.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Where things are printed.
+pub(crate) struct Out<'a> {
+    stdout: &'a mut dyn Write,
+    screen: Screen,
+}
+
+impl Out<'_> {
+    /// Prints a text as it is.
+    fn text(&mut self, text: &str) -> anyhow::Result<()> {
+        self.stdout.write_all(text.as_bytes())?;
+        Ok(self.stdout.flush()?)
+    }
+
+    /// Prints a line.
+    fn line(&mut self, line: &str) -> anyhow::Result<()> {
+        self.text(&format!("{line}\n"))
+    }
+}
+
+/// Exit code of what was done as asked.
+const DONE: u8 = 0;
+
+impl Cli {
+    /// Does what was asked and returns the exit code. A pipe that nobody reads any more is no error.
+    ///
+    /// # Errors
+    ///
+    /// For the person who typed it: what failed, why, and what to do.
+    pub fn execute(self, stdout: &mut impl Write) -> anyhow::Result<u8> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let mut out = Out { stdout, screen: screen() };
+        let done = runtime.block_on(self.run(&mut out));
+        match done {
+            Err(error) if is_closed_pipe(&error) => Ok(DONE),
+            done => done,
+        }
+    }
+
+    async fn run(self, out: &mut Out<'_>) -> anyhow::Result<u8> {
+        let settings = Settings { kubeconfig: self.kubeconfig.clone(), context: self.context.clone() };
+        match self.command {
+            Command::Completion { shell } => {
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Self::command(), "kubectl-sidetrack", &mut script);
+                return out.text(&String::from_utf8_lossy(&script)).map(|()| DONE);
+            }
+            Command::Check { output } => {
+                let check = check::Check { kubeconfig: self.kubeconfig, context: self.context, output };
+                return check.run(&mut out.stdout).await.map(|()| DONE);
+            }
+            _ => {}
+        }
+        let at = Connection::new(&settings, self.namespace).await?;
+        match self.command {
+            Command::Get(get) => get.run(&at, out).await,
+            Command::Status(status) => status.run(&at, out).await,
+            Command::Tree(tree) => tree.run(&at, out).await,
+            Command::Promote(ask) => ask.run(&at, out, Verb::Promote).await,
+            Command::Abort(ask) => ask.run(&at, out, Verb::Abort).await,
+            Command::Retry(ask) => ask.run(&at, out, Verb::Retry).await,
+            Command::Skip(ask) => ask.run(&at, out, Verb::Skip).await,
+            Command::Pause(ask) => ask.run(&at, out, Verb::Pause).await,
+            Command::Resume(ask) => ask.run(&at, out, Verb::Resume).await,
+            Command::Approve(ask) => ask.run(&at, out, Verb::Approve).await,
+            Command::Restart(ask) => ask.run(&at, out, Verb::Restart).await,
+            Command::History(name) => history::run(&name, &at, out).await,
+            Command::Undo(undo) => undo.run(&at, out).await,
+            Command::Diff(name) => diff::run(&name, &at, out).await,
+            Command::Watch(name) => watch::run(&name, &at).await,
+            Command::Migrate(migrate) => migrate.run(&at, out).await,
+            Command::Uninstall(uninstall) => uninstall.run(&at, out).await,
+            Command::Check { .. } | Command::Completion { .. } => Ok(DONE),
+        }
+    }
+}
+
+/// What standard output is: colours and a width on a terminal only, and no colours where `NO_COLOR` asks for none
+/// (no-color.org).
+fn screen() -> Screen {
+    if !std::io::stdout().is_terminal() {
+        return Screen::PLAIN;
+    }
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let dumb = set("TERM").is_some_and(|term| term == "dumb");
+    let width = crossterm::terminal::size().ok().map(|(width, _)| usize::from(width));
+    Screen { colour: set("NO_COLOR").is_none() && !dumb, width: width.filter(|width| *width > 0) }
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// Reads a duration such as `90s` or `5m`, for flags.
+fn duration(text: &str) -> Result<Duration, String> {
+    crate::api::duration::parse(text)
+        .ok_or_else(|| format!("{text:?} is no duration: write it like 90s or 5m"))
+}
+
+#[cfg(test)]
+mod tests;

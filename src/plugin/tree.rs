@@ -1,0 +1,237 @@
+//! A release as a tree: the Canary, its Deployments with their ReplicaSets and pods, its checks and gates, and what it
+//! waits for. Pure.
+
+use super::screen::{Colour, Screen, age};
+use super::view::{advice, message, name, namespace, phase, revision_of_release, short, status};
+use crate::api::Canary;
+use crate::api::analysis::{Metric, ThresholdRange};
+use crate::api::keys;
+use crate::api::request::Request;
+use crate::rollout::revision::Revision;
+use jiff::Timestamp;
+use serde_json::Value;
+
+/// Everything that is shown.
+#[derive(Clone, Debug)]
+pub struct Tree {
+    /// The Canary.
+    pub canary: Canary,
+    /// The canary's weight that the live route states; `None` when there is no route.
+    pub weight: Option<i32>,
+    /// Why the spec is not served, and what is doubtful in it.
+    pub remarks: Vec<String>,
+    /// The Deployments that exist, the target first.
+    pub deployments: Vec<Value>,
+    /// ReplicaSets of the namespace.
+    pub replica_sets: Vec<Value>,
+    /// Pods of the namespace.
+    pub pods: Vec<Value>,
+}
+
+/// A line of the tree and what hangs below it.
+struct Node {
+    text: String,
+    colour: Colour,
+    below: Vec<Self>,
+}
+
+impl Node {
+    fn new(text: impl Into<String>) -> Self {
+        Self { text: text.into(), colour: Colour::Plain, below: Vec::new() }
+    }
+
+    fn painted(text: impl Into<String>, colour: Colour) -> Self {
+        Self { colour, ..Self::new(text) }
+    }
+
+    fn with(self, below: Vec<Self>) -> Self {
+        Self { below, ..self }
+    }
+}
+
+/// Draws the tree.
+#[must_use]
+pub fn draw(screen: Screen, tree: &Tree, now: Timestamp) -> String {
+    let root = root(tree, now);
+    let mut lines = Vec::new();
+    lines.push(screen.paint(&screen.cut(&root.text), root.colour));
+    branches(screen, &root.below, "", &mut lines);
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+fn branches(screen: Screen, nodes: &[Node], before: &str, lines: &mut Vec<String>) {
+    for (number, node) in nodes.iter().enumerate() {
+        let last = number + 1 == nodes.len();
+        let branch = format!("{before}{}", if last { "└─ " } else { "├─ " });
+        let line = screen.cut(&format!("{branch}{}", node.text));
+        // The branch itself keeps the colour of the terminal.
+        lines.push(match line.strip_prefix(&branch) {
+            Some(text) => format!("{branch}{}", screen.paint(text, node.colour)),
+            None => line,
+        });
+        branches(screen, &node.below, &format!("{before}{}", if last { "   " } else { "│  " }), lines);
+    }
+}
+
+fn root(tree: &Tree, now: Timestamp) -> Node {
+    let canary = &tree.canary;
+    let status = status(canary);
+    let phase = phase(canary);
+    let mut below: Vec<Node> = tree.deployments.iter().map(|d| deployment(tree, d, now)).collect();
+    let seen = tree.weight.map_or_else(|| "no route".into(), |weight| format!("{weight} in the route"));
+    below.push(Node::new(format!(
+        "Weight {} set, {seen}; failed checks {} of {}",
+        status.canary_weight,
+        status.failed_checks,
+        canary.spec.analysis.threshold()
+    )));
+    let metrics: Vec<Node> = canary.spec.analysis.metrics.iter().map(|m| Node::new(metric(m))).collect();
+    if !metrics.is_empty() {
+        below.push(Node::new("Checks").with(metrics));
+    }
+    let hooks = canary.spec.analysis.webhooks.iter();
+    let hooks: Vec<Node> = hooks
+        .map(|hook| {
+            Node::new(format!("{} {}  {}", hook.type_.as_deref().unwrap_or("rollout"), hook.name, hook.url))
+        })
+        .collect();
+    if !hooks.is_empty() {
+        below.push(Node::new("Hooks").with(hooks));
+    }
+    if let Some(request) = &status.request {
+        let asked = Request::parse(&request.text);
+        let (what, why) = match &asked {
+            Ok(asked) => (format!("{} {}", asked.verb, asked.revision), asked.reason.as_str()),
+            Err(_) => (request.text.clone(), ""),
+        };
+        let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
+        let text = format!(
+            "Request {what} by {}{why}: {} {} ago. {}",
+            request.by,
+            format!("{:?}", request.outcome).to_lowercase(),
+            age(Some(request.at), now),
+            request.message
+        );
+        below.push(Node::new(text));
+    }
+    below.extend(tree.remarks.iter().map(|remark| Node::painted(remark.clone(), Colour::Busy)));
+    let why = message(&status);
+    if !why.is_empty() {
+        let ways = advice(canary).into_iter().map(|way| Node::painted(way, Colour::Bold)).collect();
+        below.push(Node::painted(why, phase.colour).with(ways));
+    }
+    let release = match revision_of_release(&status) {
+        Some(revision) => {
+            format!("{} beside {}", short(Some(revision)), short(status.revisions.primary.as_deref()))
+        }
+        None => short(status.revisions.primary.as_deref()),
+    };
+    let text = format!("Canary {}/{}  {}  {release}", namespace(canary), name(canary), phase.text);
+    Node::painted(text, phase.colour).with(below)
+}
+
+fn deployment(tree: &Tree, object: &Value, now: Timestamp) -> Node {
+    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let count = |pointer: &str| object.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
+    let key =
+        |key: &str| object.pointer("/metadata/annotations").and_then(|a| a.get(key)).and_then(Value::as_str);
+    let generated = object
+        .pointer("/metadata/labels")
+        .and_then(|l| l.get(keys::ROLE))
+        .is_some_and(|r| r == keys::ROLE_GENERATED);
+    let revision = match key(keys::REVISION).or(key(keys::PROMOTED)).filter(|_| generated) {
+        Some(promoted) => short(Some(promoted)),
+        None => object.pointer("/spec/template").map_or_else(|| "-".into(), |t| Revision::of(t).to_string()),
+    };
+    let mut line = format!(
+        "Deployment {}  {revision}  {}  {}/{} ready",
+        text("/metadata/name"),
+        images(object),
+        count("/status/readyReplicas"),
+        count("/spec/replicas"),
+    );
+    let mut colour = Colour::Plain;
+    if key(keys::HOLD).is_some() {
+        let rejected = key(keys::FAILED) == key(keys::HOLD);
+        line.push_str(if rejected { "  held, rejected" } else { "  held" });
+        colour = if rejected { Colour::Bad } else { Colour::Busy };
+    }
+    if let Some(by) = key(keys::APPLIED_BY).filter(|_| !generated) {
+        line = format!("{line}  applied by {by}");
+    }
+    let sets = owned(&tree.replica_sets, text("/metadata/uid"));
+    let sets =
+        sets.into_iter().filter(|set| set.pointer("/spec/replicas").and_then(Value::as_i64) != Some(0));
+    Node::painted(line, colour).with(sets.map(|set| replica_set(tree, set, now)).collect())
+}
+
+fn images(object: &Value) -> String {
+    let containers = object.pointer("/spec/template/spec/containers").and_then(Value::as_array);
+    let images = containers.into_iter().flatten().filter_map(|c| c.get("image")?.as_str());
+    images.collect::<Vec<_>>().join(", ")
+}
+
+fn replica_set(tree: &Tree, object: &Value, now: Timestamp) -> Node {
+    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let count = |pointer: &str| object.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
+    let line = format!(
+        "ReplicaSet {}  {}/{} ready  {}",
+        text("/metadata/name"),
+        count("/status/readyReplicas"),
+        count("/spec/replicas"),
+        age(created(object), now)
+    );
+    Node::new(line).with(owned(&tree.pods, text("/metadata/uid")).into_iter().map(|p| pod(p, now)).collect())
+}
+
+fn pod(object: &Value, now: Timestamp) -> Node {
+    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let list =
+        |pointer: &str| object.pointer(pointer).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let ready = list("/status/conditions")
+        .iter()
+        .any(|c| c.get("type").is_some_and(|t| t == "Ready") && c.get("status").is_some_and(|s| s == "True"));
+    let containers = list("/status/containerStatuses");
+    let waiting = containers.iter().find_map(|c| c.pointer("/state/waiting/reason")?.as_str());
+    let restarts: i64 = containers.iter().filter_map(|c| c.get("restartCount")?.as_i64()).sum();
+    let leaves = object.pointer("/metadata/deletionTimestamp").is_some();
+    let state = if leaves { "Terminating" } else { waiting.unwrap_or_else(|| text("/status/phase")) };
+    let mut line = format!(
+        "Pod {}  {state}  {}  {}",
+        text("/metadata/name"),
+        if ready { "ready" } else { "not ready" },
+        age(created(object), now)
+    );
+    if restarts > 0 {
+        line = format!("{line}  {restarts} restarts");
+    }
+    Node::painted(line, if ready { Colour::Good } else { Colour::Busy })
+}
+
+fn created(object: &Value) -> Option<Timestamp> {
+    object.pointer("/metadata/creationTimestamp")?.as_str()?.parse().ok()
+}
+
+fn owned<'a>(objects: &'a [Value], uid: &str) -> Vec<&'a Value> {
+    let by = |object: &&Value| {
+        let owners = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+        owners.into_iter().flatten().any(|owner| owner.get("uid").is_some_and(|u| u == uid))
+    };
+    objects.iter().filter(by).collect()
+}
+
+fn metric(metric: &Metric) -> String {
+    let range = metric.threshold_range.as_ref();
+    let bound = |of: fn(&ThresholdRange) -> Option<f64>, sign: &str| {
+        range.and_then(of).map(|v| format!("{sign} {v}"))
+    };
+    let mut bounds: Vec<String> =
+        [bound(|r| r.min, "at least"), bound(|r| r.max, "at most")].into_iter().flatten().collect();
+    if bounds.is_empty()
+        && let Some(threshold) = metric.threshold
+    {
+        bounds.push(format!("threshold {threshold}"));
+    }
+    format!("{}  {}", metric.name, bounds.join(", "))
+}

@@ -1,0 +1,156 @@
+//! `kubectl sidetrack` on a real control plane: what it prints, what it does, and its exit codes.
+
+use crate::harness::{at, deployment, image, initialized, shared, weight};
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_is_looked_at_and_steered() -> Result<()> {
+    let (world, _) = shared().await;
+    let metrics = json!([{"name": "request-success-rate", "thresholdRange": {"min": 99}, "interval": "1m"}]);
+    let spec = json!({"analysis": {"interval": "5m", "metrics": metrics}});
+    let ns = initialized("plugin", &spec).await?;
+    let run = async |args: &[&str]| world.plugin(&ns, args).await;
+    let done = async |args: &[&str]| -> Result<String> {
+        let said = run(args).await?;
+        ensure!(said.code == 0 && said.err.is_empty(), "{args:?}: {said:?}");
+        Ok(said.out)
+    };
+
+    let list = done(&["get"]).await?;
+    ensure!(list.starts_with("NAME  PHASE"), "{list}");
+    ensure!(list.contains("app   Initialized  0"), "{list}");
+    ensure!(done(&["status", "app"]).await?.contains("promoted: The primary runs revision"));
+    let none = run(&["promote", "app"]).await?;
+    ensure!(none.code == 1 && none.err.contains("refused: nothing is being released"), "{none:?}");
+
+    world.flux(deployment(&ns, "v2", 2)).await?;
+    world.until(&ns, "vs", "app", "the first step", |vs| weight(vs) == Some(25)).await?;
+    let tree = done(&["tree", "app"]).await?;
+    for part in [
+        "Deployment app  ",
+        "app:v2  2/2 ready",
+        "Deployment app-primary  ",
+        "ReplicaSet app-",
+        "Pod app-primary-",
+        "Weight 25 set, 25 in the route; failed checks 0 of 2",
+        "request-success-rate  at least 99",
+        "applied by kustomize-controller flux",
+        "The canary is being analysed.",
+    ] {
+        ensure!(tree.contains(part), "{part:?} is not in\n{tree}");
+    }
+    let diff = done(&["diff", "app"]).await?;
+    ensure!(diff.contains("-  image: app:v1") || diff.contains("app:v1"), "{diff}");
+    ensure!(diff.lines().filter(|l| l.starts_with('+') && l.contains("app:v2")).count() == 1, "{diff}");
+    let open = run(&["status", "app"]).await?;
+    ensure!(open.code == 4 && open.out.contains("Progressing, weight 25"), "{open:?}");
+    let late = run(&["status", "app", "--wait", "--timeout", "1s"]).await?;
+    ensure!(late.code == 4 && late.err.contains("not decided in time"), "{late:?}");
+
+    ensure!(done(&["pause", "app", "--reason", "lunch"]).await?.contains("taken: The run stays where it is"));
+    let tree = done(&["tree", "app"]).await?;
+    ensure!(tree.contains("Progressing (paused)") && tree.contains("kubectl sidetrack resume app"), "{tree}");
+    let wide = done(&["get", "-o", "wide"]).await?;
+    ensure!(wide.contains("pause taken (alice)"), "{wide}");
+    done(&["resume", "app"]).await?;
+    // A pipeline waits while somebody promotes.
+    let waits = world
+        .plugin_command(&ns, &["status", "app", "--wait"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()?;
+    done(&["promote", "app", "--reason", "urgent"]).await?;
+    let waited = waits.wait_with_output().await?;
+    let lines = String::from_utf8_lossy(&waited.stdout).into_owned();
+    println!("{lines}");
+    ensure!(waited.status.code() == Some(0), "{lines}");
+    ensure!(
+        lines.lines().last().is_some_and(|l| l.contains("promoted: The primary runs revision")),
+        "{lines}"
+    );
+
+    world.flux(deployment(&ns, "v3", 2)).await?;
+    world.until(&ns, "vs", "app", "the first step", |vs| weight(vs) == Some(25)).await?;
+    done(&["abort", "app", "--reason", "looks wrong"]).await?;
+    let rejected = run(&["status", "app", "--wait"]).await?;
+    ensure!(rejected.code == 3 && rejected.out.contains("aborted by alice: looks wrong"), "{rejected:?}");
+    let tree = done(&["tree", "app"]).await?;
+    ensure!(tree.contains("held, rejected") && tree.contains("kubectl sidetrack retry app"), "{tree}");
+    let history = done(&["history", "app"]).await?;
+    let outcomes: Vec<&str> = history.lines().skip(1).filter_map(|l| l.split_whitespace().nth(1)).collect();
+    ensure!(outcomes == ["rejected", "promoted", "promoted"], "{history}");
+    ensure!(history.contains("app:v1") && history.contains("kustomize-controller flux"), "{history}");
+
+    // Back to what the primary runs, then to the revision before it, which is analysed as any other.
+    done(&["undo", "app"]).await?;
+    world.phase(&ns, "Succeeded").await?;
+    ensure!(image(&world.get(&ns, "deploy", "app").await?) == "app:v2");
+    let undone = done(&["undo", "app"]).await?;
+    ensure!(undone.contains("kubectl sidetrack status app --wait"), "{undone}");
+    world.until(&ns, "vs", "app", "the first step", |vs| weight(vs) == Some(25)).await?;
+    let target = world.get(&ns, "deploy", "app").await?;
+    ensure!(image(&target) == "app:v1");
+    ensure!(at(&target, "/metadata/annotations/sidetrack.dev~1applied-by") == "sidetrack-plugin alice");
+    done(&["skip", "app"]).await?;
+    world.phase(&ns, "Succeeded").await?;
+    ensure!(done(&["diff", "app"]).await?.starts_with("The target and the primary both have revision"));
+    ensure!(done(&["restart", "app"]).await?.contains("The primary was restarted."));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_wrong_is_said_with_what_to_type() -> Result<()> {
+    let (world, _) = shared().await;
+    let ns = world.cp.namespace("wrong").await?;
+    let nothing = world.plugin(&ns, &["get"]).await?;
+    ensure!(
+        nothing.code == 0 && nothing.err == format!("There is no Canary in namespace {ns}.\n"),
+        "{nothing:?}"
+    );
+    let unknown = world.plugin(&ns, &["tree", "app"]).await?;
+    ensure!(unknown.code == 1 && unknown.err.contains("kubectl sidetrack get -A"), "{unknown:?}");
+    let undecided = world.plugin(&ns, &["status", "--timeout", "soon", "app"]).await?;
+    ensure!(undecided.code == 2 && undecided.err.contains("write it like 90s or 5m"), "{undecided:?}");
+    let context = world.plugin(&ns, &["--context", "nowhere", "get"]).await?;
+    ensure!(context.code == 1 && context.err.contains("nowhere"), "{context:?}");
+    let script = world.plugin(&ns, &["completion", "bash"]).await?;
+    ensure!(script.code == 0 && script.out.contains("promote"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_are_for_programs_too_and_changes_are_followed() -> Result<()> {
+    let (world, _) = shared().await;
+    let ns = initialized("programs", &json!({})).await?;
+    let one = world.plugin(&ns, &["get", "app", "-o", "json"]).await?;
+    let one: Value = serde_json::from_str(&one.out).context("no JSON")?;
+    ensure!(at(&one, "/kind") == "Canary" && at(&one, "/status/phase") == "Initialized");
+    let all = world.plugin(&ns, &["get", "-A", "-o", "yaml"]).await?;
+    let all: Value = serde_saphyr::from_str(&all.out).context("no YAML")?;
+    let items = at(&all, "/items").as_array().context("no list")?;
+    ensure!(items.iter().any(|item| at(item, "/metadata/namespace") == ns.as_str()));
+
+    let mut follow = world.plugin_command(&ns, &["get", "-w"]);
+    let mut follow = follow.stdout(std::process::Stdio::piped()).spawn()?;
+    let mut lines = {
+        use tokio::io::AsyncBufReadExt as _;
+        tokio::io::BufReader::new(follow.stdout.take().context("no output")?).lines()
+    };
+    world.flux(deployment(&ns, "v2", 2)).await?;
+    let mut seen = Vec::new();
+    let reads = async {
+        while let Some(line) = lines.next_line().await? {
+            let over = line.contains("Succeeded");
+            seen.push(line);
+            if over {
+                break;
+            }
+        }
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(crate::harness::PATIENCE, reads).await??;
+    println!("{}", seen.join("\n"));
+    ensure!(seen.iter().filter(|line| line.starts_with("NAME")).count() == 1, "{seen:#?}");
+    ensure!(seen.iter().any(|line| line.contains("Progressing")), "{seen:#?}");
+    Ok(())
+}
