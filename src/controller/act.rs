@@ -149,11 +149,12 @@ impl Actor {
             if steps.is_empty() {
                 return Ok(wake);
             }
-            for step in steps {
+            for steps in steps.chunk_by(|one, next| one.side_by_side() && next.side_by_side()) {
                 if !self.leadership.may_write() {
                     return Ok(None);
                 }
-                match self.take(key, &subject, step).await {
+                let taken = join_all(steps.iter().map(|step| self.take(key, &subject, step.clone()))).await;
+                match taken.into_iter().collect::<Result<(), ActError>>() {
                     Err(error) if error.is_conflict() && conflicts < MAX_CONFLICTS => {
                         conflicts += 1;
                         tracing::debug!(canary = %format_args!("{}.{}", key.1, key.0), "decides again: {}", chain(&error));

@@ -4,6 +4,7 @@
 //! never rests on a state older than our last write. Text is kept instead of trees because it is a tenth of their size,
 //! and a Canary is looked at seldom: an idle one never.
 
+use crate::api::keys;
 use crate::object::{Kind, ObjectRef};
 use crate::rollout::subject::Snapshot;
 use serde_json::{Value, json};
@@ -47,6 +48,15 @@ impl Cache {
     /// Takes in an object that exists. Returns the Canaries to look at.
     pub fn upsert(&mut self, mut object: Value) -> Vec<CanaryKey> {
         let Some(at) = ObjectRef::of(&object) else { return Vec::new() };
+        if at.kind == Kind::ControllerRevision {
+            // Of these the metadata is followed; this is one that we have just stored.
+            let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+            let labels = object.pointer("/metadata/labels");
+            let label = labels.and_then(|l| l.get(keys::CANARY)).and_then(Value::as_str).unwrap_or_default();
+            let (uid, created) = (text("/metadata/uid").into(), text("/metadata/creationTimestamp").into());
+            self.snapshot(&at.namespace, label, &at.name, Snapshot { uid, created });
+            return Vec::new();
+        }
         if !self.interest.contains_key(&at) && at.kind != Kind::Canary {
             return Vec::new();
         }
@@ -208,8 +218,8 @@ impl Cache {
 fn prune(kind: Kind, object: &mut Value) {
     if let Some(entries) = object.pointer_mut("/metadata/managedFields").and_then(Value::as_array_mut) {
         for entry in entries {
-            let ours = kind == Kind::Deployment
-                && entry.get("manager").is_some_and(|m| m == crate::api::keys::FIELD_MANAGER);
+            let ours =
+                kind == Kind::Deployment && entry.get("manager").is_some_and(|m| m == keys::FIELD_MANAGER);
             *entry = if ours {
                 let fields: serde_json::Map<String, Value> = entry
                     .get("fieldsV1")
@@ -251,6 +261,21 @@ mod tests {
 
     fn key(name: &str) -> CanaryKey {
         ("a".into(), name.into())
+    }
+
+    #[test]
+    fn a_template_that_was_just_stored_is_known_at_once() {
+        let mut cache = Cache::default();
+        cache.upsert(json!({
+            "apiVersion": "apps/v1", "kind": "ControllerRevision",
+            "metadata": {"namespace": "test", "name": "app-1", "uid": "u", "labels": {keys::CANARY: "app"},
+                "creationTimestamp": "2026-01-01T00:00:00Z"},
+        }));
+        let stored = cache.snapshots_of("test", "app");
+        assert_eq!(
+            stored.get("app-1").map(|s| (s.uid.as_str(), s.created.as_str())),
+            Some(("u", "2026-01-01T00:00:00Z"))
+        );
     }
 
     #[test]

@@ -224,6 +224,15 @@ pub struct Answer {
     pub error: String,
 }
 
+impl Step {
+    /// Whether it may be taken at the same time as its neighbours of which this is true: none of them depends on another,
+    /// and whichever a crash leaves undone is done by the next decision.
+    #[must_use]
+    pub const fn side_by_side(&self) -> bool {
+        matches!(self, Self::Status(_) | Self::StoreSnapshot(_) | Self::Announce(_))
+    }
+}
+
 impl Plan {
     /// Adds a step.
     #[must_use]

@@ -89,15 +89,7 @@ pub(super) fn releasing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
                 None => case.waits(o.status.phase, "Pods of the run before are still on their way out."),
             };
         }
-        let mut plan = Plan::default();
-        if !o.snapshots.contains(&o.names.snapshot(&target.revision)) {
-            plan = plan.then(Step::StoreSnapshot(target.revision.clone()));
-        }
-        // Before the pods: who waits for the Deployment (Flux, Helm) waits for the release from here on.
-        if target.announced.is_none() {
-            plan = plan.then(Step::Announce(case.now));
-        }
-        return plan.then(Step::Release(target.revision.clone()));
+        return prepared(case, target).then(Step::Release(target.revision.clone()));
     }
     if target.replicas == 0 {
         if target.paused {
@@ -131,6 +123,20 @@ pub(super) fn releasing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
             case.overdue(run.since, Message::warning(text))
         }
     }
+}
+
+/// What comes before a release, as far as it has not been done.
+pub(super) fn prepared(case: &Case<'_>, target: &Workload) -> Plan {
+    let o = case.o;
+    let mut plan = Plan::default();
+    if !o.snapshots.contains(&o.names.snapshot(&target.revision)) {
+        plan = plan.then(Step::StoreSnapshot(target.revision.clone()));
+    }
+    // Before the pods: who waits for the Deployment (Flux) waits for the release from here on.
+    if !o.names.in_place() && target.announced.is_none() {
+        plan = plan.then(Step::Announce(case.now));
+    }
+    plan
 }
 
 /// The pods have had the time that Kubernetes would give them, and it does not judge them: to it their rollout is over

@@ -8,7 +8,7 @@ use crate::rollout::policy::HookKind;
 use crate::rollout::revision::Revision;
 use crate::rollout::status::Draft;
 use crate::rollout::workload::Workload;
-use crate::rollout::{bypass, contest, in_place, repair};
+use crate::rollout::{bypass, contest, in_place, release, repair};
 
 /// Decides for a Canary that has no run.
 pub(super) fn advance(case: &mut Case<'_>, target: &Workload) -> Plan {
@@ -151,13 +151,18 @@ pub(super) fn start(case: &mut Case<'_>, target: &Workload, hold: &Revision) -> 
 /// Says that the run starts, and writes it.
 pub(super) fn released(case: &Case<'_>, plan: Plan, run: Run) -> Plan {
     let revision = run.revision.clone();
-    plan.say(Message::normal(format!("New revision detected! Scaling up {}", case.canary_deployment()))).then(
-        Draft::from(case.o).zeroed().analysed(&revision).run(Some(run)).finish(
-            Phase::Progressing,
-            "The canary is being started.",
-            case.now,
-        ),
-    )
+    let text = format!("New revision detected! Scaling up {}", case.canary_deployment());
+    let status = Draft::from(case.o).zeroed().analysed(&revision).run(Some(run)).finish(
+        Phase::Progressing,
+        "The canary is being started.",
+        case.now,
+    );
+    let plan = plan.say(Message::normal(text)).then(status);
+    let held = case.o.target.as_ref().filter(|target| target.held() && target.revision.as_str() == revision);
+    held.map_or_else(Plan::default, |target| release::prepared(case, target))
+        .steps
+        .into_iter()
+        .fold(plan, Plan::then)
 }
 
 /// A run on `hold`.
