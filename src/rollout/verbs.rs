@@ -105,14 +105,6 @@ fn take(case: &mut Case<'_>, request: &Request) -> Result<Option<Taken>, String>
     if o.policy.suspend {
         return Err("spec.suspend is true: nothing is done until it is false".into());
     }
-    if request.verb == Verb::Restart && o.names.in_place() && target.held() {
-        // Its pods come from a template that is not in the Deployment: one written there now would wait as the held one.
-        return Err(format!(
-            "{} is held for revision {}, and a paused Deployment restarts no pod: revert it or let the release end first",
-            case.target(),
-            target.revision
-        ));
-    }
     if request.verb == Verb::Restart {
         return begin_restart(case, request).map(Some);
     }

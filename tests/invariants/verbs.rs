@@ -461,16 +461,3 @@ fn in_place_the_verbs_steer_the_roll_of_the_target_itself() {
     rolling.update("v1");
     rolling.until("v1 again", |w| w.at_rest() && w.image("app") == "v1" && w.status().run.is_none());
 }
-
-#[test]
-fn a_held_deployment_is_not_restarted_and_the_answer_says_why() {
-    let mut world = World::initialised(in_place(&[]));
-    taken(&mut world, Restart, "v1");
-    world.run(10);
-    world.update("v2");
-    world.until_weight(40);
-    world.request(Restart, &revision("v1"), "2");
-    world.until("an answer", |w| w.answered().is_some_and(|a| a.outcome == RequestOutcome::Refused));
-    assert!(world.answered().unwrap().message.contains("is held for revision"));
-    world.until_over(Phase::Succeeded);
-}
