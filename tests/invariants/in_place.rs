@@ -1,6 +1,7 @@
 //! The applied Deployment stays the primary.
 
 use crate::sim::World;
+use crate::sim::cluster::Defaults;
 use crate::sim::manifests::{deployment, in_place};
 use crate::sim::world::revision;
 use crate::sim::writers::Webhook;
@@ -371,4 +372,18 @@ fn a_restart_is_no_release_and_one_that_is_held_waits_with_its_template() {
     world.restart("app").unwrap();
     world.run(30);
     assert_eq!(world.primary_pods().revisions(), [&revision("v1")], "what is held stays held");
+}
+
+#[test]
+fn with_other_defaults_the_promoted_revision_still_comes_back_from_nothing() {
+    let mut world = World::initialised(in_place(&[("gate", "confirm-rollout")]));
+    world.answers.hook("gate", 403);
+    world.upgrade(Defaults::Newer);
+    world.update("v2");
+    world.run(5);
+    world.scale("app", 0).unwrap();
+    world.run(20);
+    world.scale("app", 2).unwrap();
+    world.run(20);
+    assert_eq!(world.primary_pods().ready(world.cluster.now), 2, "{}", world.tail());
 }

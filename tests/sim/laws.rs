@@ -43,8 +43,8 @@ pub(crate) struct Laws {
     pub(super) foreign_weight: bool,
     /// Pods of the target that somebody scaled up.
     pub(super) by_hand: bool,
-    /// When the live hold arrived.
-    pub(super) held_at: Option<Timestamp>,
+    /// When each revision was held last; again by the one that is being released does not count.
+    pub(super) held_at: BTreeMap<Revision, Timestamp>,
     /// Last answer by check, and when it came.
     pub(super) answers: BTreeMap<String, (bool, Timestamp)>,
     /// The last step of the run: its revision, when, and its weight.
@@ -123,6 +123,7 @@ impl Laws {
             *set = set.iter().map(name).collect();
         }
         self.promotions = self.promotions.iter().map(name).collect();
+        self.held_at = self.held_at.iter().map(|(r, at)| (name(r), *at)).collect();
         self.released = self.released.as_ref().map(name);
         self.made_for = self.made_for.as_ref().map(name);
         self.step = self.step.clone().map(|(r, at, weight)| (name(&r), at, weight));
@@ -222,7 +223,7 @@ impl World {
         let (was, is) = (before.and_then(held), held(after));
         let revision = after.pointer("/spec/template").map(Revision::of).unwrap();
         if is.is_some() && is != was {
-            self.laws.held_at = Some(self.cluster.now);
+            self.note_hold(is.clone());
             self.laws.released = self.laws.released.clone().filter(|_| !ours);
         }
         if ours && was.is_some() && is.is_none() && after["spec"]["paused"] != true {
@@ -278,6 +279,13 @@ impl World {
         SignedDuration::try_from(self.config.drain_delay).unwrap()
     }
 
+    pub(super) fn note_hold(&mut self, hold: Option<Revision>) {
+        let run = self.cluster.get(&self.canary).and_then(|c| text(c, "/status/run/revision"));
+        if let Some(hold) = hold.filter(|hold| run != Some(hold.as_str())) {
+            self.laws.held_at.insert(hold, self.cluster.now);
+        }
+    }
+
     /// Every confirm-rollout hook has said yes to this very revision.
     pub(super) fn judge_gates(&mut self, revision: &Revision) {
         let opened = [Verb::Approve, Verb::Promote].iter().any(|verb| self.was_asked(revision, *verb));
@@ -286,7 +294,7 @@ impl World {
         }
         for index in self.hooks("confirm-rollout") {
             let said = self.laws.answers.get(&format!("hook {index}")).copied();
-            let yes = said.is_some_and(|(passed, at)| passed && Some(at) >= self.laws.held_at);
+            let yes = said.is_some_and(|(passed, at)| passed && Some(&at) >= self.laws.held_at.get(revision));
             self.law("I1", yes, &format!("{revision} is released although its gate has not passed"));
         }
     }

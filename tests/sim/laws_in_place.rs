@@ -38,7 +38,7 @@ impl World {
         let (was, is) = (before.and_then(held), held(after));
         let revision = revision_of(after);
         if is.is_some() && is != was {
-            self.laws.held_at = Some(self.cluster.now);
+            self.note_hold(is.clone());
         }
         let enrolled =
             |o: &Value| o.pointer("/metadata/labels").is_some_and(|l| l.get(keys::CANARY).is_some());

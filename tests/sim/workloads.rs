@@ -132,6 +132,9 @@ impl Workloads {
         let promoted = object["metadata"]["annotations"][keys::PROMOTED].as_str();
         let uid = text(object, "/metadata/uid").unwrap();
         if let Some(pods) = self.pods.get_mut(uid) {
+            if !pods.sets.iter().any(|s| Some(s.revision.as_str()) == promoted) {
+                return; // other defaults: it may be any of them
+            }
             pods.sets.retain(|s| !s.pods.is_empty() || Some(s.revision.as_str()) == promoted);
         }
     }
