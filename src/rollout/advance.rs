@@ -331,8 +331,10 @@ impl Case<'_> {
         let since = self.o.status.run.as_ref().map_or(Timestamp::UNIX_EPOCH, |run| run.since);
         let policy = &self.o.policy;
         if self.o.names.in_place() && primary.held() {
-            // Its status counts pods of the held template, which there are none of.
-            primary.serves(policy.primary_ready)?;
+            // Its status counts pods of the held template, which there are none of. A roll that was stopped half-way is
+            // mended by what is analysed now: that does not wait for the pods which it is to replace.
+            let mixed = self.o.status.revisions.mixed.is_some();
+            primary.serves(if mixed { 0 } else { policy.primary_ready })?;
         } else {
             primary.ready(&self.o.names.primary, policy.primary_ready, policy.deadline, since, self.now)?;
         }

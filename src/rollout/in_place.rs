@@ -122,7 +122,11 @@ pub(super) fn promoting(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
     match case.newer(target, &run.revision) {
         Some(Newer::Reverted) => return rollback::cancel(case, target, run),
         Some(Newer::Superseded(hold)) => {
-            if let Err(error) = case.primary_ready() {
+            // A roll that is late does not get there any more: it is what the newer revision may be to mend.
+            let late = run.since.saturating_add(case.o.policy.deadline).is_ok_and(|end| case.now >= end);
+            if let Err(error) = case.primary_ready()
+                && !(late && case.primary_serves())
+            {
                 return rolling(case, run, &error);
             }
             let mut plan = release::supersede(case, target, &hold);

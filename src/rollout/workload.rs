@@ -254,14 +254,14 @@ impl Workload {
     }
 
     /// Judges a Deployment whose template is held: as many pods as the threshold asks for, of whatever revisions it had
-    /// been rolled to before. A status from before the hold tells as much. `threshold` is in percent.
+    /// been rolled to before, and at least one. A status from before the hold tells as much. `threshold` is in percent.
     ///
     /// # Errors
     ///
     /// Says what it waits for.
     pub fn serves(&self, threshold: i32) -> Result<(), NotReady> {
         let r = &self.rollout;
-        if r.available >= self.replicas * threshold / 100 {
+        if r.available >= (self.replicas * threshold / 100).max(self.replicas.min(1)) {
             return Ok(());
         }
         let text = format!(

@@ -387,3 +387,21 @@ fn with_other_defaults_the_promoted_revision_still_comes_back_from_nothing() {
     world.run(20);
     assert_eq!(world.primary_pods().ready(world.cluster.now), 2, "{}", world.tail());
 }
+
+/// Half of the pods are of a revision that does not work here: the fix does not wait for them.
+#[test]
+fn a_fix_is_analysed_against_a_primary_that_its_roll_has_broken() {
+    for late in [false, true] {
+        let mut world = World::initialised(in_place(&[]));
+        world.update_with("v2", Some("generatedonly")).unwrap();
+        world.until_phase(Phase::Promoting);
+        if late {
+            world.until("the deadline", |w| w.ready_message().contains("is late"));
+        }
+        world.scale("app", 3).unwrap();
+        world.run(5);
+        world.update("v3");
+        world.until_over(Phase::Succeeded);
+        assert_eq!(world.primary_pods().revisions(), [&revision("v3")]);
+    }
+}
