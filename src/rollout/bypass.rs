@@ -12,9 +12,9 @@ pub(super) fn target(case: &Case<'_>, target: &Workload, run: Option<&Run>) -> O
     let (keys, live) = (&target.keys, Some(&target.revision));
     let applied = case.o.names.in_place();
     let known = match run {
+        Some(_) if applied && keys.promoted.as_ref() == live => true,
         // In place it is let run by the promotion only.
         Some(run) if target.revision.as_str() == run.revision => !applied || in_place::released(run),
-        Some(_) if applied && keys.promoted.as_ref() == live => true,
         Some(run) => run.stage == Stage::Cancelling && keys.promoted.as_ref() == live,
         None => keys.promoted.as_ref() == live || keys.glassed.as_ref() == live,
     };

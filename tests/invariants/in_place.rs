@@ -405,3 +405,16 @@ fn a_fix_is_analysed_against_a_primary_that_its_roll_has_broken() {
         assert_eq!(world.primary_pods().revisions(), [&revision("v3")]);
     }
 }
+
+#[test]
+fn the_promoted_revision_is_let_run_whoever_put_it_back() {
+    let mut world = World::initialised(in_place(&[]));
+    world.answers.success_rate("50");
+    world.update("v2");
+    world.until_over(Phase::Failed);
+    world.webhook = Webhook::Gone;
+    world.update("v1");
+    world.webhook = Webhook::Up;
+    world.until_over(Phase::Succeeded);
+    assert!(world.key(keys::HOLD).is_none() && world.target().unwrap()["spec"].get("paused").is_none());
+}
