@@ -131,6 +131,8 @@ pub struct Memory {
     pub confirmed_weight: Option<i32>,
     /// The target's uid and its last generation with a template that was held, or was meant to run.
     pub seen: Option<(String, i64)>,
+    /// The revision of the target's pods when it last had some.
+    pub ran: Option<Revision>,
     /// What the API server makes today of a stored template, by its revision and the live one that raised the question.
     pub today: BTreeMap<(Revision, Revision), Revision>,
     /// The target's generation at which its idle ReplicaSets were deleted.
@@ -163,6 +165,9 @@ impl Memory {
         };
         if let Some(target) = &observed.target {
             self.turns.note(target, now);
+        }
+        if let Some(target) = observed.target.as_ref().filter(|t| t.replicas > 0 && !t.held()) {
+            self.ran = Some(target.revision.clone());
         }
         if let Some(target) = observed.target.as_ref().filter(|t| meant(t)) {
             self.seen = Some((target.uid.clone(), target.generation));

@@ -83,7 +83,8 @@ pub(super) fn releasing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
         if target.keys.hold.as_ref() != Some(&target.revision) {
             return Step::CorrectHold(target.revision.clone()).into();
         }
-        if target.ebbing() {
+        // Pods of another revision are told apart by their ReplicaSet.
+        if target.ebbing() && case.m.ran.as_ref().is_none_or(|ran| *ran == target.revision) {
             return match case.after_interval(run.since) {
                 Some(due) => Plan::default().wake(due),
                 None => case.waits(o.status.phase, "Pods of the run before are still on their way out."),
