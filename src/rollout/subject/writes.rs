@@ -68,21 +68,7 @@ impl Subject<'_> {
                     Some(Write::Delete { target, uid })
                 })
                 .collect()),
-            Step::CreatePrimary { revision, replicas } => {
-                let (target, label) = self.target().zip(self.label()).ok_or_else(|| missing("the target"))?;
-                let template = self.template(revision)?;
-                let object = objects::generated(
-                    target,
-                    template,
-                    revision,
-                    &self.names,
-                    self.uid(),
-                    &label,
-                    *replicas,
-                );
-                Ok(vec![Write::Create { object }])
-            }
-            Step::CreateCanary { revision, replicas } => {
+            Step::CreatePrimary { revision, replicas } | Step::CreateCanary { revision, replicas } => {
                 let (target, label) = self.target().zip(self.label()).ok_or_else(|| missing("the target"))?;
                 let template = self.template(revision)?;
                 let object = objects::generated(
