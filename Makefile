@@ -20,7 +20,7 @@ lab: ## A shell in a world with Flux, Istio, Gateway API, Prometheus and pods th
 
 test: ## Everything that needs no root: pure tests, and scenarios on a real control plane
 	cargo run --quiet --locked --package ground -- build
-	cargo test --locked --workspace
+	cargo test --locked --workspace --no-fail-fast
 
 races: ## The race suite, then a random run; SEED=n plays one again, LONG=1 an hour of new ones with 30 applications
 	cargo run --quiet --locked --package ground -- build

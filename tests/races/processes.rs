@@ -1,17 +1,14 @@
-//! Controllers that are killed, doubled and interrupted, and an API server that goes away: real processes on a control
-//! plane of their own.
+//! Controllers that are killed, doubled and interrupted: real processes on a control plane of their own.
 
 use crate::harness::{at, eventually};
 use crate::race::{Race, Side, raced, unless_rests_on};
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::sync::Mutex;
 
 /// A lease that another process takes over soon.
 const SHORT: &str = "--lease-duration=3s";
-/// A single process: one that loses its lease while the API server is away ends, and nobody starts it again here.
-const NONE: &str = "--enable-leader-election=false";
 
 /// One scenario at a time: each ends with the processes that it started, and there is one webhook.
 static TURN: Mutex<()> = Mutex::const_new(());
@@ -116,33 +113,4 @@ async fn r19() -> Result<()> {
     let begin = async |side| Race::alone(side, "r19", more.clone(), SHORT).await;
     raced("R19 a second and a third controller", begin, deeds, async |race| unless_rests_on(race, "v2").await)
         .await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn r27() -> Result<()> {
-    let _turn = TURN.lock().await;
-    let deeds = async |race: &Race| {
-        race.update("v2").await?;
-        race.until_weight(20).await?;
-        race.world.cp.crash_api_server();
-        // Long enough for the pauses of whoever tries again to grow.
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        race.world.cp.restart_api_server().await?;
-        eventually("the update is taken", async || Ok(race.update("v3").await.ok())).await.context("v3")?;
-        race.looked_at().await
-    };
-    let begin = async |side| Race::alone(side, "r27", json!({"analysis": {"interval": "2s"}}), NONE).await;
-    raced("R27 update as the API server comes back", begin, deeds, async |race| {
-        let mut wrong = unless_rests_on(race, "v3").await?;
-        let rolls = race.rolls().await?;
-        if rolls != 1 {
-            wrong.push(format!("the primary was rolled {rolls} times"));
-        }
-        let weights = race.weights_since();
-        if weights.first() != Some(&0) {
-            wrong.push(format!("weights after the update: {weights:?}"));
-        }
-        Ok(wrong)
-    })
-    .await
 }
