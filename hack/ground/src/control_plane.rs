@@ -7,7 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use k8s_openapi::api::core::v1::{Node, ServiceAccount};
+use k8s_openapi::api::core::v1::{Node, Pod, ServiceAccount};
+use kube::api::DeleteParams;
 use kube::{Api, Client, Config};
 use serde_json::json;
 
@@ -190,12 +191,34 @@ impl ControlPlane {
         self.until("the controller manager runs", async || Ok(accounts.get_opt("default").await?.is_some()))
             .await?;
         if options.kwok {
-            let nodes: Api<Node> = Api::all(client);
+            let nodes: Api<Node> = Api::all(client.clone());
             self.until("the node is ready", async || {
                 Ok(nodes.get(NODE).await.is_ok_and(|node| is_ready(&node)))
             })
             .await?;
+            self.give_first_address(client).await?;
         }
+        Ok(())
+    }
+
+    /// Runs one pod alone, then removes it.
+    ///
+    /// KWOK 0.8 makes its pool of addresses for the first pod, and when several are first at once, several pools, of which
+    /// one remains: pods get the same address, then and later.
+    async fn give_first_address(&self, client: Client) -> Result<()> {
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": { "name": "first-address", "namespace": "default" },
+            "spec": { "nodeName": NODE, "containers": [{ "name": "none", "image": "none" }] },
+        });
+        self.apply(pod).await.context("creating the first pod")?;
+        let pods: Api<Pod> = Api::default_namespaced(client);
+        self.until("the first pod has an address", async || {
+            let status = pods.get("first-address").await?.status;
+            Ok(status.is_some_and(|status| status.pod_ip.is_some()))
+        })
+        .await?;
+        pods.delete("first-address", &DeleteParams::default().grace_period(0)).await?;
         Ok(())
     }
 
