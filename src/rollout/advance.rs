@@ -261,6 +261,14 @@ impl Case<'_> {
         format!("{}.{}", self.o.names.primary, self.o.names.namespace)
     }
 
+    pub(super) fn canary_not_ready(&self, error: &NotReady) -> String {
+        format!("canary deployment {} not ready: {}", self.canary_deployment(), error.message)
+    }
+
+    pub(super) fn primary_not_ready(&self, error: &NotReady) -> String {
+        format!("{} not ready: {}", self.primary(), error.message)
+    }
+
     /// Asks, unless the answer of this tick is here.
     pub(super) fn ask(&mut self, check: Check) -> Asked {
         if let Some(answer) = self.m.answers.get(&check) {

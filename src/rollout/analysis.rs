@@ -1,24 +1,19 @@
 //! The analysis: one tick an interval, each judging the weight that is set before the next one is.
 
 use crate::api::status::{Phase, Run, Shortcut, Stage};
-use crate::rollout::advance::{Asked, Case, Newer, Round};
+use crate::rollout::advance::{Asked, Case, Round};
 use crate::rollout::plan::{Check, Message, Plan, Step};
 use crate::rollout::policy::HookKind;
 use crate::rollout::revision::Revision;
 use crate::rollout::status::Draft;
 use crate::rollout::workload::Workload;
-use crate::rollout::{promotion, release, rollback, verbs};
+use crate::rollout::{promotion, rollback, verbs};
 
 /// Decides within [`Stage::Analysing`].
 pub(super) fn advance(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
     let o = case.o;
-    match case.newer(target, &run.revision) {
-        Some(Newer::Reverted) => return rollback::cancel(case, target, run),
-        Some(Newer::Superseded(hold)) => return release::supersede(case, target, &hold),
-        None => {}
-    }
-    if o.status.failed_checks >= o.policy.threshold {
-        return rollback::threshold(case, run);
+    if let Some(plan) = rollback::cut_short(case, target, run) {
+        return plan;
     }
     if !run.paused && (o.policy.skip_analysis || target.glassed(&run.revision)) {
         return promotion::begin(case, target, run);
@@ -47,14 +42,14 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan
         return plan;
     }
     if let Err(error) = case.canary_ready(target, run) {
-        let text = format!("canary deployment {} not ready: {}", case.canary_deployment(), error.message);
+        let text = case.canary_not_ready(&error);
         if error.deadline {
             return rollback::begin(case, &because(run, text), None);
         }
         return halted(case, run, vec![Message::warning(text)], true);
     }
     if let Err(error) = case.primary_ready() {
-        let text = format!("{} not ready: {}", case.primary(), error.message);
+        let text = case.primary_not_ready(&error);
         return halted(case, run, vec![Message::warning(text)], false);
     }
     if let Some(why) = o.routes.unsettled.clone() {

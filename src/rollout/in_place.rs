@@ -9,7 +9,7 @@ use crate::rollout::plan::{Message, Plan, Step};
 use crate::rollout::revision::Revision;
 use crate::rollout::status::Draft;
 use crate::rollout::workload::{NotReady, Workload};
-use crate::rollout::{analysis, release, rest, rollback};
+use crate::rollout::{analysis, promotion, release, rest, rollback};
 
 /// What comes before anything else of a Canary that is not leaving.
 pub(super) fn first(case: &mut Case<'_>, target: &Workload) -> Option<Plan> {
@@ -57,13 +57,8 @@ pub(super) const fn released(run: &Run) -> bool {
 /// Routes at 100/0, then a canary of the held template, its pods ready at weight zero.
 pub(super) fn releasing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
     let o = case.o;
-    match case.newer(target, &run.revision) {
-        Some(Newer::Reverted) => return rollback::cancel(case, target, run),
-        Some(Newer::Superseded(hold)) => return release::supersede(case, target, &hold),
-        None => {}
-    }
-    if o.status.failed_checks >= o.policy.threshold {
-        return rollback::threshold(case, run);
+    if let Some(plan) = rollback::cut_short(case, target, run) {
+        return plan;
     }
     if let Err(plan) = case.drained() {
         return plan;
@@ -91,7 +86,7 @@ pub(super) fn releasing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
             analysis::advance(case, target, &case.enter(run, Stage::Analysing))
         }
         Err(error) => {
-            let text = format!("canary deployment {} not ready: {}", case.canary_deployment(), error.message);
+            let text = case.canary_not_ready(&error);
             if error.deadline {
                 return rollback::begin(case, &analysis::because(run, text), None);
             }
@@ -120,7 +115,7 @@ pub(super) fn promote(case: &Case<'_>, target: &Workload, next: Run) -> Plan {
 /// Waits for the end of the roll. A revert lets the old revision roll back, a newer hold stops the roll where it is.
 pub(super) fn promoting(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
     match case.newer(target, &run.revision) {
-        Some(Newer::Reverted) => return rollback::cancel(case, target, run),
+        Some(Newer::Reverted) => return rollback::cancel(case, run),
         Some(Newer::Superseded(hold)) => {
             // A roll that is late does not get there any more: it is what the newer revision may be to mend.
             let late = run.since.saturating_add(case.o.policy.deadline).is_ok_and(|end| case.now >= end);
@@ -150,7 +145,7 @@ pub(super) fn promoting(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
                 plan = plan.then(Step::MarkPromoted(revision));
             }
             let next = case.enter(run, Stage::Returning);
-            crate::rollout::promotion::returning_from(case, plan, target, &next)
+            promotion::returning_from(case, plan, target, &next)
         }
         Err(error) => rolling(case, run, &error),
     }
@@ -159,7 +154,7 @@ pub(super) fn promoting(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
 /// A roll that takes too long is stated, and goes on: what ran before comes back when its owner reverts.
 pub(super) fn rolling(case: &mut Case<'_>, run: &Run, error: &NotReady) -> Plan {
     let o = case.o;
-    let text = format!("{} not ready: {}", case.primary(), error.message);
+    let text = case.primary_not_ready(error);
     let deadline = run.since.saturating_add(o.policy.deadline).unwrap_or(case.now);
     if !error.deadline && case.now < deadline {
         return case.overdue(run.since, Message::warning(text)).wake(deadline);

@@ -75,7 +75,7 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload) -> Plan {
         return plan;
     }
     if let Err(error) = case.primary_ready() {
-        let text = format!("{} not ready: {}", case.primary(), error.message);
+        let text = case.primary_not_ready(&error);
         let since = o.status.last_transition_time.unwrap_or(case.now);
         return case.overdue(since, Message::warning(text));
     }

@@ -14,7 +14,7 @@ pub(super) fn begin(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
     let o = case.o;
     let revision = Revision::from_key(&run.revision);
     if let Err(error) = case.canary_ready(target, run) {
-        let text = format!("canary deployment {} not ready: {}", case.canary_deployment(), error.message);
+        let text = case.canary_not_ready(&error);
         return case.repeating(Message::warning(text));
     }
     if !o.names.in_place()
@@ -98,7 +98,7 @@ fn unready(case: &mut Case<'_>, run: &Run, error: &NotReady) -> Plan {
     if o.names.in_place() {
         return in_place::rolling(case, run, error);
     }
-    let text = format!("{} not ready: {}", case.primary(), error.message);
+    let text = case.primary_not_ready(error);
     let deadline = run.since.saturating_add(o.policy.deadline).unwrap_or(case.now);
     if error.deadline || case.now >= deadline {
         let mut next = case.enter(run, Stage::Restoring);
@@ -220,7 +220,7 @@ pub(super) fn restoring(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
             Plan { steps: plan.steps.into_iter().chain(next.steps).collect(), wake: next.wake }
         }
         Err(error) => {
-            let text = format!("{} not ready: {}", case.primary(), error.message);
+            let text = case.primary_not_ready(&error);
             let said = case.repeating(Message::warning(text.clone()));
             let waits = case.waits(Phase::Promoting, &format!("The revision before is written back: {text}"));
             let wake = said.wake.unwrap_or_else(|| case.after(o.policy.interval));

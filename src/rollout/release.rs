@@ -2,14 +2,12 @@
 
 use crate::api::status::{Phase, Run, Stage};
 use crate::rollout::advance::{Case, Newer, Round};
-use crate::rollout::analysis::because;
 use crate::rollout::plan::{Message, Plan, Step};
 use crate::rollout::policy::HookKind;
-use crate::rollout::rest;
-use crate::rollout::rollback;
+use crate::rollout::revision::Revision;
 use crate::rollout::status::Draft;
-use crate::rollout::verbs;
 use crate::rollout::workload::Workload;
+use crate::rollout::{analysis, rest, rollback, verbs};
 
 /// Waits for the confirm-rollout hooks, asked once an interval. The gate is asked about the revision that is held
 /// now: a newer one takes the place of the older, a revert ends the wait.
@@ -20,7 +18,7 @@ pub(super) fn gated(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
         return Step::CorrectHold(target.revision.clone()).into();
     }
     match case.newer(target, &run.revision) {
-        Some(Newer::Reverted) => return rollback::cancel(case, target, run),
+        Some(Newer::Reverted) => return rollback::cancel(case, run),
         Some(Newer::Superseded(hold)) => {
             return rest::start(case, target, &hold);
         }
@@ -68,13 +66,8 @@ pub(super) fn gated(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
 /// Routes at 100/0, snapshot stored, hold released, pods scaled up, all of them ready: each seen before the next.
 pub(super) fn releasing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
     let o = case.o;
-    match case.newer(target, &run.revision) {
-        Some(Newer::Reverted) => return rollback::cancel(case, target, run),
-        Some(Newer::Superseded(hold)) => return supersede(case, target, &hold),
-        None => {}
-    }
-    if o.status.failed_checks >= o.policy.threshold {
-        return rollback::threshold(case, run);
+    if let Some(plan) = rollback::cut_short(case, target, run) {
+        return plan;
     }
     if let Err(plan) = case.drained() {
         return plan;
@@ -114,12 +107,12 @@ pub(super) fn releasing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
         Ok(()) => {
             case.m.said_at = None;
             // Analysis begins at once: the stage and the first step are written together.
-            crate::rollout::analysis::advance(case, target, &case.enter(run, Stage::Analysing))
+            analysis::advance(case, target, &case.enter(run, Stage::Analysing))
         }
         Err(error) => {
-            let text = format!("canary deployment {} not ready: {}", case.canary_deployment(), error.message);
+            let text = case.canary_not_ready(&error);
             if error.deadline || overdue(case, target, run) {
-                return rollback::begin(case, &because(run, text), None);
+                return rollback::begin(case, &analysis::because(run, text), None);
             }
             case.overdue(run.since, Message::warning(text))
         }
@@ -149,11 +142,7 @@ fn overdue(case: &Case<'_>, target: &Workload, run: &Run) -> bool {
 }
 
 /// A newer revision takes the place of the one that is analysed; its gates come first.
-pub(super) fn supersede(
-    case: &mut Case<'_>,
-    target: &Workload,
-    hold: &crate::rollout::revision::Revision,
-) -> Plan {
+pub(super) fn supersede(case: &mut Case<'_>, target: &Workload, hold: &Revision) -> Plan {
     let o = case.o;
     let glassed = target.keys.glassed.as_ref() == Some(hold);
     let gated = !glassed && o.policy.hooks_of(HookKind::ConfirmRollout).next().is_some();

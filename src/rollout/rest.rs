@@ -124,7 +124,7 @@ fn held(case: &mut Case<'_>, target: &Workload, hold: &Revision) -> Plan {
         return case.waits(o.status.phase, &text);
     }
     if let Err(error) = case.primary_ready() {
-        let text = format!("{} not ready: {}", case.primary(), error.message);
+        let text = case.primary_not_ready(&error);
         return case.repeating(Message::warning(text));
     }
     start(case, target, hold)

@@ -1,16 +1,25 @@
 //! The ways out of a run without a promotion: rollback and revert; and its last act, the post-rollout hooks.
 
 use crate::api::status::{Phase, Run, Stage};
-use crate::rollout::advance::{Asked, Case};
-use crate::rollout::in_place;
+use crate::rollout::advance::{Asked, Case, Newer};
 use crate::rollout::plan::{Check, Message, Plan, Step};
 use crate::rollout::policy::HookKind;
 use crate::rollout::revision::Revision;
 use crate::rollout::status::Draft;
 use crate::rollout::workload::Workload;
+use crate::rollout::{in_place, release};
+
+/// What ends a run before its stage is looked at: a revert, a newer revision, or too many failed checks.
+pub(super) fn cut_short(case: &mut Case<'_>, target: &Workload, run: &Run) -> Option<Plan> {
+    match case.newer(target, &run.revision) {
+        Some(Newer::Reverted) => Some(cancel(case, run)),
+        Some(Newer::Superseded(hold)) => Some(release::supersede(case, target, &hold)),
+        None => (case.o.status.failed_checks >= case.o.policy.threshold).then(|| threshold(case, run)),
+    }
+}
 
 /// Rolls back because of failed checks.
-pub(super) fn threshold(case: &mut Case<'_>, run: &Run) -> Plan {
+fn threshold(case: &mut Case<'_>, run: &Run) -> Plan {
     let text = format!(
         "Rolling back {} failed checks threshold reached {}",
         case.canary(),
@@ -82,7 +91,7 @@ pub(super) fn clear(case: &Case<'_>, target: &Workload) -> Option<Plan> {
 }
 
 /// The template went back to the promoted one while a run was going on.
-pub(super) fn cancel(case: &mut Case<'_>, _target: &Workload, run: &Run) -> Plan {
+pub(super) fn cancel(case: &mut Case<'_>, run: &Run) -> Plan {
     case.end_tick();
     case.m.said_at = None;
     let next = case.enter(run, Stage::Cancelling);
@@ -106,10 +115,10 @@ pub(super) fn cancelling(case: &mut Case<'_>, target: &Workload, run: &Run) -> P
     {
         // Something newer arrived meanwhile: it is the next run.
         let hold = hold.clone();
-        return crate::rollout::release::supersede(case, target, &hold);
+        return release::supersede(case, target, &hold);
     }
     if let Err(error) = case.primary_ready() {
-        let text = format!("{} not ready: {}", case.primary(), error.message);
+        let text = case.primary_not_ready(&error);
         return case.overdue(run.since, Message::warning(text));
     }
     if let Err(plan) = case.drained() {

@@ -76,14 +76,21 @@ fn a_retry_waits_until_the_pods_of_the_run_before_are_gone() {
     assert_eq!(world.image("app-primary"), "v2");
 }
 
-/// A new ReplicaSet starts from none, whatever is still counted of the one before.
-#[test]
-fn another_revision_does_not_wait_for_those_pods() {
+/// v2 is promoted, and the target's pods, asked to go, are still counted.
+fn losing_pods() -> World {
     let mut world = World::initialised(canary(&[]));
     world.update("v2");
     world.until("the scale-down", |w| w.status().run.is_some_and(|run| run.stage == Stage::Finalising));
     world.workloads.asleep = true;
-    world.until("no pods asked for", |w| w.replicas("app") == 0 && w.status().run.is_none());
+    world.until("no pods asked for", |w| w.replicas("app") == 0);
+    world
+}
+
+/// A new ReplicaSet starts from none, whatever is still counted of the one before.
+#[test]
+fn another_revision_does_not_wait_for_those_pods() {
+    let mut world = losing_pods();
+    world.until("the end of the run", |w| w.status().run.is_none());
     world.update("v3");
     world.until("pods asked for", |w| w.replicas("app") == 2);
     world.run(30);
@@ -95,11 +102,7 @@ fn another_revision_does_not_wait_for_those_pods() {
 
 #[test]
 fn a_target_that_is_just_losing_its_pods_does_not_take_the_traffic_over() {
-    let mut world = World::initialised(canary(&[]));
-    world.update("v2");
-    world.until("the scale-down", |w| w.status().run.is_some_and(|run| run.stage == Stage::Finalising));
-    world.workloads.asleep = true;
-    world.until("no pods asked for", |w| w.replicas("app") == 0);
+    let mut world = losing_pods();
     let canary = world.canary.clone();
     world.delete(&canary);
     world.run(30);

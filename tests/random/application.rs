@@ -129,6 +129,7 @@ impl Application {
                     Err(error) if refused(&error) || from.elapsed() > STUBBORN => {
                         break format!(": {error:#}");
                     }
+                    // Tried again after a pause, as Flux would.
                     Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
                 }
             };
@@ -326,6 +327,7 @@ impl Application {
         let mut last = Vec::new();
         let settled = ground::eventually("all is well", REST, async || {
             last = wrong().await?;
+            // Each look asks for much: fewer of them than `eventually` would make.
             tokio::time::sleep(Duration::from_millis(100)).await;
             Ok(last.is_empty().then_some(()))
         });

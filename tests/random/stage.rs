@@ -76,6 +76,7 @@ impl Stage {
                         }
                     }
                 }
+                // The pause between two looks.
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         });

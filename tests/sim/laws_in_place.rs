@@ -18,7 +18,7 @@ fn replicas(object: &Value) -> i64 {
 
 impl World {
     /// A generated template, as it stood in the target.
-    fn back(&self, template: &Value) -> Option<Revision> {
+    pub(super) fn back(&self, template: &Value) -> Option<Revision> {
         let (key, value) = self.laws.selector.clone()?;
         let shaped = serde_json::json!({"spec": {"template": template}});
         Some(Revision::of(&target_template(&shaped, &Label { key, value }, &self.names)))

@@ -3,9 +3,7 @@
 use super::cluster::text;
 use super::laws::{PATIENCE, primary_revision};
 use super::world::World;
-use serde_json::Value;
 use sidetrack::api::keys;
-use sidetrack::rollout::objects::{Label, target_template};
 use sidetrack::rollout::revision::Revision;
 use std::collections::BTreeSet;
 
@@ -40,20 +38,9 @@ impl World {
             let allowed = self.laws.foreign_weight || self.laws.unheld.iter().any(|r| running.contains(r));
             self.law("I4", !mixed || allowed, "pods behind the canary's weight change revision");
         }
-        let primary_revisions: Vec<Revision> = {
-            let selector = self.laws.selector.clone();
-            let sets = &self.primary_pods().sets;
-            let label = selector.map(|(key, value)| Label { key, value });
-            let back = |t: &Value| {
-                Some(Revision::of(&target_template(
-                    &serde_json::json!({"spec": {"template": t}}),
-                    label.as_ref()?,
-                    &self.names,
-                )))
-            };
-            sets.iter().filter(|s| !s.pods.is_empty()).filter_map(|s| back(&s.template)).collect()
-        };
-        for revision in primary_revisions {
+        let sets = self.primary_pods().sets.iter().filter(|s| !s.pods.is_empty());
+        let primary: Vec<Revision> = sets.filter_map(|s| self.back(&s.template)).collect();
+        for revision in primary {
             let may = self.laws.good.contains(&revision) || self.laws.primary_edited;
             self.law("I2", may, &format!("a pod of the primary runs {revision}, which did not pass"));
         }
