@@ -21,6 +21,7 @@
 //! - [`router`], [`metrics`], [`hooks`]: traffic providers, queries and webhooks, as pure functions over JSON and
 //!   HTTP messages.
 //! - [`object`], [`outbound`]: a Kubernetes write, and an HTTP request, as values.
+//! - [`policy`]: which Deployments are protected without a Canary of their own, and when a release may begin.
 //! - [`controller`]: watches, cache, queue and the loop that executes what the core decided.
 //! - [`kubernetes`], [`tls`], [`telemetry`]: the API client and leader election, certificates, logs and metrics.
 //! - [`api`]: Flagger's custom resources, their schemas, and what a spec asks for that is not served.
@@ -35,6 +36,7 @@ pub mod metrics;
 pub mod object;
 pub mod outbound;
 pub mod plugin;
+pub mod policy;
 pub mod rollout;
 pub mod router;
 pub mod telemetry;

@@ -15,6 +15,10 @@ pub enum Kind {
     MetricTemplate,
     /// `flagger.app/v1beta1` AlertProvider.
     AlertProvider,
+    /// `sidetrack.dev/v1alpha1` CanaryPolicy, which has no namespace.
+    CanaryPolicy,
+    /// Core `v1` Namespace.
+    Namespace,
     /// `apps/v1` Deployment.
     Deployment,
     /// `apps/v1` ReplicaSet: the pods of one revision of a Deployment.
@@ -43,10 +47,12 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in declaration order.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Canary,
         Self::MetricTemplate,
         Self::AlertProvider,
+        Self::CanaryPolicy,
+        Self::Namespace,
         Self::Deployment,
         Self::ReplicaSet,
         Self::ControllerRevision,
@@ -68,6 +74,8 @@ impl Kind {
             Self::Canary => ("flagger.app", "v1beta1", "Canary", "canaries"),
             Self::MetricTemplate => ("flagger.app", "v1beta1", "MetricTemplate", "metrictemplates"),
             Self::AlertProvider => ("flagger.app", "v1beta1", "AlertProvider", "alertproviders"),
+            Self::CanaryPolicy => ("sidetrack.dev", "v1alpha1", "CanaryPolicy", "canarypolicies"),
+            Self::Namespace => ("", "v1", "Namespace", "namespaces"),
             Self::Deployment => ("apps", "v1", "Deployment", "deployments"),
             Self::ReplicaSet => ("apps", "v1", "ReplicaSet", "replicasets"),
             Self::ControllerRevision => ("apps", "v1", "ControllerRevision", "controllerrevisions"),
@@ -107,12 +115,12 @@ impl Kind {
     }
 }
 
-/// The address of one namespaced object.
+/// The address of one object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectRef {
     /// Its kind.
     pub kind: Kind,
-    /// Its namespace.
+    /// Its namespace; empty for a kind that has none.
     pub namespace: String,
     /// Its name.
     pub name: String,
@@ -130,7 +138,7 @@ impl ObjectRef {
         let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
         Some(Self::new(
             Kind::parse(text("/apiVersion")?, text("/kind")?)?,
-            text("/metadata/namespace")?,
+            text("/metadata/namespace").unwrap_or_default(),
             text("/metadata/name")?,
         ))
     }

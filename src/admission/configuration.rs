@@ -51,6 +51,8 @@ pub fn webhook_configuration(controller_user: &str, endpoint: &Endpoint, ca_bund
         "webhooks": [
             webhook("deployments", "apps/v1", &client, enrolled(), &conditions(&deployment_changes())),
             webhook("services", "/v1", &client, enrolled(), &conditions(&service_changes())),
+            // A policy that makes no sense is refused.
+            webhook("canarypolicies", "sidetrack.dev/v1alpha1", &client, json!({}), &json!([not_controller(controller_user)])),
             // No label of ours is on a Canary; whoever asks nothing of a release never gets here.
             webhook("canaries", "flagger.app/v1beta1", &client, json!({}), &json!([
                 not_controller(controller_user),
@@ -84,10 +86,59 @@ fn webhook(
             "apiVersions": [version],
             "operations": ["CREATE", "UPDATE"],
             "resources": [resource],
-            "scope": "Namespaced",
+            "scope": if resource == "canarypolicies" { "Cluster" } else { "Namespaced" },
         }],
         "matchConditions": conditions,
     })
+}
+
+/// Returns how the API server reaches the entrance of a policy; `layout` is that of what it enrols, none where it only
+/// audits.
+#[must_use]
+pub fn entrance(client: &Value, policy: &str, layout: Option<&str>) -> Value {
+    let path =
+        layout.map_or_else(|| format!("/audit/{policy}"), |layout| format!("/enrol/{layout}/{policy}"));
+    let mut client = client.clone();
+    if let Some(Value::String(url)) = client.get_mut("url") {
+        *url = format!("{}{path}", url.trim_end_matches(PATH));
+    }
+    if let Some(of_service) = client.pointer_mut("/service/path") {
+        *of_service = path.into();
+    }
+    client
+}
+
+/// Builds the entry of a policy: the Deployments that it selects, at CREATE and when their template changes, as long as
+/// they are not enrolled. An audit never stands in the way.
+#[must_use]
+pub fn enrolment(
+    policy: &str,
+    client: &Value,
+    namespaces: &Value,
+    objects: &Value,
+    enforced: bool,
+    controller_user: &str,
+) -> Value {
+    let enrolled = literal(keys::CANARY);
+    let conditions = json!([
+        not_controller(controller_user),
+        {"name": "relevant", "expression": format!(
+            "request.operation == 'CREATE' || (object.spec.template != oldObject.spec.template && \
+             !({enrolled} in oldObject.metadata.?labels.orValue({{}})))"
+        )},
+    ]);
+    let mut entry = webhook("deployments", "apps/v1", client, objects.clone(), &conditions);
+    json_patch::merge(
+        &mut entry,
+        &json!({
+            "name": format!("{policy}.policies.sidetrack.dev"),
+            "failurePolicy": if enforced { "Fail" } else { "Ignore" },
+        }),
+    );
+    if let Some(entry) = entry.as_object_mut() {
+        entry.insert("namespaceSelector".into(), namespaces.clone());
+    }
+    entry
 }
 
 /// Selects enrolled objects: the API server looks at the old and at the new labels, so that taking

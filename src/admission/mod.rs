@@ -10,6 +10,7 @@ mod error;
 pub mod metrics;
 pub mod outcome;
 pub mod patch;
+pub mod policy_lock;
 pub mod requests;
 pub mod review;
 mod rules;

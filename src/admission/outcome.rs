@@ -105,6 +105,12 @@ pub enum Rule {
     Restore,
     /// An apex Service stays pointed at the primary.
     Service,
+    /// A policy enrols what it selects.
+    Enrol,
+    /// A policy says what it would hold.
+    Audit,
+    /// A CanaryPolicy that makes no sense is refused.
+    Policy,
     /// A request on a Canary is stamped with who makes it.
     Request,
     /// Annotations would pass the API server's limit.
@@ -128,6 +134,9 @@ impl Rule {
             Self::Replicas => "replicas",
             Self::Restore => "restore",
             Self::Service => "service",
+            Self::Enrol => "enrol",
+            Self::Audit => "audit",
+            Self::Policy => "policy",
             Self::Request => "request",
             Self::AnnotationLimit => "annotation-limit",
             Self::NoObject => "no-object",

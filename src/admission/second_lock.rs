@@ -25,6 +25,18 @@ pub fn policies(controller_user: &str) -> Vec<Value> {
 }
 
 fn policy(name: &str, resources: &Value, operation: &str, conditions: &Value, rules: Rules) -> Value {
+    policy_on(name, resources, operation, enrolled(), conditions, rules)
+}
+
+/// Builds a policy on the objects that a selector selects.
+pub(super) fn policy_on(
+    name: &str,
+    resources: &Value,
+    operation: &str,
+    selector: Value,
+    conditions: &Value,
+    rules: Rules,
+) -> Value {
     let (group, names) = (resources.get("group"), resources.get("names"));
     json!({
         "apiVersion": "admissionregistration.k8s.io/v1",
@@ -35,7 +47,7 @@ fn policy(name: &str, resources: &Value, operation: &str, conditions: &Value, ru
             "matchConstraints": {
                 "matchPolicy": "Equivalent",
                 "namespaceSelector": {},
-                "objectSelector": enrolled(),
+                "objectSelector": selector,
                 "resourceRules": [{
                     "apiGroups": [group],
                     "apiVersions": ["v1"],
@@ -63,19 +75,19 @@ fn binding(policy: &Value) -> Value {
 
 /// Variables and validations of one policy, in order: a variable sees those before it.
 #[derive(Default)]
-struct Rules {
+pub(super) struct Rules {
     variables: Vec<Value>,
     validations: Vec<Value>,
 }
 
 impl Rules {
-    fn variable(mut self, name: &str, expression: impl Into<String>) -> Self {
+    pub(super) fn variable(mut self, name: &str, expression: impl Into<String>) -> Self {
         self.variables.push(json!({"name": name, "expression": expression.into()}));
         self
     }
 
     /// Demands that `expression` holds; else the write is refused, `why` following on the object's name.
-    fn demand(mut self, expression: impl Into<String>, why: &str) -> Self {
+    pub(super) fn demand(mut self, expression: impl Into<String>, why: &str) -> Self {
         self.validations.push(json!({
             "expression": expression.into(),
             "messageExpression": format!("variables.who + {}", literal(why)),
@@ -191,7 +203,7 @@ fn deployments(controller_user: &str) -> Value {
 }
 
 /// "The template is another one": what [`crate::rollout::revision::Revision`] would hash differently.
-fn template_changed() -> String {
+pub(super) fn template_changed() -> String {
     let restarted = literal(RESTARTED_AT);
     let metadata = ["name", "generateName", "namespace", "labels", "finalizers", "ownerReferences"]
         .map(|field| {

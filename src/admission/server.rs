@@ -3,14 +3,15 @@
 //! Our own trouble is an HTTP error, never an answer: the API server then does what the failure
 //! policy says and counts it. Nothing waits here; beyond the limit of reviews at once the answer is 503.
 
-use super::decide::{Settings, decide};
+use super::decide::{Entrance, Settings, decide_at};
 use super::metrics::Metrics;
 use super::outcome::{Outcome, Verdict};
 use super::review::{Request as Review, Response as Answer, parse};
 use super::{Error, patch};
+use crate::rollout::naming::Layout;
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::{Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -54,7 +55,7 @@ impl AdmissionState {
     }
 }
 
-/// Returns the routes: POST `/mutate`, GET `/healthz` and `/readyz`.
+/// Returns the routes: POST `/mutate`, `/enrol/{layout}/{policy}` and `/audit/{policy}`, GET `/healthz` and `/readyz`.
 pub fn router(state: AdmissionState) -> Router {
     let metrics = state.0.metrics.clone();
     let panicked = move |panic: Box<dyn Any + Send + 'static>| {
@@ -66,6 +67,8 @@ pub fn router(state: AdmissionState) -> Router {
     };
     Router::new()
         .route("/mutate", post(mutate))
+        .route("/enrol/{layout}/{policy}", post(enrol))
+        .route("/audit/{policy}", post(audit))
         .route("/healthz", get(|| async { "ok" }))
         .route("/readyz", get(readyz))
         .layer(CatchPanicLayer::custom(panicked))
@@ -81,13 +84,32 @@ async fn readyz(State(state): State<AdmissionState>) -> Response {
 }
 
 async fn mutate(State(state): State<AdmissionState>, request: Request) -> Response {
+    review(&state, &Entrance::Enrolled, request).await
+}
+
+async fn enrol(
+    State(state): State<AdmissionState>,
+    Path((layout, name)): Path<(String, String)>,
+    request: Request,
+) -> Response {
+    if Layout::parse(&layout).is_none() {
+        return StatusCode::NOT_FOUND.into_response();
+    }
+    review(&state, &Entrance::Policy { name, layout }, request).await
+}
+
+async fn audit(State(state): State<AdmissionState>, Path(name): Path<String>, request: Request) -> Response {
+    review(&state, &Entrance::Audit { name }, request).await
+}
+
+async fn review(state: &AdmissionState, entrance: &Entrance, request: Request) -> Response {
     let shared = &*state.0;
     let _in_flight = shared.metrics.enter();
     let Ok(_permit) = shared.permits.try_acquire() else {
         return refuse(shared, Refusal::Overload);
     };
     let started = Instant::now();
-    match read(request).await.and_then(|body| answer(shared, &body, started)) {
+    match read(request).await.and_then(|body| answer(shared, entrance, &body, started)) {
         Ok(bytes) => ([(header::CONTENT_TYPE, "application/json")], bytes).into_response(),
         Err(refusal) => refuse(shared, refusal),
     }
@@ -149,9 +171,9 @@ async fn read(request: Request<Body>) -> Result<Bytes, Refusal> {
     }
 }
 
-fn answer(shared: &Shared, body: &[u8], started: Instant) -> Result<Vec<u8>, Refusal> {
+fn answer(shared: &Shared, entrance: &Entrance, body: &[u8], started: Instant) -> Result<Vec<u8>, Refusal> {
     let request = parse(body).map_err(Refusal::Failed)?;
-    let outcome = decide(&request, &shared.settings);
+    let outcome = decide_at(entrance, &request, &shared.settings);
     let bytes = respond(&request, &outcome).and_then(|answer| answer.to_bytes()).map_err(Refusal::Failed)?;
     shared.metrics.answered(&request, &outcome, started.elapsed());
     log(&request, &outcome);

@@ -13,6 +13,11 @@ impl<'a> View<'a> {
         object.is_object().then_some(Self(object))
     }
 
+    /// The whole object.
+    pub(super) const fn whole(self) -> &'a Value {
+        self.0
+    }
+
     fn metadata(self, field: &str) -> Option<&'a Value> {
         self.0.get("metadata")?.get(field)
     }
@@ -20,6 +25,11 @@ impl<'a> View<'a> {
     /// Returns a field of `spec`.
     pub(super) fn spec(self, field: &str) -> Option<&'a Value> {
         self.0.get("spec")?.get(field)
+    }
+
+    /// Returns a field of `status`.
+    pub(super) fn status(self, field: &str) -> Option<&'a Value> {
+        self.0.get("status")?.get(field)
     }
 
     pub(super) fn label(self, key: &str) -> Option<&'a str> {

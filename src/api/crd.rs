@@ -4,7 +4,7 @@
 //! only the wording differs. What is merely doubtful is accepted and named in status ([`super::validate`]).
 
 use super::passthrough::{self, requires, strings};
-use super::{AlertProvider, Canary, MetricTemplate};
+use super::{AlertProvider, Canary, CanaryPolicy, MetricTemplate};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, CustomResourceSubresourceStatus, CustomResourceSubresources, JSON,
     JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
@@ -22,6 +22,7 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
         narrowed(Canary::crd(), canary),
         narrowed(MetricTemplate::crd(), metric_template),
         narrowed(AlertProvider::crd(), alert_provider),
+        narrowed(CanaryPolicy::crd(), canary_policy),
     ]
 }
 
@@ -64,48 +65,67 @@ fn canary(edit: &mut Editor) {
             schema.minimum = Some(1.0);
         });
     }
-    service(edit);
-    analysis(edit);
+    edit.required("spec.service", &["port"]);
+    service(edit, "spec.service");
+    analysis(edit, "spec.analysis");
 }
 
-fn service(edit: &mut Editor) {
-    edit.required("spec.service", &["port"]);
-    edit.one_of("spec.service.trafficDistribution", &["PreferClose", "PreferSameZone", "PreferSameNode"]);
-    edit.at("spec.service.gatewayRefs", |schema| schema.max_items = Some(32));
+fn service(edit: &mut Editor, at: &str) {
+    edit.one_of(&format!("{at}.trafficDistribution"), &["PreferClose", "PreferSameZone", "PreferSameNode"]);
+    edit.at(&format!("{at}.gatewayRefs"), |schema| schema.max_items = Some(32));
     for (path, schema) in [
-        ("spec.service.gatewayRefs[]", passthrough::gateway_ref()),
-        ("spec.service.match[]", passthrough::route_match()),
-        ("spec.service.mirror[]", passthrough::mirror()),
-        ("spec.service.retries", passthrough::retries()),
-        ("spec.service.headers", passthrough::headers()),
-        ("spec.service.corsPolicy", passthrough::cors_policy()),
-        ("spec.service.trafficPolicy", passthrough::traffic_policy()),
-        ("spec.analysis.match[]", passthrough::analysis_match()),
+        (&format!("{at}.gatewayRefs[]"), passthrough::gateway_ref()),
+        (&format!("{at}.match[]"), passthrough::route_match()),
+        (&format!("{at}.mirror[]"), passthrough::mirror()),
+        (&format!("{at}.retries"), passthrough::retries()),
+        (&format!("{at}.headers"), passthrough::headers()),
+        (&format!("{at}.corsPolicy"), passthrough::cors_policy()),
+        (&format!("{at}.trafficPolicy"), passthrough::traffic_policy()),
     ] {
         edit.replace(path, schema);
     }
 }
 
-fn analysis(edit: &mut Editor) {
-    edit.at("spec.analysis", |schema| {
+fn analysis(edit: &mut Editor, at: &str) {
+    edit.at(at, |schema| {
         let steps = ["iterations", "stepWeight", "stepWeights"];
         schema.one_of = Some(steps.iter().map(|step| requires(&["interval", "threshold", step])).collect());
     });
     for path in
-        ["spec.analysis.interval", "spec.analysis.metrics[].interval", "spec.analysis.webhooks[].timeout"]
+        [&format!("{at}.interval"), &format!("{at}.metrics[].interval"), &format!("{at}.webhooks[].timeout")]
     {
         edit.at(path, |schema| schema.pattern = Some(DURATION.into()));
     }
-    edit.required("spec.analysis.metrics[]", &["name"]);
-    edit.required("spec.analysis.metrics[].templateRef", &["name"]);
-    edit.required("spec.analysis.alerts[]", &["providerRef", "name"]);
-    edit.required("spec.analysis.alerts[].providerRef", &["name"]);
-    edit.one_of("spec.analysis.alerts[].severity", &["", "info", "warn", "error"]);
-    edit.required("spec.analysis.webhooks[]", &["name", "url"]);
-    edit.one_of("spec.analysis.webhooks[].type", &HOOK_TYPES);
-    edit.required("spec.analysis.sessionAffinity", &["cookieName"]);
-    edit.one_of("spec.analysis.sessionAffinity.sameSite", &["Strict", "Lax", "None"]);
-    edit.at("spec.analysis.sessionAffinity.maxAge", |schema| schema.default = Some(JSON(json!(86400))));
+    edit.required(&format!("{at}.metrics[]"), &["name"]);
+    edit.required(&format!("{at}.metrics[].templateRef"), &["name"]);
+    edit.required(&format!("{at}.alerts[]"), &["providerRef", "name"]);
+    edit.required(&format!("{at}.alerts[].providerRef"), &["name"]);
+    edit.one_of(&format!("{at}.alerts[].severity"), &["", "info", "warn", "error"]);
+    edit.required(&format!("{at}.webhooks[]"), &["name", "url"]);
+    edit.one_of(&format!("{at}.webhooks[].type"), &HOOK_TYPES);
+    edit.required(&format!("{at}.sessionAffinity"), &["cookieName"]);
+    edit.one_of(&format!("{at}.sessionAffinity.sameSite"), &["Strict", "Lax", "None"]);
+    edit.at(&format!("{at}.sessionAffinity.maxAge"), |schema| schema.default = Some(JSON(json!(86400))));
+    edit.replace(&format!("{at}.match[]"), passthrough::analysis_match());
+}
+
+fn canary_policy(edit: &mut Editor) {
+    edit.required("spec", &["canary"]);
+    edit.required("spec.canary", &["analysis"]);
+    edit.one_of("spec.canary.provider", &PROVIDERS);
+    service(edit, "spec.canary.service");
+    analysis(edit, "spec.canary.analysis");
+    edit.required("spec.freeze[]", &["schedule", "duration", "reason"]);
+    edit.required("spec.wave", &["after"]);
+    for (path, default) in
+        [("spec.mode", json!("enforce")), ("spec.priority", json!(0)), ("spec.layout", json!("in-place"))]
+    {
+        edit.at(path, |schema| schema.default = Some(JSON(default)));
+    }
+    // Counted in whole numbers; what is out of range is said by the webhook.
+    for path in ["spec.maxTargets", "spec.maxConcurrentReleases", "spec.wave.passed", "spec.priority"] {
+        edit.at(path, |schema| schema.type_ = Some("integer".into()));
+    }
 }
 
 fn metric_template(edit: &mut Editor) {
@@ -268,6 +288,7 @@ mod tests {
             (Canary::crd(), canary as fn(&mut Editor)),
             (MetricTemplate::crd(), metric_template),
             (AlertProvider::crd(), alert_provider),
+            (CanaryPolicy::crd(), canary_policy),
         ] {
             let schema = crd.spec.versions[0].schema.as_mut().unwrap().open_api_v3_schema.as_mut().unwrap();
             let mut editor = Editor { schema, missed: Vec::new() };

@@ -46,6 +46,13 @@ pub const REVISION: &str = "sidetrack.dev/revision";
 /// Annotation on a generated Deployment: hash of the template as it was written, by which a change by hand is seen.
 pub const TEMPLATE: &str = "sidetrack.dev/template";
 
+/// Annotation on a Deployment: name of the policy by which the webhook has enrolled it; until a Canary takes it up. As a
+/// label on a Canary: name of the policy that made it.
+pub const POLICY: &str = "sidetrack.dev/policy";
+
+/// Annotation on a Canary that a policy made: digest of the spec that the policy asks for.
+pub const SPEC_DIGEST: &str = "sidetrack.dev/spec-digest";
+
 /// Annotation on a Canary: what a person asks of its release ([`crate::api::request::Request`]).
 pub const REQUEST: &str = "sidetrack.dev/request";
 /// Annotation on a Canary: the user who asked; only the webhook writes it.
@@ -56,10 +63,13 @@ pub const TRAFFIC_FINALIZER: &str = "sidetrack.dev/traffic";
 /// Finalizer on every Canary: it leaves only when its application stands on its own again.
 pub const CANARY_FINALIZER: &str = "sidetrack.dev/canary";
 
+/// Finalizer on every CanaryPolicy: it leaves when the Canaries that it made have left.
+pub const POLICY_FINALIZER: &str = "sidetrack.dev/policy";
+
 /// Every label of ours on a Deployment.
 pub const LABELS: [&str; 3] = [CANARY, LAYOUT, ROLE];
 /// Every annotation of ours on a Deployment.
-pub const ANNOTATIONS: [&str; 12] = [
+pub const ANNOTATIONS: [&str; 13] = [
     HOLD,
     FAILED,
     PAUSED_BEFORE,
@@ -72,6 +82,7 @@ pub const ANNOTATIONS: [&str; 12] = [
     CANARY_NAME,
     REVISION,
     TEMPLATE,
+    POLICY,
 ];
 
 /// Condition of a target while a release of it goes on. kstatus takes any object that has it for one that is not done,

@@ -9,6 +9,7 @@
 pub mod alert_provider;
 pub mod analysis;
 pub mod canary;
+pub mod canary_policy;
 pub mod crd;
 pub mod duration;
 pub mod keys;
@@ -23,6 +24,7 @@ pub mod validate;
 pub use alert_provider::{AlertProvider, AlertProviderSpec};
 pub use analysis::{Alert, Analysis, HookType, Metric, SessionAffinity, Strategy, Webhook};
 pub use canary::{Canary, CanarySpec, TargetRef};
+pub use canary_policy::{CanaryPolicy, CanaryPolicySpec};
 pub use crd::crds;
 pub use metric_template::{MetricProvider, MetricTemplate, MetricTemplateSpec};
 pub use request::{Request, Verb};

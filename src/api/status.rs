@@ -108,6 +108,9 @@ pub struct CanaryStatus {
     /// The run that is going on, as the controller resumes it after a crash.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<Run>,
+    /// Since when the revision stands in line for its turn, where a policy limits how many releases run at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queued: Option<Timestamp>,
     /// The number of pods last given to the primary on the applier's request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requested_replicas: Option<i32>,
@@ -257,9 +260,12 @@ pub struct Run {
     /// Somebody asked for the promotion before the analysis is over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shortcut: Option<Shortcut>,
-    /// Somebody approved the promotion: no gate is asked about it.
+    /// Somebody opened the gate that waits, of the release or of the promotion: it is not asked about it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub approved: bool,
+    /// Somebody asked for it again after it had been rejected, here or in a cluster before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub retried: bool,
     /// Somebody paused the run: it stays at the weight that is set.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,

@@ -74,6 +74,9 @@ pub struct RunArgs {
     /// Time between a route that leaves a backend and the backend's end.
     #[arg(long, default_value = "5s", value_parser = super::duration)]
     pub drain_delay: Duration,
+    /// Releases that may run at once in the whole cluster; 0 for no limit.
+    #[arg(long, default_value_t = 0)]
+    pub max_concurrent_releases: usize,
     /// Time between a request to end (SIGTERM) and the end, in which the webhook goes on serving.
     #[arg(long, default_value = "5s", value_parser = super::duration)]
     pub shutdown_delay: Duration,
@@ -125,7 +128,10 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let leadership = lead(&args, &settings, &metrics, &mut supervisor).await?;
     let resolver = certificates(&args, &client, &leadership, &metrics, &mut supervisor);
     let state = admission::server::AdmissionState::new(
-        admission::decide::Settings { controller_user: args.controller_user.clone() },
+        admission::decide::Settings {
+            controller_user: args.controller_user.clone(),
+            mesh_provider: args.mesh_provider.clone(),
+        },
         admission_metrics,
         args.webhook_limit,
     );
@@ -157,9 +163,11 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
             metrics_server: args.metrics_server.clone(),
             min_interval: args.min_interval,
             drain_delay: args.drain_delay,
+            max_releases: Some(args.max_concurrent_releases).filter(|n| *n > 0),
         }),
         metrics,
         leadership,
+        controller_user: args.controller_user.clone(),
     };
     let stop = supervisor.stop();
     supervisor.spawn("controller", async move {

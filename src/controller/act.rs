@@ -9,6 +9,7 @@ use crate::api::Canary;
 use crate::kubernetes::election::Leadership;
 use crate::kubernetes::writer::{WriteError, Writer};
 use crate::object::{Kind, ObjectRef, Write};
+use crate::rollout::guard::Gate;
 use crate::rollout::naming::label_value;
 use crate::rollout::plan::{Check, Level, Message, Plan, Step};
 use crate::rollout::revision::Revision;
@@ -204,18 +205,19 @@ impl Actor {
         key: &CanaryKey,
         templates: &'t BTreeMap<Revision, Value>,
     ) -> Result<Option<Subject<'t>>, ActError> {
-        let cache = lock(&self.cache);
+        let mut cache = lock(&self.cache);
         let (namespace, name) = key;
         let Some(object) = cache.get(&ObjectRef::new(Kind::Canary, namespace, name)) else { return Ok(None) };
-        Subject::new(
+        let mut subject = Subject::new(
             object,
             cache.objects_of(key),
             cache.snapshots_of(namespace, &label_value(name)),
             templates,
             &self.config,
         )
-        .map(Some)
-        .map_err(ActError::Unreadable)
+        .map_err(ActError::Unreadable)?;
+        subject.guard = cache.roster.guard(key, &subject.names.target, clock::now(), |_| Gate::Open);
+        Ok(Some(subject))
     }
 
     async fn take(&self, key: &CanaryKey, subject: &Subject<'_>, step: Step) -> Result<(), ActError> {
@@ -231,6 +233,7 @@ impl Actor {
             Step::LoadSnapshot(revision) => return self.load(key, subject, revision).await,
             Step::Redefault { revision, live } => return self.redefault(key, subject, revision, live).await,
             Step::EmptyHistory => return self.empty_history(subject).await,
+            Step::StoreRunning(revision) => return self.store_running(key, subject, revision).await,
             _ => {}
         }
         for write in subject.writes(&step)? {
@@ -313,10 +316,33 @@ impl Actor {
         Ok(())
     }
 
-    async fn empty_history(&self, subject: &Subject<'_>) -> Result<(), ActError> {
-        let Some(label) = subject.label() else { return Ok(()) };
+    async fn replica_sets(&self, subject: &Subject<'_>) -> Result<Vec<Value>, WriteError> {
+        let Some(label) = subject.label() else { return Ok(Vec::new()) };
         let label = (label.key.as_str(), label.value.as_str());
-        let sets = self.writer.list(Kind::ReplicaSet, &subject.names.namespace, label).await?;
+        self.writer.list(Kind::ReplicaSet, &subject.names.namespace, label).await
+    }
+
+    /// Stores what the target's pods were made from before a newer template was held on it.
+    async fn store_running(
+        &self,
+        key: &CanaryKey,
+        subject: &Subject<'_>,
+        revision: &Revision,
+    ) -> Result<(), ActError> {
+        let sets = self.replica_sets(subject).await?;
+        let Some(template) = subject.template_among(&sets, revision) else {
+            self.states().entry(key.clone()).or_default().memory.lost = Some(revision.clone());
+            return Err(ActError::Snapshot(subject.names.snapshot(revision)));
+        };
+        for write in subject.store(&template, revision)? {
+            self.write(&write).await?;
+        }
+        self.keep(key, revision, template);
+        Ok(())
+    }
+
+    async fn empty_history(&self, subject: &Subject<'_>) -> Result<(), ActError> {
+        let sets = self.replica_sets(subject).await?;
         for write in subject.idle_history(&sets) {
             self.write(&write).await?;
         }

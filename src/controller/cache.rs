@@ -6,6 +6,7 @@
 
 use crate::api::keys;
 use crate::object::{Kind, ObjectRef};
+use crate::policy::roster::Roster;
 use crate::rollout::subject::Snapshot;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -16,6 +17,8 @@ pub type CanaryKey = (String, String);
 /// The cache.
 #[derive(Debug, Default)]
 pub struct Cache {
+    /// What policies look at.
+    pub roster: Roster,
     objects: HashMap<ObjectRef, Entry>,
     /// Who wants to hear of an object.
     interest: HashMap<ObjectRef, BTreeSet<CanaryKey>>,
@@ -57,24 +60,26 @@ impl Cache {
             self.snapshot(&at.namespace, label, &at.name, Snapshot { uid, created });
             return Vec::new();
         }
-        if !self.interest.contains_key(&at) && at.kind != Kind::Canary {
-            return Vec::new();
-        }
         let version = version(&object);
         let newest = self.objects.get(&at).map(|known| known.version);
         let absent = self.absent.get(&at).copied().filter(|_| newest.is_none());
         if newest.is_some_and(|newest| newest > version) || absent.is_some_and(|gone| gone >= version) {
             return Vec::new();
         }
+        let mut dirty = self.roster.see(at.kind, &object);
+        if !self.interest.contains_key(&at) && at.kind != Kind::Canary {
+            return dirty;
+        }
         prune(at.kind, &mut object);
         let json = object.to_string().into_boxed_str();
         // An API server of another version shows the same stored object otherwise.
         if self.objects.get(&at).is_some_and(|known| known.version == version && known.json == json) {
-            return Vec::new();
+            return dirty;
         }
         self.absent.remove(&at);
         self.objects.insert(at.clone(), Entry { version, json });
-        self.interested(&at)
+        dirty.extend(self.interested(&at));
+        dirty
     }
 
     /// Takes in that an object of this version is gone; an object that was made anew since stays.
@@ -92,11 +97,13 @@ impl Cache {
 
     /// Takes in that an object does not exist, by a read that did not find it.
     pub fn forget(&mut self, at: &ObjectRef) -> Vec<CanaryKey> {
+        let mut dirty = self.roster.lose(at);
         self.objects.remove(at);
         if self.interest.contains_key(at) {
             self.absent.insert(at.clone(), 0);
         }
-        self.interested(at)
+        dirty.extend(self.interested(at));
+        dirty
     }
 
     fn interested(&self, at: &ObjectRef) -> Vec<CanaryKey> {
@@ -113,6 +120,9 @@ impl Cache {
         let gone: Vec<ObjectRef> =
             self.objects.keys().filter(|at| at.kind == kind && !seen.contains(at)).cloned().collect();
         let mut dirty: Vec<CanaryKey> = gone.iter().flat_map(|at| self.forget(at)).collect();
+        for at in self.roster.known(kind).into_iter().filter(|at| !seen.contains(at)) {
+            dirty.extend(self.roster.lose(&at));
+        }
         let missing: Vec<ObjectRef> = self
             .interest
             .keys()

@@ -6,6 +6,7 @@ pub mod cache;
 pub mod clock;
 pub mod events;
 pub mod outbound;
+pub mod policies;
 pub mod queue;
 mod record;
 pub mod watch;
@@ -23,12 +24,15 @@ use queue::Queue;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use watch::{Change, Shared, lock};
 
 /// Canaries that are looked at at once.
 const CONCURRENCY: usize = 32;
+/// What policies look at.
+const POLICY_KINDS: [Kind; 5] =
+    [Kind::CanaryPolicy, Kind::Namespace, Kind::Deployment, Kind::Service, Kind::Canary];
 /// Changes that may wait to be taken in.
 const CHANGES: usize = 1024;
 /// Pause before a kind that the cluster does not serve is looked for again.
@@ -47,6 +51,8 @@ pub struct Setup {
     pub metrics: Arc<Metrics>,
     /// Whether this process is the one that writes.
     pub leadership: Leadership,
+    /// The controller's user name, whose writes no policy holds.
+    pub controller_user: String,
 }
 
 impl std::fmt::Debug for Setup {
@@ -78,6 +84,13 @@ pub async fn run(setup: Setup) -> Result<(), ControllerError> {
     let (changes, mut inbox) = mpsc::channel(CHANGES);
     let (events, outbox) = mpsc::channel(CHANGES);
     let cache = Shared::default();
+    {
+        let roster = &mut lock(&cache).roster;
+        roster.default_provider.clone_from(&setup.config.mesh_provider);
+        roster.max_releases = setup.config.max_releases;
+    }
+    let (policies_synced, synced) = tokio::sync::watch::channel(false);
+    let changed = Arc::new(Notify::new());
     let mut controller = Controller {
         actor: Actor::new(
             crate::kubernetes::writer::Writer::new(setup.client.clone()),
@@ -94,11 +107,29 @@ pub async fn run(setup: Setup) -> Result<(), ControllerError> {
         queue: Queue::default(),
         looks: JoinSet::new(),
         tasks: JoinSet::new(),
+        policies_synced,
+        policies_changed: changed.clone(),
+        policy_changes: 0,
         setup,
     };
     controller.tasks.spawn(events::publish(controller.setup.client.clone(), outbox));
     controller.watch(Kind::Canary);
     controller.watch(Kind::ControllerRevision);
+    // A controller of one namespace has no say in the whole cluster.
+    if controller.setup.namespace.is_none() {
+        controller.watch(Kind::CanaryPolicy);
+        let policies = policies::Policies {
+            writer: controller.actor.writer.clone(),
+            client: controller.setup.client.clone(),
+            cache: controller.actor.cache.clone(),
+            changes: controller.actor.changes.clone(),
+            leadership: controller.setup.leadership.clone(),
+            controller_user: controller.setup.controller_user.clone(),
+            changed,
+            synced,
+        };
+        controller.tasks.spawn(policies.run());
+    }
     let (mut leadership, mut leads) = (controller.setup.leadership.clone(), false);
     loop {
         controller.start_looks();
@@ -130,6 +161,10 @@ struct Controller {
     queue: Queue,
     looks: JoinSet<(CanaryKey, Result<Option<jiff::Timestamp>, act::ActError>)>,
     tasks: JoinSet<()>,
+    /// Whether everything that policies look at has been listed.
+    policies_synced: tokio::sync::watch::Sender<bool>,
+    policies_changed: Arc<Notify>,
+    policy_changes: u64,
 }
 
 impl Controller {
@@ -145,7 +180,24 @@ impl Controller {
             }
             Change::Ended(kind) => return Err(ControllerError::WatchEnded(kind.as_str())),
         }
+        self.wake_policies();
         Ok(())
+    }
+
+    /// Tells the policies what has changed for them, and has watched what they look at once there is one.
+    fn wake_policies(&mut self) {
+        let (any, changes) = {
+            let roster = &lock(&self.actor.cache).roster;
+            (!roster.policies.is_empty(), roster.changes)
+        };
+        if any {
+            POLICY_KINDS.into_iter().for_each(|kind| self.watch(kind));
+        }
+        let synced = any && POLICY_KINDS.iter().all(|kind| self.synced.contains(kind));
+        self.policies_synced.send_if_modified(|known| std::mem::replace(known, synced) != synced);
+        if std::mem::replace(&mut self.policy_changes, changes) != changes {
+            self.policies_changed.notify_one();
+        }
     }
 
     fn mark_all(&mut self) {
@@ -223,7 +275,16 @@ impl Controller {
         self.synced.contains(&Kind::Canary)
             && self.synced.contains(&Kind::ControllerRevision)
             && kinds.iter().all(|kind| self.synced.contains(kind))
+            && self.policies_listed()
             && self.setup.leadership.may_write()
+    }
+
+    /// Whether it is known which policies there are, and what they select: before that nothing is released.
+    fn policies_listed(&self) -> bool {
+        self.setup.namespace.is_some()
+            || self.synced.contains(&Kind::CanaryPolicy)
+                && (lock(&self.actor.cache).roster.policies.is_empty()
+                    || POLICY_KINDS.iter().all(|kind| self.synced.contains(kind)))
     }
 
     fn ended(&mut self, (key, ended): (CanaryKey, Result<Option<jiff::Timestamp>, act::ActError>)) {

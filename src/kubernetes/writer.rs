@@ -66,7 +66,11 @@ impl std::fmt::Debug for Writer {
 fn collection(kind: Kind, namespace: &str) -> String {
     let (group, version, _, plural) = kind.names();
     let root = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
-    format!("{root}/namespaces/{namespace}/{plural}")
+    if namespace.is_empty() {
+        format!("{root}/{plural}")
+    } else {
+        format!("{root}/namespaces/{namespace}/{plural}")
+    }
 }
 
 /// Returns the path of an object.

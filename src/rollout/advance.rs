@@ -87,7 +87,7 @@ impl Case<'_> {
         if target.terminating {
             return self.terminating(target);
         }
-        if target.canary.is_none() {
+        if target.canary.is_none() || target.keys.policy.is_some() {
             return initialise::adopt(self, target);
         }
         if let Some(plan) = rebaseline::advance(self) {

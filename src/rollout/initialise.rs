@@ -9,9 +9,14 @@ use crate::rollout::workload::Workload;
 
 /// Adopts a Deployment that is unpaused, observed and has pods of one ReplicaSet only (interlock §5.1). The
 /// snapshot is stored before the labels are set, so that a template which the labels protect can always be found.
+///
+/// One that the webhook has enrolled for a policy is taken up as it is, a newer template held on it included.
 pub(super) fn adopt(case: &mut Case<'_>, target: &Workload) -> Plan {
     let o = case.o;
-    let wait = if target.paused {
+    let held = target.keys.policy.is_some() && target.held();
+    let wait = if held {
+        None
+    } else if target.paused {
         Some("is paused by its owner: resume it to have it adopted")
     } else if !target.uniform() {
         Some("has pods of more than one revision: it is adopted when its rollout is complete")
@@ -24,13 +29,19 @@ pub(super) fn adopt(case: &mut Case<'_>, target: &Workload) -> Plan {
         return case.waits(phase, &text);
     }
     let known = |name: String| o.snapshots.contains(&name);
-    let running = o.primary_revision.clone().unwrap_or_else(|| target.revision.clone());
+    let noted = target.keys.promoted.clone().filter(|_| target.keys.policy.is_some());
+    let running = o.primary_revision.clone().or(noted).unwrap_or_else(|| target.revision.clone());
+    // Held before it had a single pod: what is held is the first revision.
+    let running = if case.m.lost.as_ref() == Some(&running) { target.revision.clone() } else { running };
     let mut plan = Plan::default();
     if !known(o.names.snapshot(&target.revision)) {
         plan = plan.then(Step::StoreSnapshot(target.revision.clone()));
     }
     if running != target.revision && !known(o.names.snapshot(&running)) {
-        plan = plan.then(Step::StorePrimarySnapshot(running.clone()));
+        plan = plan.then(match &o.primary {
+            Some(_) if !o.names.in_place() => Step::StorePrimarySnapshot(running.clone()),
+            _ => Step::StoreRunning(running.clone()),
+        });
     }
     let replicas =
         o.primary.as_ref().filter(|_| target.replicas == 0).map_or(target.replicas, |p| p.replicas);

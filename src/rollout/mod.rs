@@ -5,6 +5,7 @@ mod advance;
 mod analysis;
 mod bypass;
 mod contest;
+pub mod guard;
 mod in_place;
 mod initialise;
 mod leave;

@@ -2,6 +2,7 @@
 
 use crate::api::status::CanaryStatus;
 use crate::rollout::contest::Turns;
+use crate::rollout::guard::Guard;
 use crate::rollout::naming::Names;
 use crate::rollout::plan::{Answer, Check, Message};
 use crate::rollout::policy::Policy;
@@ -57,6 +58,8 @@ pub struct Observed {
     pub history: usize,
     /// What a person asks for, answered or not.
     pub request: Option<Asked>,
+    /// What the policy that governs the target says.
+    pub guard: Guard,
     /// Settings of this process.
     pub settings: Settings,
 }
@@ -135,6 +138,8 @@ pub struct Memory {
     pub ran: Option<Revision>,
     /// What the API server makes today of a stored template, by its revision and the live one that raised the question.
     pub today: BTreeMap<(Revision, Revision), Revision>,
+    /// A revision that was enrolled and of which neither pods nor a ReplicaSet are found.
+    pub lost: Option<Revision>,
     /// The target's generation at which its idle ReplicaSets were deleted.
     pub emptied: Option<i64>,
     /// Said already, so that a state that lasts is not said again and again.

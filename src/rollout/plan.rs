@@ -38,6 +38,8 @@ pub enum Step {
     PruneSnapshots(Vec<String>),
     /// Stores the template that an existing primary runs, turned back into the target's shape.
     StorePrimarySnapshot(Revision),
+    /// Stores the template of this revision as one of the target's ReplicaSets has it.
+    StoreRunning(Revision),
     /// Labels the target and sets the whole set of our keys.
     Adopt {
         /// The revision that the primary runs, or will.

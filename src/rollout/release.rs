@@ -7,7 +7,7 @@ use crate::rollout::policy::HookKind;
 use crate::rollout::revision::Revision;
 use crate::rollout::status::Draft;
 use crate::rollout::workload::Workload;
-use crate::rollout::{analysis, rest, rollback, verbs};
+use crate::rollout::{analysis, guard, rest, rollback, verbs};
 
 /// Waits for the confirm-rollout hooks, asked once an interval. The gate is asked about the revision that is held
 /// now: a newer one takes the place of the older, a revert ends the wait.
@@ -19,21 +19,30 @@ pub(super) fn gated(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
     }
     match case.newer(target, &run.revision) {
         Some(Newer::Reverted) => return rollback::cancel(case, run),
-        Some(Newer::Superseded(hold)) => {
-            return rest::start(case, target, &hold);
-        }
+        Some(Newer::Superseded(hold)) => return rest::start(case, target, &hold, false),
         // The glass may be broken over the very revision that waits: its gates are not asked again.
         None => {
             if let Some(hold) = target.keys.hold.as_ref().filter(|_| target.glassed(&run.revision)) {
-                return rest::start(case, target, hold);
+                return rest::start(case, target, hold, run.retried);
             }
         }
     }
     if let Err(plan) = case.drained() {
         return plan;
     }
+    if let Some(plan) = guard::rejects_waiting(case, target, run) {
+        return plan;
+    }
     if run.paused {
         return verbs::paused(case);
+    }
+    if let Some(stop) = guard::stop(case, run) {
+        case.end_tick();
+        return stop.wait(case, run, false);
+    }
+    // Who stands in line has passed its gates.
+    if run.approved || o.status.queued.is_some() {
+        return in_turn(case, Plan::default(), run);
     }
     if let Err(plan) = case.tick(run.last_step) {
         return plan;
@@ -42,10 +51,7 @@ pub(super) fn gated(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
         Err(plan) => plan,
         Ok(Round::Passed(said)) => {
             case.end_tick();
-            let said = said.into_iter().fold(Plan::default(), Plan::say);
-            let mut next = case.enter(run, Stage::Releasing);
-            next.last_step = None;
-            rest::released(case, said, next)
+            in_turn(case, said.into_iter().fold(Plan::default(), Plan::say), run)
         }
         Ok(Round::Refused { name, answer }) => {
             case.end_tick();
@@ -60,6 +66,14 @@ pub(super) fn gated(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
             );
             said.into_iter().fold(Plan::default(), Plan::say).then(status).wake(case.after(o.policy.interval))
         }
+    }
+}
+
+/// Releases when it is its turn.
+fn in_turn(case: &Case<'_>, said: Plan, run: &Run) -> Plan {
+    match guard::in_line(case) {
+        Some(stop) => stop.wait(case, run, true).steps.into_iter().fold(said, Plan::then),
+        None => rest::released(case, said, run.clone()),
     }
 }
 
@@ -143,11 +157,17 @@ fn overdue(case: &Case<'_>, target: &Workload, run: &Run) -> bool {
 
 /// A newer revision takes the place of the one that is analysed; its gates come first.
 pub(super) fn supersede(case: &mut Case<'_>, target: &Workload, hold: &Revision) -> Plan {
+    if let Some(plan) = guard::rejects(case, target, hold) {
+        return plan;
+    }
     let o = case.o;
+    let mut next = rest::begin(case, target, hold, Stage::Gated);
     let glassed = target.keys.glassed.as_ref() == Some(hold);
-    let gated = !glassed && o.policy.hooks_of(HookKind::ConfirmRollout).next().is_some();
-    let stage = if gated { Stage::Gated } else { Stage::Releasing };
-    let next = rest::begin(case, target, hold, stage);
+    let gated = o.policy.hooks_of(HookKind::ConfirmRollout).next().is_some();
+    let stopped = || guard::stop(case, &next).is_some() || guard::in_line(case).is_some();
+    if glassed || !gated && !stopped() {
+        next.stage = Stage::Releasing;
+    }
     case.m.begin_tick(case.now);
     case.end_tick();
     case.m.said_at = None;
@@ -157,7 +177,7 @@ pub(super) fn supersede(case: &mut Case<'_>, target: &Workload, hold: &Revision)
     if o.routes.weight.is_some_and(|w| w != 0) && case.primary_serves() {
         plan = plan.then(Step::SetWeight(0));
     }
-    plan.then(Draft::from(o).zeroed().analysed(hold.as_str()).run(Some(next)).finish(
+    plan.then(Draft::from(o).zeroed().analysed(hold.as_str()).run(Some(next)).queued(None).finish(
         Phase::Progressing,
         "A newer revision takes the place of the one that was analysed.",
         case.now,

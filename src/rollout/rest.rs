@@ -8,7 +8,7 @@ use crate::rollout::policy::HookKind;
 use crate::rollout::revision::Revision;
 use crate::rollout::status::Draft;
 use crate::rollout::workload::Workload;
-use crate::rollout::{bypass, contest, in_place, release, repair};
+use crate::rollout::{bypass, contest, guard, in_place, release, repair};
 
 /// Decides for a Canary that has no run.
 pub(super) fn advance(case: &mut Case<'_>, target: &Workload) -> Plan {
@@ -127,29 +127,44 @@ fn held(case: &mut Case<'_>, target: &Workload, hold: &Revision) -> Plan {
         let text = case.primary_not_ready(&error);
         return case.repeating(Message::warning(text));
     }
-    start(case, target, hold)
+    start(case, target, hold, false)
 }
 
-/// Begins the run of a held revision.
-pub(super) fn start(case: &mut Case<'_>, target: &Workload, hold: &Revision) -> Plan {
+/// Begins the run of a held revision; `retried` when somebody asked for one that had been rejected.
+pub(super) fn start(case: &mut Case<'_>, target: &Workload, hold: &Revision, retried: bool) -> Plan {
+    if !retried && let Some(plan) = guard::rejects(case, target, hold) {
+        return plan;
+    }
     let o = case.o;
+    let mut run = begin(case, target, hold, Stage::Gated);
+    run.retried = retried;
     let glassed = target.keys.glassed.as_ref() == Some(hold);
-    let gated = !glassed && o.policy.hooks_of(HookKind::ConfirmRollout).next().is_some();
     case.m.said_at = None;
     case.m.tick = None;
-    if gated {
-        let run = begin(case, target, hold, Stage::Gated);
+    if glassed {
+        let said = guard::passed_by_glass(case, target, &run).into_iter().fold(Plan::default(), Plan::say);
+        return released(case, said, run);
+    }
+    if let Some(stop) = guard::stop(case, &run) {
+        return stop.wait(case, &run, false);
+    }
+    if o.policy.hooks_of(HookKind::ConfirmRollout).next().is_some() {
         return Draft::from(o)
             .run(Some(run))
+            .queued(None)
             .finish(o.status.phase, "A confirm-rollout check must pass.", case.now)
             .into();
     }
-    let run = begin(case, target, hold, Stage::Releasing);
+    if let Some(stop) = guard::in_line(case) {
+        return stop.wait(case, &run, true);
+    }
     released(case, Plan::default(), run)
 }
 
 /// Says that the run starts, and writes it.
 pub(super) fn released(case: &Case<'_>, plan: Plan, run: Run) -> Plan {
+    // What was approved so far is the release.
+    let run = Run { last_step: None, approved: false, ..case.enter(&run, Stage::Releasing) };
     let revision = run.revision.clone();
     let text = format!("New revision detected! Scaling up {}", case.canary_deployment());
     let status = Draft::from(case.o).zeroed().analysed(&revision).run(Some(run)).finish(
@@ -178,6 +193,7 @@ pub(super) fn begin(case: &Case<'_>, target: &Workload, hold: &Revision, stage: 
         reason: None,
         shortcut: None,
         approved: false,
+        retried: false,
         paused: false,
     }
 }

@@ -107,9 +107,17 @@ impl Draft {
         Step::Status(Box::new(self.0))
     }
 
+    /// Sets since when it stands in line for its turn.
+    #[must_use]
+    pub const fn queued(mut self, since: Option<Timestamp>) -> Self {
+        self.0.queued = since;
+        self
+    }
+
     /// Sets the run.
     #[must_use]
     pub fn run(mut self, run: Option<Run>) -> Self {
+        self.0.queued = self.0.queued.filter(|_| run.as_ref().is_some_and(|run| run.stage == Stage::Gated));
         self.0.run = run;
         self
     }
@@ -356,6 +364,7 @@ mod tests {
                     reason: None,
                     shortcut: None,
                     approved: false,
+                    retried: false,
                     paused: false,
                 }),
                 history: vec![Past {

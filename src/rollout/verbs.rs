@@ -11,7 +11,7 @@ use crate::rollout::plan::{Message, Plan, Step};
 use crate::rollout::revision::Revision;
 use crate::rollout::status::Draft;
 use crate::rollout::workload::Workload;
-use crate::rollout::{rest, rollback};
+use crate::rollout::{guard, rest, rollback};
 use jiff::Timestamp;
 
 /// Answers a request that has no answer yet, or goes on with one that is being carried out.
@@ -111,7 +111,7 @@ fn take(case: &mut Case<'_>, request: &Request) -> Result<Option<Taken>, String>
     match o.status.run.as_ref() {
         Some(run) => {
             named(request, &run.revision, "is what is being released")?;
-            during(case, run, request.verb).map(Some)
+            during(case, target, run, request.verb).map(Some)
         }
         None if request.verb == Verb::Retry => retry(case, target, request),
         None => {
@@ -133,7 +133,13 @@ fn named(request: &Request, live: &str, is: &str) -> Result<(), String> {
 }
 
 /// A request while a run goes on.
-fn during(case: &mut Case<'_>, run: &Run, verb: Verb) -> Result<Taken, String> {
+fn during(case: &mut Case<'_>, target: &Workload, run: &Run, verb: Verb) -> Result<Taken, String> {
+    let by = case.o.request.as_ref().and_then(|asked| asked.by.as_deref()).unwrap_or_default();
+    if matches!(verb, Verb::Promote | Verb::Skip | Verb::Approve)
+        && let Some(why) = guard::same_eyes(case, target, by)
+    {
+        return Err(why);
+    }
     match run.stage {
         Stage::RollingBack | Stage::Restoring => return Err("it is being rolled back".into()),
         Stage::Cancelling => {
@@ -180,7 +186,9 @@ fn during(case: &mut Case<'_>, run: &Run, verb: Verb) -> Result<Taken, String> {
             next.paused = false;
             "The run goes on."
         }
-        Verb::Approve if run.stage == Stage::Gated => "The gate is open; the revision is released.",
+        Verb::Approve if run.stage == Stage::Gated && !run.approved => {
+            "The gate is open; the revision is released as soon as nothing else holds it."
+        }
         Verb::Approve if case.o.status.phase == Phase::WaitingPromotion && !run.approved => {
             next.approved = true;
             next.last_step = None;
@@ -191,9 +199,10 @@ fn during(case: &mut Case<'_>, run: &Run, verb: Verb) -> Result<Taken, String> {
     };
     let opens = matches!(verb, Verb::Promote | Verb::Approve) && run.stage == Stage::Gated;
     case.end_tick();
-    let plan = if opens {
-        next.last_step = None;
-        rest::released(case, Plan::default(), case.enter(&next, Stage::Releasing))
+    next.approved |= opens;
+    let holds = || guard::stop(case, &next).is_some() || guard::in_line(case).is_some();
+    let plan = if opens && !holds() {
+        rest::released(case, Plan::default(), next)
     } else {
         let status = Draft::from(case.o).run(Some(next)).finish(case.o.status.phase, message, case.now);
         status.into()
@@ -231,7 +240,7 @@ fn retry(case: &mut Case<'_>, target: &Workload, request: &Request) -> Result<Op
     if case.primary_ready().is_err() {
         return Ok(None); // no run starts meanwhile
     }
-    let plan = rest::start(case, target, hold);
+    let plan = rest::start(case, target, hold, true);
     Ok(Some(Taken { outcome: RequestOutcome::Taken, message: "It is released again.".into(), plan }))
 }
 

@@ -60,6 +60,10 @@ pub struct Keys {
     pub requested_replicas: Option<i32>,
     /// Who asked for the held template, from `applied-by`.
     pub applied_by: Option<String>,
+    /// The user in `applied-by`.
+    pub applier: Option<String>,
+    /// The policy by which it was enrolled at admission; until its Canary takes it up.
+    pub policy: Option<String>,
 }
 
 /// The parts of `status` that readiness depends on.
@@ -161,6 +165,8 @@ impl Workload {
                 paused_before: annotation(keys::PAUSED_BEFORE).is_some(),
                 requested_replicas: annotation(keys::REQUESTED_REPLICAS).and_then(|n| n.parse().ok()),
                 applied_by: annotation(keys::APPLIED_BY).map(|by| contest::writer(object, by)),
+                applier: annotation(keys::APPLIED_BY).and_then(|by| Some(by.split_once(' ')?.1.to_owned())),
+                policy: annotation(keys::POLICY).map(str::to_owned),
             },
             announced: object.pointer("/status/conditions").and_then(Value::as_array).and_then(|all| {
                 all.iter().position(|c| c.get("type").is_some_and(|t| t == keys::RECONCILING))

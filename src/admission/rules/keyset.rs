@@ -9,6 +9,12 @@ type Value<'a> = Option<Cow<'a, str>>;
 /// A value for each of [`keys::ANNOTATIONS`]; borrowed unless a rule makes a new one.
 pub(super) struct KeySet<'a>([(&'static str, Value<'a>); keys::ANNOTATIONS.len()]);
 
+impl Default for KeySet<'_> {
+    fn default() -> Self {
+        Self(keys::ANNOTATIONS.map(|key| (key, None)))
+    }
+}
+
 impl<'a> KeySet<'a> {
     /// Takes all values from an object.
     pub(super) fn of(object: View<'a>) -> Self {

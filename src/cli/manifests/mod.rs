@@ -6,8 +6,9 @@ pub mod rights;
 pub mod workload;
 
 use crate::admission::configuration::{Endpoint, webhook_configuration};
-use crate::admission::{requests, second_lock};
+use crate::admission::{policy_lock, requests, second_lock};
 use crate::api::{crds, keys};
+use crate::policy::webhooks;
 use anyhow::Context;
 use serde_json::{Value, json};
 use std::fs;
@@ -76,13 +77,17 @@ pub fn installation(image: &str) -> anyhow::Result<Vec<(&'static str, Vec<Value>
         ("rbac.yaml", rights::objects()),
         ("policy.yaml", policies()),
         ("deployment.yaml", workload::objects(image)),
-        ("webhook.yaml", vec![webhook_configuration(keys::CONTROLLER_USER, &Endpoint::Service, None)]),
+        (
+            "webhook.yaml",
+            vec![webhook_configuration(keys::CONTROLLER_USER, &Endpoint::Service, None), webhooks::empty()],
+        ),
     ])
 }
 
 fn policies() -> Vec<Value> {
     let lock = second_lock::policies(keys::CONTROLLER_USER);
-    lock.into_iter().chain(requests::policies(keys::CONTROLLER_USER)).collect()
+    let requests = requests::policies(keys::CONTROLLER_USER);
+    lock.into_iter().chain(requests).chain(policy_lock::policies(keys::CONTROLLER_USER)).collect()
 }
 
 /// Returns the files of `manifests/`.

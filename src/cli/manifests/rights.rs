@@ -1,8 +1,9 @@
 //! What the controller may do: one table, from which the roles are made and by which `sidetrack check` asks.
 
 use super::{SERVICE_ACCOUNT, labels};
-use crate::admission::configuration;
+use crate::admission::{configuration, policy_lock};
 use crate::api::keys;
+use crate::policy::webhooks;
 use serde_json::{Value, json};
 
 /// Name of the Secret that keeps the self-managed certificates.
@@ -65,14 +66,17 @@ const READ_PATCH: &[&str] = &["get", "list", "watch", "patch"];
 const MAKE: &[&str] = &["get", "list", "watch", "create", "patch"];
 
 /// Every right of the controller. Secrets of applications are not among them: see [`secrets_role`].
-pub const RIGHTS: [Right; 21] = [
-    Right::new("flagger.app", "canaries", READ_PATCH),
+pub const RIGHTS: [Right; 25] = [
+    Right::new("flagger.app", "canaries", &["get", "list", "watch", "create", "patch", "delete"]),
     Right::new("flagger.app", "canaries/status", &["update"]),
     // What a Canary owns names it with blockOwnerDeletion, which admission plugin
     // OwnerReferencesPermissionEnforcement lets only those do who may write the owner's finalizers.
     Right::new("flagger.app", "canaries/finalizers", &["update"]),
     Right::new("flagger.app", "metrictemplates", READ),
     Right::new("flagger.app", "alertproviders", READ),
+    Right::new("sidetrack.dev", "canarypolicies", READ_PATCH),
+    Right::new("sidetrack.dev", "canarypolicies/status", &["update"]),
+    Right::new("", "namespaces", READ),
     Right::new("apps", "deployments", &["get", "list", "watch", "create", "patch", "delete"]),
     Right::new("apps", "deployments/status", &["patch"]),
     Right::new("apps", "replicasets", &["list", "delete"]),
@@ -87,6 +91,8 @@ pub const RIGHTS: [Right; 21] = [
     Right::new("", "events", &["get", "create", "patch"]),
     Right::new("admissionregistration.k8s.io", "mutatingwebhookconfigurations", READ_PATCH)
         .named(configuration::NAME),
+    Right::new("admissionregistration.k8s.io", "mutatingwebhookconfigurations", READ_PATCH)
+        .named(webhooks::NAME),
     // A right to create cannot be limited to a name.
     Right::new("coordination.k8s.io", "leases", &["create"]).within(Scope::Own),
     Right::new("coordination.k8s.io", "leases", &["get", "update"]).named(LEASE).within(Scope::Own),
@@ -114,9 +120,9 @@ pub fn objects() -> Vec<Value> {
     [account].into_iter().chain(cluster).chain(own).chain(certificates).chain(people()).collect()
 }
 
-/// Builds the roles of people: who may look, who may steer a release, and who may let one through. Kubernetes adds them
+/// Builds the roles of people: who may look, who may steer a release, who may let one through, and who may pass a policy. Kubernetes adds them
 /// to its own roles; bind them by themselves where these are too wide.
-fn people() -> [Value; 3] {
+fn people() -> [Value; 4] {
     use crate::api::request::Verb;
     let asking = |verbs: &[Verb]| {
         // The request is an annotation.
@@ -130,6 +136,7 @@ fn people() -> [Value; 3] {
             "apiGroups": ["flagger.app"], "resources": ["canaries", "metrictemplates", "alertproviders"],
             "verbs": READ,
         }),
+        json!({"apiGroups": ["sidetrack.dev"], "resources": ["canarypolicies"], "verbs": READ}),
         json!({"apiGroups": ["apps"], "resources": ["controllerrevisions"], "verbs": READ}),
     ];
     [
@@ -138,6 +145,13 @@ fn people() -> [Value; 3] {
             "sidetrack-operate",
             &["edit", "admin"],
             &asking(&[Verb::Abort, Verb::Retry, Verb::Pause, Verb::Restart]),
+        ),
+        role_of_people(
+            "sidetrack-break-glass",
+            &["admin"],
+            &[
+                json!({"apiGroups": ["flagger.app"], "resources": ["canaries"], "verbs": [policy_lock::RIGHT]}),
+            ],
         ),
         role_of_people("sidetrack-approve", &["admin"], &asking(&[Verb::Approve, Verb::Skip, Verb::Promote])),
     ]

@@ -10,6 +10,16 @@ use serde_json::Value;
 const POD_TEMPLATE_HASH: &str = "pod-template-hash";
 
 impl Subject<'_> {
+    /// Returns the template of a revision as one of the target's ReplicaSets has it.
+    #[must_use]
+    pub fn template_among(&self, sets: &[Value], revision: &Revision) -> Option<Value> {
+        let uid = self.target()?.pointer("/metadata/uid")?;
+        sets.iter()
+            .filter(|set| owned_by(set, uid))
+            .filter_map(template)
+            .find(|t| Revision::of(t) == *revision)
+    }
+
     /// Returns the deletions of the target's ReplicaSets that have no pods and are not the promoted revision's.
     ///
     /// A paused Deployment without pods that is scaled up gets pods of the live template's ReplicaSet, else of the newest
@@ -20,13 +30,9 @@ impl Subject<'_> {
         let promoted = target.pointer("/metadata/annotations").and_then(|a| a.get(keys::PROMOTED));
         let Some(promoted) = promoted.and_then(Value::as_str) else { return Vec::new() };
         let number = |set: &Value, field: &str| set.pointer(field).and_then(Value::as_i64).unwrap_or(0);
-        let owned = |set: &Value| {
-            set.pointer("/metadata/ownerReferences").and_then(Value::as_array).is_some_and(|owners| {
-                owners.iter().any(|owner| owner.get("uid") == target.pointer("/metadata/uid"))
-            })
-        };
+        let Some(uid) = target.pointer("/metadata/uid") else { return Vec::new() };
         let is_promoted = |set: &Value| template(set).is_some_and(|t| Revision::of(&t).as_str() == promoted);
-        let owned: Vec<&Value> = sets.iter().filter(|set| owned(set)).collect();
+        let owned: Vec<&Value> = sets.iter().filter(|set| owned_by(set, uid)).collect();
         if !owned.iter().any(|set| is_promoted(set)) {
             // An API server with other defaults shows it by another hash: it may be any of them.
             return Vec::new();
@@ -42,6 +48,11 @@ impl Subject<'_> {
             })
             .collect()
     }
+}
+
+fn owned_by(set: &Value, uid: &Value) -> bool {
+    let owners = set.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+    owners.is_some_and(|owners| owners.iter().any(|owner| owner.get("uid") == Some(uid)))
 }
 
 /// The template as it stood in the Deployment.

@@ -29,6 +29,11 @@ pub(super) fn choose(
     };
     let target = objects.get(&ObjectRef::new(Kind::Deployment, &names.namespace, &names.target));
     let labels = target.and_then(|t| t.pointer("/metadata/labels"));
+    // What a policy's webhook has put on is taken up by whatever Canary comes.
+    let by_policy = target
+        .and_then(|t| t.pointer("/metadata/annotations"))
+        .is_some_and(|a| a.get(keys::POLICY).is_some());
+    let labels = labels.filter(|_| !by_policy);
     let enrolled = labels.and_then(|l| l.get(keys::LAYOUT)).and_then(Value::as_str).and_then(Layout::parse);
     if let Some(enrolled) = enrolled.filter(|enrolled| *enrolled != asked) {
         review.warnings.push(format!(

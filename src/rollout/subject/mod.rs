@@ -20,6 +20,7 @@ use crate::api::validate::{Review, review};
 use crate::api::{Canary, CanarySpec};
 use crate::metrics::judge::{self, MetricSpec};
 use crate::object::{Kind, ObjectRef};
+use crate::rollout::guard::Guard;
 use crate::rollout::naming::{Layout, Names};
 use crate::rollout::objects::Label;
 use crate::rollout::policy::{Autoscaler, Hook, HookKind, Policy};
@@ -43,6 +44,8 @@ pub struct Config {
     pub min_interval: Duration,
     /// Time between a route that leaves a backend and the backend's end (`--drain-delay`).
     pub drain_delay: Duration,
+    /// Releases that may run at once in the whole cluster (`--max-concurrent-releases`); no limit where `None`.
+    pub max_releases: Option<usize>,
 }
 
 impl Default for Config {
@@ -52,6 +55,7 @@ impl Default for Config {
             metrics_server: "http://prometheus:9090".into(),
             min_interval: Duration::from_secs(10),
             drain_delay: Duration::from_secs(5),
+            max_releases: None,
         }
     }
 }
@@ -82,6 +86,8 @@ pub struct Subject<'a> {
     pub snapshots: BTreeMap<String, Snapshot>,
     /// Templates at hand.
     pub templates: &'a BTreeMap<Revision, Value>,
+    /// What the policy that governs the target says; the controller fills it in.
+    pub guard: Guard,
     /// Settings.
     pub config: &'a Config,
 }
@@ -103,7 +109,17 @@ impl<'a> Subject<'a> {
         let names = names_of(&canary);
         let mut review = review(&canary.spec, &config.mesh_provider, config.min_interval);
         let names = layout::choose(names, &object, &objects, &mut review);
-        Ok(Self { object, canary, names, review, objects, snapshots, templates, config })
+        Ok(Self {
+            object,
+            canary,
+            names,
+            review,
+            objects,
+            snapshots,
+            templates,
+            guard: Guard::default(),
+            config,
+        })
     }
 
     /// Names the objects that a Canary's decisions depend on, the Canary itself aside.

@@ -69,6 +69,7 @@ impl Subject<'_> {
                 .and_then(|n| usize::try_from(n).ok())
                 .unwrap_or(HISTORY),
             request: self.request(),
+            guard: self.guard.clone(),
             settings: Settings {
                 drain: SignedDuration::try_from(self.config.drain_delay).unwrap_or_default(),
             },

@@ -16,10 +16,21 @@ impl Subject<'_> {
     pub(super) fn target_write(&self, step: &Step) -> Result<Vec<Write>, Impossible> {
         let target = self.target().ok_or_else(|| missing("the target"))?;
         let guarded = || Edit::new(self.at(&self.names.target), target).same_generation();
-        let hold = format!("/metadata/annotations/{}", crate::object::escape(keys::HOLD));
+        let held = format!("/metadata/annotations/{}", crate::object::escape(keys::HOLD));
         let edit = match step {
             Step::Adopt { promoted, hold, replicas } => {
-                let mut edit = guarded().without_keys().without_finalizer(keys::TRAFFIC_FINALIZER);
+                // What the webhook has noted of a template that it holds for a policy is still true.
+                let noted =
+                    target.pointer("/metadata/annotations").is_some_and(|a| a.get(keys::POLICY).is_some());
+                let edit = guarded();
+                let edit = if noted { edit.without_annotation(keys::POLICY) } else { edit.without_keys() };
+                let mut edit = edit.without_finalizer(keys::TRAFFIC_FINALIZER);
+                if noted && hold.is_none() && target.pointer(&held).is_some() {
+                    for key in [keys::HOLD, keys::APPLIED_BY, keys::PAUSED_BEFORE] {
+                        edit = edit.without_annotation(key);
+                    }
+                    edit = edit.remove("/spec/paused");
+                }
                 for (key, value) in objects::labels(&self.names, keys::ROLE_TARGET) {
                     edit = edit.label(key, &value);
                 }
@@ -37,7 +48,7 @@ impl Subject<'_> {
                     return Err(Impossible(format!("the template is not revision {revision} any more")));
                 }
                 // A retry lets run what had failed.
-                let edit = guarded().unchanged(&hold).remove(&hold).without_annotation(keys::FAILED);
+                let edit = guarded().unchanged(&held).remove(&held).without_annotation(keys::FAILED);
                 let edit = edit.remove("/spec/paused");
                 // In place no traffic leaves with the target: it is the primary.
                 if self.names.in_place() { edit } else { edit.with_finalizer(keys::TRAFFIC_FINALIZER) }
@@ -61,8 +72,8 @@ impl Subject<'_> {
                 }
             }
             Step::ClearHold(_) => guarded()
-                .unchanged(&hold)
-                .remove(&hold)
+                .unchanged(&held)
+                .remove(&held)
                 .without_annotation(keys::FAILED)
                 .remove("/spec/paused")
                 .without_finalizer(keys::TRAFFIC_FINALIZER),
@@ -87,7 +98,7 @@ impl Subject<'_> {
                 for key in keys::LABELS {
                     edit = edit.remove(&format!("/metadata/labels/{}", crate::object::escape(key)));
                 }
-                if target.pointer(&hold).is_some() { edit.remove("/spec/paused") } else { edit }
+                if target.pointer(&held).is_some() { edit.remove("/spec/paused") } else { edit }
             }
             _ => Self::disown(Edit::new(self.at(&self.names.target), target), target),
         };

@@ -36,6 +36,7 @@ impl Subject<'_> {
             | Step::Ask(_)
             | Step::LoadSnapshot(_)
             | Step::EmptyHistory
+            | Step::StoreRunning(_)
             | Step::Redefault { .. } => none,
             Step::Status(status) => {
                 let mut object = json!({
@@ -197,7 +198,7 @@ impl Subject<'_> {
             .ok_or_else(|| Impossible(format!("the template of revision {revision} is not at hand")))
     }
 
-    fn store(&self, template: &Value, revision: &Revision) -> Writes {
+    pub(crate) fn store(&self, template: &Value, revision: &Revision) -> Writes {
         let number = i64::try_from(self.snapshots.len()).unwrap_or(i64::MAX).saturating_add(1);
         let object = objects::snapshot(template, revision, &self.names, self.uid(), number);
         Ok(vec![Write::Create { object }])

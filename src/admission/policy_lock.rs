@@ -1,0 +1,105 @@
+//! The second lock for what policies select: admission policies whose parameters are the CanaryPolicies themselves, so
+//! that a policy is locked as soon as it acts, and nothing has to be written for it.
+//!
+//! Without the webhook a new template of a selected Deployment that is not enrolled yet is refused, and a break-glass takes
+//! a right of its own.
+
+use super::configuration::{literal, not_controller};
+use super::second_lock::{Rules, policy_on, template_changed};
+use crate::api::keys;
+use crate::object::Kind;
+use crate::policy::selection::PROTECTED;
+use serde_json::{Value, json};
+
+/// Name of the policy and of its binding.
+pub const NAME: &str = "sidetrack-policies";
+/// Verb on `canaries.flagger.app` that a break-glass takes.
+pub const RIGHT: &str = "break-glass";
+
+/// Builds the policy and its binding, in the order in which to create them.
+#[must_use]
+pub fn policies(controller_user: &str) -> [Value; 2] {
+    let [canary, hold, promoted, glass] =
+        [keys::CANARY, keys::HOLD, keys::PROMOTED, keys::BREAK_GLASS].map(literal);
+    let protected: Vec<String> = PROTECTED.iter().map(|name| literal(name)).collect();
+    let may = format!(
+        "authorizer.group('flagger.app').resource('canaries').namespace(object.metadata.namespace)\
+         .name(object.metadata.name).check('{RIGHT}').allowed()"
+    );
+    let number = |field: &str| format!("oldObject.?status.?{field}.orValue(0)");
+    let rules = Rules::default()
+        .variable("a", "object.metadata.?annotations.orValue({})")
+        .variable("o", "oldObject.metadata.?annotations.orValue({})")
+        .variable("l", "object.metadata.?labels.orValue({})")
+        .variable("ol", "oldObject.metadata.?labels.orValue({})")
+        .variable("nl", "namespaceObject.metadata.?labels.orValue({})")
+        .variable(
+            "who",
+            "'Deployment ' + object.metadata.name + ' is selected by CanaryPolicy ' + params.metadata.name + ': '",
+        )
+        .variable(
+            "selected",
+            format!(
+                "params.?spec.?mode.orValue('enforce') == 'enforce' && \
+                 params.?status.?conditions.orValue([]).exists(c, c.type == 'Ready' && c.reason == 'Enforced') && \
+                 !([{}].exists(n, n == object.metadata.namespace)) && {} && {}",
+                protected.join(", "),
+                selects("params.?spec.?namespaceSelector", "variables.nl"),
+                selects("params.?spec.?selector", "variables.l"),
+            ),
+        )
+        .variable("glass", format!("{glass} in variables.a && variables.a[?{glass}] != variables.o[?{glass}]"))
+        .variable(
+            "atRest",
+            format!(
+                "!oldObject.spec.?paused.orValue(false) && \
+                 oldObject.spec.?replicas.orValue(1) > 0 && {} >= oldObject.metadata.?generation.orValue(0) && \
+                 {replicas} == oldObject.spec.?replicas.orValue(1) && {} == {replicas}",
+                number("observedGeneration"),
+                number("updatedReplicas"),
+                replicas = number("replicas"),
+            ),
+        )
+        .demand(
+            format!(
+                "!variables.selected || {canary} in variables.ol || variables.glass || !({}) || \
+                 ({canary} in variables.l && {hold} in variables.a && {promoted} in variables.a && \
+                 object.spec.?paused.orValue(false)) || !variables.atRest",
+                template_changed(),
+            ),
+            "its new template was not held, because the sidetrack webhook did not see it; restore its \
+             MutatingWebhookConfiguration sidetrack-policies",
+        )
+        .demand(
+            format!("!variables.selected || !variables.glass || {may}"),
+            "a break-glass takes the verb break-glass on canaries.flagger.app (ClusterRole sidetrack-break-glass)",
+        );
+    let resources = json!({"group": "apps", "names": ["deployments"]});
+    let mut policy =
+        policy_on(NAME, &resources, "UPDATE", json!({}), &json!([not_controller(controller_user)]), rules);
+    json_patch::merge(
+        &mut policy,
+        &json!({"spec": {"paramKind": {"apiVersion": Kind::CanaryPolicy.api_version(), "kind": Kind::CanaryPolicy.as_str()}}}),
+    );
+    let binding = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": NAME, "labels": {"app.kubernetes.io/name": "sidetrack"}},
+        "spec": {
+            "policyName": NAME, "validationActions": ["Deny"],
+            "paramRef": {"selector": {}, "parameterNotFoundAction": "Allow"},
+        },
+    });
+    [policy, binding]
+}
+
+/// "This selector selects these labels", as [`crate::policy::selection::matches`].
+fn selects(selector: &str, labels: &str) -> String {
+    format!(
+        "{selector}.?matchLabels.orValue({{}}).all(k, {labels}[?k].orValue('') == {selector}.matchLabels[?k].orValue('') && k in {labels}) && \
+         {selector}.?matchExpressions.orValue([]).all(e, \
+         e.operator == 'In' ? e.key in {labels} && e.?values.orValue([]).exists(v, v == {labels}[?e.key].orValue('')) : \
+         e.operator == 'NotIn' ? !(e.key in {labels} && e.?values.orValue([]).exists(v, v == {labels}[?e.key].orValue(''))) : \
+         e.operator == 'Exists' ? e.key in {labels} : !(e.key in {labels}))"
+    )
+}

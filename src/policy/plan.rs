@@ -1,0 +1,309 @@
+//! What has to be written for the policies to be as they say: Canaries made, mended and taken away, and each policy's
+//! status.
+
+use super::freeze;
+use super::generate::{self, Maker, Port};
+use super::roster::{Facts, Held, Key, Roster};
+use super::turns::Waiting;
+use crate::api::canary_policy::{CanaryPolicySpec, CanaryPolicyStatus, Frozen, Mode, Other, Releases};
+use crate::api::status::Condition;
+use crate::api::{CanarySpec, keys};
+use crate::object::{Kind, ObjectRef, Write};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How many Deployments a status names.
+const NAMED: usize = 20;
+
+/// What has to be done.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Work {
+    /// Writes, in any order.
+    pub writes: Vec<Write>,
+    /// Canaries that have to be made to say what their policy says, or let go of: they are read first.
+    pub mends: Vec<(Key, Mend)>,
+    /// Deployments that the webhook enrolled for a policy which does not want them any more.
+    pub orphans: Vec<Key>,
+    /// When something changes by itself.
+    pub wake: Option<Timestamp>,
+}
+
+/// How a Canary that a policy made is changed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Mend {
+    /// It gets this spec, and this policy for an owner.
+    Write(Value),
+    /// A team has made it its own: it is no policy's any more.
+    LetGo,
+}
+
+/// What a policy means for one Deployment.
+enum Verdict {
+    /// It has the Canary that the policy made.
+    Enrolled,
+    /// It is not released by this policy, for this reason.
+    Other(String),
+}
+
+/// Decides what to write.
+#[must_use]
+pub fn plan(roster: &Roster, now: Timestamp) -> Work {
+    let mut work = Work::default();
+    let (selections, governed) = (roster.selections(), roster.governed());
+    let by_target = by_target(roster);
+    let mut wanted = BTreeSet::new();
+    let mut statuses: BTreeMap<&String, CanaryPolicyStatus> = BTreeMap::new();
+    let mut others: BTreeMap<&String, Vec<Other>> = BTreeMap::new();
+    for (name, held) in &roster.policies {
+        let selection = selections.get(name).cloned().unwrap_or_default();
+        let mut enrolled = 0;
+        let mut named = Vec::new();
+        for key in &selection.targets {
+            let reason = match governed.get(key) {
+                Some(governor) if governor == name => {
+                    match deployment(roster, key, held, &by_target, &mut wanted, &mut work) {
+                        Verdict::Enrolled => {
+                            enrolled += 1;
+                            continue;
+                        }
+                        Verdict::Other(reason) => reason,
+                    }
+                }
+                Some(governor) if held.policy.spec.mode == Mode::Enforce => {
+                    format!("policy {governor} comes first")
+                }
+                _ => continue,
+            };
+            if named.len() < NAMED {
+                named.push(Other { deployment: shown(key), reason });
+            }
+        }
+        let namespaces: BTreeSet<&String> =
+            selection.targets.iter().map(|(namespace, _)| namespace).collect();
+        let status = CanaryPolicyStatus {
+            observed_generation: held.policy.metadata.generation.unwrap_or(0),
+            selected: count(selection.targets.len()),
+            namespaces: count(namespaces.len()),
+            enrolled,
+            ..CanaryPolicyStatus::default()
+        };
+        statuses.insert(name, status);
+        others.insert(name, named);
+    }
+    unwanted(roster, &wanted, &mut work);
+    for (name, held) in &roster.policies {
+        let Some(mut status) = statuses.remove(name) else { continue };
+        status.others = others.remove(name).unwrap_or_default();
+        let too_many = selections.get(name).is_some_and(|s| s.too_many);
+        finish(roster, (name, held), status, too_many, now, &mut work);
+    }
+    work
+}
+
+fn count(number: usize) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+fn shown((namespace, name): &Key) -> String {
+    format!("{namespace}/{name}")
+}
+
+/// The Canaries of each target.
+fn by_target(roster: &Roster) -> BTreeMap<Key, Vec<(&String, &Facts)>> {
+    let mut all: BTreeMap<Key, Vec<(&String, &Facts)>> = BTreeMap::new();
+    for ((namespace, name), facts) in &roster.canaries {
+        all.entry((namespace.clone(), facts.target.clone())).or_default().push((name, facts));
+    }
+    all
+}
+
+/// What a policy makes of a Deployment that it governs.
+fn deployment(
+    roster: &Roster,
+    key: &Key,
+    held: &Held,
+    by_target: &BTreeMap<Key, Vec<(&String, &Facts)>>,
+    wanted: &mut BTreeSet<Key>,
+    work: &mut Work,
+) -> Verdict {
+    let (namespace, name) = key;
+    let canaries = by_target.get(key).map(Vec::as_slice).unwrap_or_default();
+    if let Some((own, _)) =
+        canaries.iter().find(|(own, facts)| facts.policy.is_none() || facts.taken_over && *own == name)
+    {
+        if let Some(facts) = roster.canaries.get(key).filter(|f| f.policy.is_some() && f.taken_over) {
+            wanted.insert(key.clone());
+            if !facts.terminating {
+                work.mends.push((key.clone(), Mend::LetGo));
+            }
+        }
+        return Verdict::Other(format!("it has a Canary of its own, {own}"));
+    }
+    let Some(candidate) = roster.deployments.get(key).filter(|c| !c.terminating) else {
+        return Verdict::Other("it is being deleted".into());
+    };
+    let found = roster.services.get(key).cloned().filter(|port| port.port.is_some());
+    let found =
+        found.or_else(|| candidate.port.clone().map(|target| Port { port: None, target: Some(target) }));
+    let spec = generate::spec(&held.policy.spec, name, found);
+    if spec.service.port == 0 {
+        return Verdict::Other(
+            "no port is known: give its containers a port, or the policy spec.canary.service.port".into(),
+        );
+    }
+    wanted.insert(key.clone());
+    let uid = held.policy.metadata.uid.as_deref().unwrap_or_default();
+    let policy = held.policy.metadata.name.as_deref().unwrap_or_default();
+    let maker = Maker { name: policy, uid, layout: held.policy.spec.layout.as_str() };
+    match roster.canaries.get(key) {
+        None => work.writes.push(Write::Create { object: generate::canary(maker, namespace, name, &spec) }),
+        // It is made anew when it is gone.
+        Some(facts) if facts.terminating => {}
+        Some(facts) if facts.target != *name => {
+            return Verdict::Other(format!("a Canary of its name releases {}", facts.target));
+        }
+        Some(facts) if differs(facts, policy, &spec) => {
+            work.mends.push((key.clone(), Mend::Write(generate::canary(maker, namespace, name, &spec))));
+        }
+        Some(_) => {}
+    }
+    Verdict::Enrolled
+}
+
+fn differs(facts: &Facts, policy: &str, spec: &CanarySpec) -> bool {
+    facts.policy.as_deref() != Some(policy)
+        || facts.digest.as_deref() != Some(generate::digest(spec).as_str())
+}
+
+/// What policies made and none wants any more goes: the Canary leaves as any other.
+fn unwanted(roster: &Roster, wanted: &BTreeSet<Key>, work: &mut Work) {
+    for (key, facts) in &roster.canaries {
+        if facts.policy.is_some() && !facts.terminating && !wanted.contains(key) {
+            let write = if facts.taken_over {
+                work.mends.push((key.clone(), Mend::LetGo));
+                continue;
+            } else {
+                Write::Delete { target: ObjectRef::new(Kind::Canary, &key.0, &key.1), uid: facts.uid.clone() }
+            };
+            work.writes.push(write);
+        }
+    }
+    let targets: BTreeSet<Key> = roster
+        .canaries
+        .iter()
+        .map(|((namespace, _), facts)| (namespace.clone(), facts.target.clone()))
+        .collect();
+    let orphan = |key: &Key| !targets.contains(key) && !wanted.contains(key);
+    let enrolled = roster.deployments.iter().filter(|(_, candidate)| candidate.enrolled_by.is_some());
+    work.orphans.extend(enrolled.map(|(key, _)| key).filter(|key| orphan(key)).cloned());
+}
+
+/// Completes a policy's status, guards it, and lets a deleted one go when nothing of it is left.
+fn finish(
+    roster: &Roster,
+    (name, held): (&String, &Held),
+    mut status: CanaryPolicyStatus,
+    too_many: bool,
+    now: Timestamp,
+    work: &mut Work,
+) {
+    let at = ObjectRef::new(Kind::CanaryPolicy, "", name);
+    let finalizers = held.object.pointer("/metadata/finalizers").and_then(Value::as_array);
+    let guarded = finalizers.is_some_and(|all| all.iter().any(|f| f == keys::POLICY_FINALIZER));
+    let edit = || crate::rollout::patch::Edit::new(at.clone(), &held.object);
+    let left = roster.canaries.values().filter(|facts| facts.policy.as_ref() == Some(name)).count()
+        + roster.deployments.values().filter(|c| c.enrolled_by.as_ref() == Some(name)).count();
+    if held.policy.metadata.deletion_timestamp.is_some() {
+        if left == 0 && guarded {
+            work.writes.extend(edit().without_finalizer(keys::POLICY_FINALIZER).write());
+        }
+    } else if !guarded {
+        work.writes.extend(edit().with_finalizer(keys::POLICY_FINALIZER).write());
+        return; // its status is written when that is stored
+    }
+    let (line, _) = roster.line();
+    let ours = |waiting: &&Waiting<Key>| waiting.policy.as_ref() == Some(name);
+    let queue: Vec<String> = line.iter().filter(ours).map(|waiting| shown(&waiting.key)).collect();
+    status.releases = Releases {
+        running: running(roster, name),
+        waiting: count(queue.len()),
+        queue: queue.into_iter().take(NAMED).collect(),
+    };
+    let spec = &held.policy.spec;
+    if let Some(frozen) = freeze::frozen(&spec.freeze, now) {
+        work.wake = earlier(work.wake, frozen.until);
+        status.frozen = Some(Frozen { until: frozen.until, reason: frozen.reason });
+    } else {
+        work.wake = earlier(work.wake, freeze::next(&spec.freeze, now));
+    }
+    let (ready, reason, message) = sentence(held, spec, &status, too_many, left);
+    let before = held.policy.status.clone().unwrap_or_default();
+    let old = before.conditions.iter().find(|c| c.type_ == "Ready");
+    let transition = old.filter(|c| c.status == ready).and_then(|c| c.last_transition_time);
+    let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
+    let same = old.filter(|c| c.status == ready && c.reason == reason && c.message == message);
+    status.conditions = vec![same.cloned().unwrap_or(Condition {
+        type_: "Ready".into(),
+        status: ready.into(),
+        reason: reason.into(),
+        message,
+        last_update_time: Some(now),
+        last_transition_time: transition.or(Some(now)),
+    })];
+    if status != before {
+        let mut object = held.object.clone();
+        if let Some(object) = object.as_object_mut() {
+            object.insert("status".into(), json!(status));
+        }
+        work.writes.push(Write::ReplaceStatus { object });
+    }
+}
+
+fn earlier(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp> {
+    [one, other].into_iter().flatten().min()
+}
+
+fn running(roster: &Roster, policy: &str) -> i32 {
+    let (_, room) = roster.line();
+    count(room.running.get(&Some(policy.to_owned())).copied().unwrap_or(0))
+}
+
+/// What condition `Ready` says.
+fn sentence(
+    held: &Held,
+    spec: &CanaryPolicySpec,
+    status: &CanaryPolicyStatus,
+    too_many: bool,
+    left: usize,
+) -> (&'static str, &'static str, String) {
+    let selects = format!("{} Deployments in {} namespaces", status.selected, status.namespaces);
+    if held.policy.metadata.deletion_timestamp.is_some() {
+        return ("False", "Deleting", format!("{left} Deployments still have to become plain ones."));
+    }
+    if !held.problems.is_empty() {
+        return ("False", "Invalid", held.problems.join("; "));
+    }
+    if too_many {
+        let limit = spec.max_targets();
+        return (
+            "False",
+            "TooMany",
+            format!(
+                "It would select {selects}, more than the {limit} of spec.maxTargets: nothing is done until that is raised or the selection is narrower."
+            ),
+        );
+    }
+    if spec.mode == Mode::Audit {
+        return ("True", "Audit", format!("It selects {selects} and holds nothing."));
+    }
+    let mut text = format!("It selects {selects}, {} enrolled.", status.enrolled);
+    if !status.others.is_empty() {
+        text = format!("{text} Of the others status.others names the first.");
+    }
+    if let Some(frozen) = &status.frozen {
+        let until = frozen.until.map_or_else(String::new, |until| format!(" until {until}"));
+        text = format!("{text} Frozen{until}: {}.", frozen.reason);
+    }
+    ("True", "Enforced", text)
+}
