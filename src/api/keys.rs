@@ -53,6 +53,10 @@ pub const POLICY: &str = "sidetrack.dev/policy";
 /// Annotation on a Canary that a policy made: digest of the spec that the policy asks for.
 pub const SPEC_DIGEST: &str = "sidetrack.dev/spec-digest";
 
+/// Label on a Secret in Sidetrack's own namespace, with value `true`: it has the kubeconfig of the cluster that it is named
+/// after.
+pub const PEER: &str = "sidetrack.dev/peer";
+
 /// Annotation on a Canary: what a person asks of its release ([`crate::api::request::Request`]).
 pub const REQUEST: &str = "sidetrack.dev/request";
 /// Annotation on a Canary: the user who asked; only the webhook writes it.

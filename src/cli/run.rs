@@ -62,7 +62,7 @@ pub struct RunArgs {
     /// Let one of several replicas lead; all of them serve the webhook. `false` for a single process only.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub enable_leader_election: bool,
-    /// Namespace of the Lease and of the certificate Secret.
+    /// Namespace of the Lease, of the certificate Secret and of the Secrets of other clusters.
     #[arg(long, default_value = keys::NAMESPACE)]
     pub leader_election_namespace: String,
     /// Seconds for which a lease is valid; its holder stops writing after two thirds of them.
@@ -168,6 +168,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         metrics,
         leadership,
         controller_user: args.controller_user.clone(),
+        home: args.leader_election_namespace.clone(),
     };
     let stop = supervisor.stop();
     supervisor.spawn("controller", async move {

@@ -9,7 +9,6 @@ use crate::api::Canary;
 use crate::kubernetes::election::Leadership;
 use crate::kubernetes::writer::{WriteError, Writer};
 use crate::object::{Kind, ObjectRef, Write};
-use crate::rollout::guard::Gate;
 use crate::rollout::naming::label_value;
 use crate::rollout::plan::{Check, Level, Message, Plan, Step};
 use crate::rollout::revision::Revision;
@@ -216,7 +215,8 @@ impl Actor {
             &self.config,
         )
         .map_err(ActError::Unreadable)?;
-        subject.guard = cache.roster.guard(key, &subject.names.target, clock::now(), |_| Gate::Open);
+        let held = || subject.held_revision();
+        subject.guard = cache.roster.guard(key, &subject.names.target, clock::now(), held);
         Ok(Some(subject))
     }
 

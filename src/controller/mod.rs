@@ -6,6 +6,7 @@ pub mod cache;
 pub mod clock;
 pub mod events;
 pub mod outbound;
+pub mod peers;
 pub mod policies;
 pub mod queue;
 mod record;
@@ -21,7 +22,7 @@ use act::Actor;
 use cache::CanaryKey;
 use kube::Client;
 use queue::Queue;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
@@ -53,6 +54,8 @@ pub struct Setup {
     pub leadership: Leadership,
     /// The controller's user name, whose writes no policy holds.
     pub controller_user: String,
+    /// The namespace that it runs in, where the Secrets of other clusters are.
+    pub home: String,
 }
 
 impl std::fmt::Debug for Setup {
@@ -90,6 +93,7 @@ pub async fn run(setup: Setup) -> Result<(), ControllerError> {
         roster.max_releases = setup.config.max_releases;
     }
     let (policies_synced, synced) = tokio::sync::watch::channel(false);
+    let (clusters, named) = tokio::sync::watch::channel(BTreeSet::new());
     let changed = Arc::new(Notify::new());
     let mut controller = Controller {
         actor: Actor::new(
@@ -110,6 +114,7 @@ pub async fn run(setup: Setup) -> Result<(), ControllerError> {
         policies_synced,
         policies_changed: changed.clone(),
         policy_changes: 0,
+        clusters,
         setup,
     };
     controller.tasks.spawn(events::publish(controller.setup.client.clone(), outbox));
@@ -129,6 +134,13 @@ pub async fn run(setup: Setup) -> Result<(), ControllerError> {
             synced,
         };
         controller.tasks.spawn(policies.run());
+        let peers = peers::Following {
+            client: controller.setup.client.clone(),
+            home: controller.setup.home.clone(),
+            cache: controller.actor.cache.clone(),
+            changes: controller.actor.changes.clone(),
+        };
+        controller.tasks.spawn(peers.run(named));
     }
     let (mut leadership, mut leads) = (controller.setup.leadership.clone(), false);
     loop {
@@ -165,6 +177,8 @@ struct Controller {
     policies_synced: tokio::sync::watch::Sender<bool>,
     policies_changed: Arc<Notify>,
     policy_changes: u64,
+    /// The clusters that policies wait for.
+    clusters: tokio::sync::watch::Sender<BTreeSet<String>>,
 }
 
 impl Controller {
@@ -196,6 +210,12 @@ impl Controller {
         let synced = any && POLICY_KINDS.iter().all(|kind| self.synced.contains(kind));
         self.policies_synced.send_if_modified(|known| std::mem::replace(known, synced) != synced);
         if std::mem::replace(&mut self.policy_changes, changes) != changes {
+            let clusters = lock(&self.actor.cache).roster.clusters();
+            self.clusters.send_if_modified(|known| {
+                let new = *known != clusters;
+                *known = clusters;
+                new
+            });
             self.policies_changed.notify_one();
         }
     }

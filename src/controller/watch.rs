@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
 
 /// Objects in a page of a list; small pages keep the peak of memory low (the page buffers are the peak).
-const PAGE: u32 = 50;
+pub(super) const PAGE: u32 = 50;
 
 /// What a watch tells the loop.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ pub fn lock(cache: &Shared) -> std::sync::MutexGuard<'_, Cache> {
     cache.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn resource(kind: Kind) -> ApiResource {
+pub(super) fn resource(kind: Kind) -> ApiResource {
     let (group, version, name, plural) = kind.names();
     ApiResource {
         group: group.into(),

@@ -12,6 +12,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time allowed without a byte from the server. The server ends a watch before this (the watcher asks for
 /// 290 s) and sends a bookmark each minute until then, so only a dead connection is cut.
 const READ_TIMEOUT: Duration = Duration::from_secs(300);
+/// The same towards another cluster, of which only watches are asked: two bookmarks were missed.
+const PEER_READ_TIMEOUT: Duration = Duration::from_secs(150);
 
 /// How to find the API server.
 #[derive(Clone, Debug, Default)]
@@ -50,7 +52,7 @@ pub enum ClientError {
 /// When no usable configuration is found.
 pub async fn config(settings: &Settings) -> Result<Config, ClientError> {
     let options = KubeConfigOptions { context: settings.context.clone(), ..KubeConfigOptions::default() };
-    let mut config = match &settings.kubeconfig {
+    let config = match &settings.kubeconfig {
         Some(path) => {
             let broken = |source| ClientError::Kubeconfig { path: path.display().to_string(), source };
             let file = Kubeconfig::read_from(path).map_err(broken)?;
@@ -61,13 +63,28 @@ pub async fn config(settings: &Settings) -> Result<Config, ClientError> {
             .map_err(|source| ClientError::Kubeconfig { path: "(default)".to_owned(), source })?,
         None => Config::infer().await.map_err(|e| ClientError::Infer(Box::new(e)))?,
     };
+    Ok(complete(config, READ_TIMEOUT))
+}
+
+fn complete(mut config: Config, read_timeout: Duration) -> Config {
     let agent = HeaderValue::from_static(concat!("sidetrack/", env!("CARGO_PKG_VERSION")));
     config.headers.push((USER_AGENT, agent));
     config.connect_timeout = Some(CONNECT_TIMEOUT);
-    config.read_timeout = Some(READ_TIMEOUT);
+    config.read_timeout = Some(read_timeout);
     config.reset_reader_on_write = true;
     config.default_retry = false;
-    Ok(config)
+    config
+}
+
+/// Builds a client of another cluster.
+///
+/// # Errors
+/// When the kubeconfig makes no client.
+pub async fn peer(kubeconfig: Kubeconfig) -> Result<Client, ClientError> {
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .map_err(|source| ClientError::Kubeconfig { path: "of another cluster".to_owned(), source })?;
+    Client::try_from(complete(config, PEER_READ_TIMEOUT)).map_err(|e| ClientError::Build(Box::new(e)))
 }
 
 /// Builds a client with a connection pool of its own.

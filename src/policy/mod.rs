@@ -2,7 +2,7 @@
 //!
 //! [`roster`] keeps the few facts about the cluster that this takes, [`selection`] says what a policy selects, [`plan`]
 //! what has to be written for it, [`webhooks`] how the API server itself selects, and [`guard`](roster::Roster::guard)
-//! what the core is told about one Canary. All of it is pure; `controller::policies` does the rest.
+//! what the core is told about one Canary, [`wave`] what clusters that come before say of a revision. All of it is pure; `controller::policies` does the rest.
 pub mod freeze;
 pub mod generate;
 pub mod plan;
@@ -10,4 +10,5 @@ pub mod review;
 pub mod roster;
 pub mod selection;
 pub mod turns;
+pub mod wave;
 pub mod webhooks;

@@ -237,7 +237,13 @@ fn finish(
     } else {
         work.wake = earlier(work.wake, freeze::next(&spec.freeze, now));
     }
-    let (ready, reason, message) = sentence(held, spec, &status, too_many, left);
+    let (ready, reason, mut message) = sentence(held, spec, &status, too_many, left);
+    if held.counts() && spec.mode == Mode::Enforce {
+        let amiss: Vec<String> = spec.wave.iter().flat_map(|wave| roster.peers.amiss(wave)).collect();
+        if !amiss.is_empty() {
+            message = format!("{message} Wave: {}.", amiss.join("; "));
+        }
+    }
     let before = held.policy.status.clone().unwrap_or_default();
     let old = before.conditions.iter().find(|c| c.type_ == "Ready");
     let transition = old.filter(|c| c.status == ready).and_then(|c| c.last_transition_time);

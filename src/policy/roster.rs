@@ -7,11 +7,13 @@ use super::freeze;
 use super::generate::Port;
 use super::selection::{self, Labels, PROTECTED};
 use super::turns::{self, Room, Waiting};
+use super::wave::{self, Peers};
 use crate::api::canary_policy::{CanaryPolicy, Mode};
 use crate::api::status::Stage;
 use crate::api::{Canary, keys};
 use crate::object::{Kind, ObjectRef};
-use crate::rollout::guard::{Gate, Guard, Turn};
+use crate::rollout::guard::{Guard, Turn};
+use crate::rollout::revision::Revision;
 use jiff::Timestamp;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -100,6 +102,8 @@ pub struct Roster {
     pub canaries: BTreeMap<Key, Facts>,
     /// The first port of Services.
     pub services: BTreeMap<Key, Port>,
+    /// Other clusters, as far as a policy's wave names them.
+    pub peers: Peers,
     /// The MutatingWebhookConfiguration of the installation, as it is; policies are called the same way.
     index: Option<Index>,
     /// Counts the changes that [`super::plan`] depends on.
@@ -319,14 +323,14 @@ impl Roster {
         turns::granted(&line, &room).into_iter().cloned().collect()
     }
 
-    /// Returns what the core is told about one Canary: `target` is its target's name, `wave` what earlier clusters say
-    /// of the revision that is held.
+    /// Returns what the core is told about one Canary: `target` is its target's name, `revision` the one that would be
+    /// released.
     pub fn guard(
         &mut self,
         canary: &Key,
         target: &str,
         now: Timestamp,
-        wave: impl FnOnce(&CanaryPolicy) -> Gate,
+        revision: impl FnOnce() -> Option<Revision>,
     ) -> Guard {
         self.refresh();
         let governor = self.governor(&(canary.0.clone(), target.to_owned())).cloned();
@@ -342,7 +346,9 @@ impl Roster {
             guard.quarantine = !spec.retry_rejected;
             guard.approval = spec.approval.is_some_and(|a| a.required);
             guard.four_eyes = spec.approval.is_some_and(|a| a.four_eyes);
-            guard.wave = wave(&held.policy);
+            if let Some((wave, revision)) = spec.wave.as_ref().and_then(|wave| Some((wave, revision()?))) {
+                guard.wave = wave::gate(wave, &self.peers, canary, &revision, now);
+            }
             limits.extend(
                 spec.max_concurrent_releases().map(|n| format!("policy {name} lets {n} run at once")),
             );
@@ -357,12 +363,31 @@ impl Roster {
         guard
     }
 
+    /// Returns the clusters that a policy waits for.
+    #[must_use]
+    pub fn clusters(&self) -> BTreeSet<String> {
+        let acts = |held: &&Held| held.counts() && held.policy.spec.mode == Mode::Enforce;
+        let waves = self.policies.values().filter(acts).filter_map(|held| held.policy.spec.wave.as_ref());
+        waves.flat_map(|wave| &wave.after).cloned().collect()
+    }
+
     /// Returns the Canaries that a change of a policy may concern: all that a policy governs.
     #[must_use]
     pub fn concerned(&self) -> Vec<Key> {
+        self.governed_by(|_| true)
+    }
+
+    /// Returns the Canaries whose revisions come after a cluster.
+    #[must_use]
+    pub fn after(&self, cluster: &str) -> Vec<Key> {
+        self.governed_by(|policy| policy.spec.wave.iter().any(|w| w.after.iter().any(|name| name == cluster)))
+    }
+
+    fn governed_by(&self, policy: impl Fn(&CanaryPolicy) -> bool) -> Vec<Key> {
         let governed = self.governed();
         let concerned = |(namespace, _): &Key, facts: &Facts| {
-            governed.contains_key(&(namespace.clone(), facts.target.clone()))
+            let governor = governed.get(&(namespace.clone(), facts.target.clone()));
+            governor.and_then(|name| self.policies.get(name)).is_some_and(|held| policy(&held.policy))
         };
         self.canaries
             .iter()

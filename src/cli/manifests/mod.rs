@@ -26,6 +26,16 @@ const SECRETS_ROLE_HEADER: &str = "\
 # and AlertProviders there that name one. kubectl apply --namespace NAMESPACE -f secrets-role.yaml
 ";
 
+const PEERS_ROLE_HEADER: &str = "\
+# A template, not part of the installation: lets Sidetrack read the Secrets of its own namespace, for the kubeconfigs of
+# other clusters that the wave of a CanaryPolicy names. Each Secret is watched by its name: resourceNames may limit the rule
+# to these.
+";
+const PEER_READER_HEADER: &str = "\
+# A template, for a cluster that other clusters wait for: the account as which their Sidetrack reads its Canaries. It reads
+# nothing else and writes nothing.
+";
+
 /// Prints the manifests of an installation.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Manifests {
@@ -104,8 +114,13 @@ pub fn tree(image: &str) -> anyhow::Result<Vec<File>> {
     for (name, objects) in parts {
         files.push(File { name, text: render(HEADER, &objects)? });
     }
-    let header = format!("{HEADER}{SECRETS_ROLE_HEADER}");
-    files.push(File { name: "secrets-role.yaml", text: render(&header, &rights::secrets_role())? });
+    for (name, header, objects) in [
+        ("secrets-role.yaml", SECRETS_ROLE_HEADER, rights::secrets_role().to_vec()),
+        ("peers-role.yaml", PEERS_ROLE_HEADER, rights::peers_role().to_vec()),
+        ("peer-reader.yaml", PEER_READER_HEADER, rights::peer_reader().to_vec()),
+    ] {
+        files.push(File { name, text: render(&format!("{HEADER}{header}"), &objects)? });
+    }
     Ok(files)
 }
 

@@ -12,6 +12,10 @@ pub const CERTIFICATE_SECRET: &str = "sidetrack-webhook-tls";
 pub const LEASE: &str = "sidetrack";
 /// Name of the Role, one a namespace, that lets Canaries use Secrets.
 pub const SECRETS_ROLE: &str = "sidetrack-secrets";
+/// Name of the Role that lets Sidetrack read the kubeconfigs of other clusters.
+pub const PEERS_ROLE: &str = "sidetrack-peers";
+/// Name of the account, and of its ClusterRole, as which Sidetrack of another cluster reads Canaries.
+pub const PEER_READER: &str = "sidetrack-peer";
 
 /// Where a right counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,6 +181,34 @@ fn role_of_people(name: &str, within: &[&str], rules: &[Value]) -> Value {
 pub fn secrets_role() -> [Value; 2] {
     let rules = [json!({"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]})];
     role_and_binding("Role", SECRETS_ROLE, None, &rules)
+}
+
+/// Builds the Role and RoleBinding that let Sidetrack read the kubeconfigs of other clusters: Secrets of its own namespace,
+/// each watched by its name, so that who applies them can limit the Role to names.
+#[must_use]
+pub fn peers_role() -> [Value; 2] {
+    let rules = [json!({"apiGroups": [""], "resources": ["secrets"], "verbs": ["list", "watch"]})];
+    role_and_binding("Role", PEERS_ROLE, Some(keys::NAMESPACE), &rules)
+}
+
+/// Builds the account in another cluster as which its Canaries are read, and nothing else.
+#[must_use]
+pub fn peer_reader() -> [Value; 3] {
+    let metadata = json!({"name": PEER_READER, "labels": labels()});
+    let account = json!({
+        "apiVersion": "v1", "kind": "ServiceAccount",
+        "metadata": {"name": PEER_READER, "namespace": keys::NAMESPACE, "labels": labels()},
+    });
+    let role = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": metadata,
+        "rules": [{"apiGroups": ["flagger.app"], "resources": ["canaries"], "verbs": READ}],
+    });
+    let binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": metadata,
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": PEER_READER},
+        "subjects": [{"kind": "ServiceAccount", "name": PEER_READER, "namespace": keys::NAMESPACE}],
+    });
+    [account, role, binding]
 }
 
 fn rules(scope: Scope) -> Vec<Value> {

@@ -17,7 +17,7 @@ pub use checks::{Judged, Question};
 pub use writes::{Impossible, logged};
 
 use crate::api::validate::{Review, review};
-use crate::api::{Canary, CanarySpec};
+use crate::api::{Canary, CanarySpec, keys};
 use crate::metrics::judge::{self, MetricSpec};
 use crate::object::{Kind, ObjectRef};
 use crate::rollout::guard::Guard;
@@ -192,6 +192,13 @@ impl<'a> Subject<'a> {
     #[must_use]
     pub fn target_template(&self) -> Option<&Value> {
         self.target()?.pointer("/spec/template")
+    }
+
+    /// The revision that would be released: the one that is held, or whatever the target's template is.
+    #[must_use]
+    pub fn held_revision(&self) -> Option<Revision> {
+        let hold = self.target()?.pointer("/metadata/annotations").and_then(|a| a.get(keys::HOLD)?.as_str());
+        hold.map(Revision::from_key).or_else(|| self.target_template().map(Revision::of))
     }
 
     fn primary(&self) -> Option<&Value> {
