@@ -55,7 +55,7 @@ webhook=$("$bin/ground" port) hook=$("$bin/ground" port) metrics=$("$bin/ground"
 pids="$pids $!"
 
 say "1. Install (manifests/, with the webhook reached on loopback instead of through a Service)"
-url='[{"op":"replace","path":"/webhooks/0/clientConfig","value":{"url":"https://127.0.0.1:PORT/mutate"}},{"op":"replace","path":"/webhooks/1/clientConfig","value":{"url":"https://127.0.0.1:PORT/mutate"}},{"op":"replace","path":"/webhooks/2/clientConfig","value":{"url":"https://127.0.0.1:PORT/mutate"}}]'
+url='[{"op":"replace","path":"/webhooks/0/clientConfig","value":{"url":"https://127.0.0.1:PORT/mutate"}},{"op":"replace","path":"/webhooks/1/clientConfig","value":{"url":"https://127.0.0.1:PORT/mutate"}},{"op":"replace","path":"/webhooks/2/clientConfig","value":{"url":"https://127.0.0.1:PORT/mutate"}},{"op":"replace","path":"/webhooks/3/clientConfig","value":{"url":"https://127.0.0.1:PORT/mutate"}}]'
 kubectl patch --local -f manifests/webhook.yaml --type=json -p "$(echo "$url" | sed "s/PORT/$webhook/g")" -o yaml >"$work/webhook.yaml"
 for file in manifests/namespace.yaml manifests/rbac.yaml "$work/webhook.yaml" manifests/policy.yaml; do
     kubectl apply --server-side -f "$file" | sed 's/^/  /'

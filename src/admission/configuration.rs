@@ -51,13 +51,13 @@ pub fn webhook_configuration(controller_user: &str, endpoint: &Endpoint, ca_bund
         "webhooks": [
             webhook("deployments", "apps/v1", &client, enrolled(), &conditions(&deployment_changes())),
             webhook("services", "/v1", &client, enrolled(), &conditions(&service_changes())),
-            // A policy that makes no sense is refused.
-            webhook("canarypolicies", "sidetrack.dev/v1alpha1", &client, json!({}), &json!([not_controller(controller_user)])),
             // No label of ours is on a Canary; whoever asks nothing of a release never gets here.
             webhook("canaries", "flagger.app/v1beta1", &client, json!({}), &json!([
                 not_controller(controller_user),
                 {"name": "relevant", "expression": requests::asks()},
             ])),
+            // A policy that makes no sense is refused.
+            webhook("canarypolicies", "sidetrack.dev/v1alpha1", &client, json!({}), &json!([not_controller(controller_user)])),
         ],
     })
 }

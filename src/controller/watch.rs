@@ -22,7 +22,7 @@ pub(super) const PAGE: u32 = 50;
 /// What a watch tells the loop.
 #[derive(Debug)]
 pub enum Change {
-    /// These Canaries are to be looked at.
+    /// These Canaries, if any, are to be looked at, and what policies look at may have changed.
     Dirty(Vec<CanaryKey>),
     /// A kind has been listed completely.
     Synced(Kind),
@@ -87,6 +87,7 @@ pub async fn follow(
     loop {
         let mut stream = watch(api.clone(), config.clone()).boxed();
         let mut seen = HashSet::new();
+        let mut changes_told = 0;
         loop {
             let Some(event) = stream.next().await else {
                 let _ = changes.send(Change::Ended(kind)).await;
@@ -124,9 +125,12 @@ pub async fn follow(
                     break;
                 }
             };
-            if matches!(&change, Change::Dirty(keys) if keys.is_empty()) {
+            // No Canary is to be looked at, but the policies may have to be.
+            let of_policies = lock(&cache).roster.changes;
+            if matches!(&change, Change::Dirty(keys) if keys.is_empty()) && of_policies == changes_told {
                 continue;
             }
+            changes_told = of_policies;
             if changes.send(change).await.is_err() {
                 return;
             }

@@ -34,8 +34,15 @@ pub(crate) struct Uninstall {
 /// What is installed, in the order in which to remove it: what asks the webhook goes before what answers, and the
 /// namespace last.
 fn installed(crds: bool) -> anyhow::Result<Vec<Value>> {
-    let order =
-        ["webhook.yaml", "policy.yaml", "deployment.yaml", "rbac.yaml", "crds.yaml", "namespace.yaml"];
+    let order = [
+        "webhook.yaml",
+        "policies-webhook.yaml",
+        "policy.yaml",
+        "deployment.yaml",
+        "rbac.yaml",
+        "crds.yaml",
+        "namespace.yaml",
+    ];
     let mut parts = installation(IMAGE)?;
     parts.retain(|(file, _)| crds || *file != "crds.yaml");
     parts.sort_by_key(|(file, _)| order.iter().position(|other| other == file));

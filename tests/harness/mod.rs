@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use ground::{ControlPlane, Options, RouterCrds, SIDETRACK};
 use serde_json::{Value, json};
 use sidetrack::admission::configuration::{Endpoint, webhook_configuration};
-use sidetrack::admission::{requests, second_lock};
+use sidetrack::admission::{policy_lock, requests, second_lock};
 use std::io::Read as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -70,9 +70,11 @@ impl World {
             self.cp.apply(text.as_str()).await?;
         }
         self.install_webhook().await?;
-        for policy in second_lock::policies(SIDETRACK).into_iter().chain(requests::policies(SIDETRACK)) {
+        let policies = second_lock::policies(SIDETRACK).into_iter().chain(requests::policies(SIDETRACK));
+        for policy in policies.chain(policy_lock::policies(SIDETRACK)) {
             self.cp.apply(policy).await?;
         }
+        self.cp.apply(sidetrack::policy::webhooks::empty()).await?;
         Ok(())
     }
 

@@ -22,6 +22,8 @@ pub(crate) const PERSON: &str = "alice";
 fn resource(kind: &str) -> Option<ApiResource> {
     let known = match kind {
         "canary" => Kind::Canary,
+        "policy" => Kind::CanaryPolicy,
+        "namespace" => Kind::Namespace,
         "deploy" => Kind::Deployment,
         "svc" => Kind::Service,
         "secret" => Kind::Secret,
@@ -56,6 +58,10 @@ impl World {
     pub(crate) fn api(&self, namespace: &str, kind: &str) -> Result<Api<DynamicObject>> {
         let resource = resource(kind).with_context(|| format!("no kind {kind} here"))?;
         let client: Client = self.cp.client_as(PERSON);
+        // Kinds that have no namespace are asked for without one.
+        if namespace.is_empty() {
+            return Ok(Api::all_with(client, &resource));
+        }
         Ok(Api::namespaced_with(client, namespace, &resource))
     }
 

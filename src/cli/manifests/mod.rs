@@ -87,10 +87,8 @@ pub fn installation(image: &str) -> anyhow::Result<Vec<(&'static str, Vec<Value>
         ("rbac.yaml", rights::objects()),
         ("policy.yaml", policies()),
         ("deployment.yaml", workload::objects(image)),
-        (
-            "webhook.yaml",
-            vec![webhook_configuration(keys::CONTROLLER_USER, &Endpoint::Service, None), webhooks::empty()],
-        ),
+        ("webhook.yaml", vec![webhook_configuration(keys::CONTROLLER_USER, &Endpoint::Service, None)]),
+        ("policies-webhook.yaml", vec![webhooks::empty()]),
     ])
 }
 

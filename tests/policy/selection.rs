@@ -1,0 +1,132 @@
+//! What policies select: refused when it makes no sense, audited, limited, and one of two that counts.
+
+use crate::harness::{World, at, deployment, shared};
+use crate::stage::{TEAM, enforced, enrolled, in_configuration, named, namespace, phase, policy, runs, said};
+use anyhow::{Result, ensure};
+use serde_json::json;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_makes_no_sense_is_refused_with_field_and_reason() -> Result<()> {
+    let (world, _) = shared().await;
+    for (change, said) in [
+        (
+            json!({"freeze": [{"schedule": "at noon", "duration": "1h", "reason": "lunch"}]}),
+            "spec.freeze[0].schedule: \"at noon\" is no schedule",
+        ),
+        (
+            json!({"freeze": [{"schedule": "0 12 * * *", "timeZone": "Berlin", "duration": "1h", "reason": "lunch"}]}),
+            "spec.freeze[0].timeZone: \"Berlin\" is no time zone",
+        ),
+        (
+            json!({"selector": {"matchExpressions": [{"key": "a", "operator": "Like", "values": ["b"]}]}}),
+            "spec.selector.matchExpressions[0].operator: \"Like\"",
+        ),
+        (json!({"canary": {"provider": "contour"}}), "spec.canary.provider"),
+        (json!({"canary": {"analysis": {"mirror": true}}}), "spec.canary.analysis.mirror is true"),
+        (json!({"wave": {"after": ["a"], "soak": "long"}}), "spec.wave.soak: \"long\" is no duration"),
+        (json!({"mode": "dry"}), "spec.mode"),
+    ] {
+        let refused = world.cp.apply(policy("senseless", &change)).await;
+        let text = format!("{:#}", refused.err().unwrap_or_else(|| anyhow::anyhow!("it was taken")));
+        ensure!(text.contains(said), "{change}: {text}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_audit_holds_nothing_and_says_what_it_would() -> Result<()> {
+    let (world, _) = shared().await;
+    world.cp.apply(policy("audit", &json!({"mode": "audit"}))).await?;
+    said(world, "audit", "Audit").await?;
+    in_configuration(world, "audit", true).await?;
+    let ns = namespace(world, "audit").await?;
+    world.flux(deployment(&ns, "v1", 1)).await?;
+    runs(world, &ns, "app", "v1").await?;
+    let told = world.kubectl_says(&["-n", &ns, "set", "image", "deployment/app", "app=app:v2"]).await?;
+    ensure!(told.contains("policy audit would hold revision") && told.contains("it only audits"), "{told}");
+    let live = runs(world, &ns, "app", "v2").await?;
+    ensure!(!enrolled(&live), "{live:#}");
+    ensure!(world.get(&ns, "canary", "app").await?.is_null());
+    let told = world.until("", "policy", "audit", "one", |p| at(p, "/status/selected") == 1).await?;
+    ensure!(
+        at(&told, "/status/conditions/0/message")
+            == "It selects 1 Deployments in 1 namespaces and holds nothing.",
+        "{told:#}"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_selects_too_many_says_how_many_and_does_nothing() -> Result<()> {
+    let (world, _) = shared().await;
+    let ns = namespace(world, "too-many").await?;
+    for name in ["a", "b", "c"] {
+        world.flux(named(&ns, name, "v1", 1)).await?;
+    }
+    world.cp.apply(policy("too-many", &json!({"maxTargets": 2}))).await?;
+    let told = said(world, "too-many", "TooMany").await?;
+    let text = at(&told, "/status/conditions/0/message").as_str().unwrap_or_default();
+    ensure!(
+        text.starts_with("It would select 3 Deployments in 1 namespaces, more than the 2 of spec.maxTargets"),
+        "{text}"
+    );
+    ensure!(at(&told, "/status/enrolled") == 0);
+    ensure!(world.list(&ns, "canary", "").await?.is_empty());
+    in_configuration(world, "too-many", false).await?;
+    world.cp.apply(policy("too-many", &json!({"maxTargets": 3}))).await?;
+    for name in ["a", "b", "c"] {
+        phase(world, &ns, name, "Initialized").await?;
+    }
+    Ok(())
+}
+
+async fn maker(world: &World, ns: &str, policy: &str) -> Result<()> {
+    world.until(ns, "canary", "app", policy, |c| at(c, "/metadata/ownerReferences/0/name") == policy).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_policies_the_higher_priority_counts_and_then_the_name() -> Result<()> {
+    let (world, _) = shared().await;
+    let ns = namespace(world, "two-of-them").await?;
+    let of_team = json!({"namespaceSelector": {"matchLabels": {TEAM: "two-of-them"}}});
+    enforced(world, "two-b", &of_team).await?;
+    enforced(world, "two-a", &of_team).await?;
+    world.flux(deployment(&ns, "v1", 1)).await?;
+    maker(world, &ns, "two-a").await?;
+    let told = world.until("", "policy", "two-b", "said", |p| !at(p, "/status/others/0").is_null()).await?;
+    ensure!(at(&told, "/status/others/0/reason") == "policy two-a comes first", "{told:#}");
+    let mut first = of_team.clone();
+    json_patch::merge(&mut first, &json!({"priority": 5}));
+    world.cp.apply(policy("two-b", &first)).await?;
+    maker(world, &ns, "two-b").await?;
+    phase(world, &ns, "app", "Initialized").await?;
+    // The one that goes leaves the other its place.
+    world.delete("", "policy", "two-b").await?;
+    world.gone("", "policy", "two-b").await?;
+    maker(world, &ns, "two-a").await?;
+    phase(world, &ns, "app", "Initialized").await?;
+    world.flux(deployment(&ns, "v2", 1)).await?;
+    phase(world, &ns, "app", "Succeeded").await?;
+    Ok(())
+}
+
+/// A policy for everything does not touch what keeps the cluster and Sidetrack alive.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_namespaces_of_kubernetes_and_of_sidetrack_are_never_selected() -> Result<()> {
+    let (world, _) = shared().await;
+    let everything = json!({"namespaceSelector": null, "selector": {"matchLabels": {"everything": "yes"}}});
+    enforced(world, "everything", &everything).await?;
+    let ns = world.cp.namespace("anywhere").await?;
+    for namespace in ["kube-system", "sidetrack-system", &ns] {
+        let mut app = named(namespace, "everything", "v1", 1);
+        json_patch::merge(&mut app, &json!({"metadata": {"labels": {"everything": "yes"}}}));
+        world.flux(app).await?;
+    }
+    phase(world, &ns, "everything", "Initialized").await?;
+    for namespace in ["kube-system", "sidetrack-system"] {
+        ensure!(!enrolled(&world.get(namespace, "deploy", "everything").await?), "{namespace}");
+        ensure!(world.get(namespace, "canary", "everything").await?.is_null(), "{namespace}");
+    }
+    Ok(())
+}
