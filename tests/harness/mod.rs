@@ -2,6 +2,7 @@
 //! webhook and admission policies installed. Shared by the scenarios and the benchmark.
 #![allow(dead_code, reason = "each binary that includes this uses a part of it")]
 
+pub(crate) mod flux;
 pub(crate) mod objects;
 pub(crate) mod outside;
 pub(crate) mod plugin;

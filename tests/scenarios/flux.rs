@@ -1,36 +1,12 @@
 //! Writers that write again and again what they want: Flux with its very requests, server-side apply without force, and
 //! those who say how many pods there shall be. What is as they want it must not move.
 
+use crate::harness::flux::reconcile;
 use crate::harness::{World, at, canary, deployment, image, initialized, shared, weight};
-use anyhow::{Context as _, Result, ensure};
-use k8s_openapi::api::apps::v1::Deployment;
-use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 const CLOSED: &str = "http://127.0.0.1:1/";
-
-/// One reconciliation of Flux's kustomize-controller: it reads, applies by a forced dry run, compares labels, annotations and
-/// all but metadata and status, and applies for real only if something differs. Returns whether it did.
-async fn reconcile(world: &World, object: &Value) -> Result<bool> {
-    let client = world.cp.client_as("flux");
-    let namespace = at(object, "/metadata/namespace").as_str().context("no namespace")?;
-    let name = at(object, "/metadata/name").as_str().context("no name")?;
-    let api: Api<DynamicObject> =
-        Api::namespaced_with(client, namespace, &ApiResource::erase::<Deployment>(&()));
-    let params = PatchParams::apply("kustomize-controller").force();
-    let live = api.get(name).await?;
-    let dry =
-        api.patch(name, &PatchParams { dry_run: true, ..params.clone() }, &Patch::Apply(object)).await?;
-    let compared = |o: &DynamicObject| {
-        (o.metadata.labels.clone(), o.metadata.annotations.clone(), o.data.get("spec").cloned())
-    };
-    if compared(&live) == compared(&dry) {
-        return Ok(false);
-    }
-    let stored = api.patch(name, &params, &Patch::Apply(object)).await?;
-    ensure!(compared(&stored) == compared(&dry), "the dry run promised {dry:#?}, stored was {stored:#?}");
-    Ok(true)
-}
 
 fn annotation<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
     at(object, &format!("/metadata/annotations/sidetrack.dev~1{key}")).as_str()
