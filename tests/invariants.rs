@@ -11,6 +11,7 @@ mod invariants {
     mod review;
     mod runs;
     mod skips;
+    mod takeover;
     mod upgrades;
     mod verbs;
 }

@@ -87,6 +87,10 @@ impl Case<'_> {
         if target.terminating {
             return self.terminating(target);
         }
+        // Flagger's is met at any phase. Whatever it runs is asked for only when nobody can change it any more.
+        if o.primary_unguarded {
+            return Step::GuardPrimary.into();
+        }
         if target.canary.is_none() {
             return initialise::adopt(self, target);
         }

@@ -68,9 +68,6 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload) -> Plan {
     if o.autoscaler_stale {
         return Step::SyncAutoscaler.into();
     }
-    if !o.names.in_place() && o.primary.as_ref().is_some_and(|p| !p.finalizer) {
-        return Step::GuardPrimary.into();
-    }
     if let Some(plan) = ask_providers(case) {
         return plan;
     }
