@@ -123,6 +123,8 @@ pub struct Memory {
     pub answers: BTreeMap<Check, Answer>,
     /// Questions of this tick that are on their way.
     pub asked: Vec<Check>,
+    /// When the tick of an analysis had begun that the last decision ended.
+    pub analysed: Option<Timestamp>,
     /// Since when the live route has been seen with the canary's weight at zero.
     pub zero_since: Option<Timestamp>,
     /// Since when the live route has been seen with the primary's weight at zero.
@@ -152,6 +154,7 @@ pub struct Memory {
 impl Memory {
     /// Notes what the observation shows, before deciding.
     pub fn note(&mut self, observed: &Observed, now: Timestamp) {
+        self.analysed = None;
         let at = |is: bool, since: Option<Timestamp>| if is { Some(since.unwrap_or(now)) } else { None };
         let settled = observed.routes.unsettled.is_none();
         self.zero_since = at(settled && observed.routes.weight == Some(0), self.zero_since);
