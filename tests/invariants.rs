@@ -6,6 +6,7 @@ mod invariants {
     mod crashes;
     mod guards;
     mod in_place;
+    mod owners;
     mod races;
     mod random;
     mod review;

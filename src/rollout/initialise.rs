@@ -23,6 +23,14 @@ pub(super) fn adopt(case: &mut Case<'_>, target: &Workload) -> Plan {
         let phase = if o.status.phase == Phase::None { Phase::Initializing } else { o.status.phase };
         return case.waits(phase, &text);
     }
+    let rests = o.status.run.is_none() && o.status.phase != Phase::Initializing;
+    if o.primary.is_none() && rests {
+        // Its traffic is handed over as at the first time: nothing else can take it.
+        return Draft::from(o)
+            .zeroed()
+            .finish(Phase::Initializing, "The primary is being made.", case.now)
+            .into();
+    }
     let known = |name: String| o.snapshots.contains(&name);
     let running = o.primary_revision.clone().unwrap_or_else(|| target.revision.clone());
     let mut plan = Plan::default();

@@ -6,7 +6,7 @@ use crate::rollout::observed::Backend;
 use crate::rollout::plan::{Message, Plan, Step};
 use crate::rollout::policy::HookKind;
 use crate::rollout::revision::Revision;
-use crate::rollout::status::Draft;
+use crate::rollout::status::{Draft, outlived};
 use crate::rollout::workload::Workload;
 use crate::rollout::{bypass, contest, in_place, release, repair};
 
@@ -205,7 +205,8 @@ fn quiet(case: &mut Case<'_>, target: &Workload) -> Plan {
     if !stale.is_empty() {
         return Step::PruneSnapshots(stale).into();
     }
-    if o.status.observed_generation != Some(o.generation) || o.status.warnings != o.warnings {
+    let changed = o.status.observed_generation != Some(o.generation) || o.status.warnings != o.warnings;
+    if changed || outlived(&o.status) {
         return case.waits(o.status.phase, "");
     }
     Plan::default()
