@@ -10,6 +10,7 @@ mod conformance {
     mod tables;
     mod trace;
     mod view;
+    mod words;
 
     use tables::{Deviations, LeftOut};
 
@@ -20,15 +21,19 @@ mod conformance {
             return;
         }
         let (mut deviations, mut left_out) = (Deviations::read(), LeftOut::read());
-        let (mut differences, mut driven) = (Vec::new(), 0);
+        let (mut differences, mut driven, mut forms) = (Vec::new(), 0, 0);
         for trace in &traces {
             if left_out.names(trace) {
                 continue;
             }
             driven += 1;
-            let (theirs, ours) = (view::of_trace(trace), drive::drive(trace));
+            let (theirs, (ours, told)) = (view::of_trace(trace), drive::drive(trace));
+            differences.extend(compare::differences(trace.name(), &theirs, &ours, &mut deviations));
+            let (theirs, ours) = words::of_both(words::of_trace(trace), told);
+            forms += theirs.values().map(Vec::len).sum::<usize>();
             differences.extend(compare::differences(trace.name(), &theirs, &ours, &mut deviations));
         }
+        assert!(forms > 1_000, "only {forms} conditions and Events are told by both");
         println!("left out, by reason: {:#?}", left_out.reasons());
         let told = format!("{driven} of {} recorded runs", traces.len());
         assert!(include_str!("../README.md").contains(&told), "the README does not say: {told}");

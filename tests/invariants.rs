@@ -6,11 +6,14 @@ mod invariants {
     mod crashes;
     mod guards;
     mod in_place;
+    mod owners;
+    mod policies;
     mod races;
     mod random;
     mod review;
     mod runs;
     mod skips;
+    mod takeover;
     mod upgrades;
     mod verbs;
 }

@@ -1,6 +1,6 @@
 //! Writes to enrolled objects, for tests; each answer is checked for what must always hold.
 
-use super::decide::{Settings, decide};
+use super::decide::{Entrance, Settings, decide_at};
 use super::outcome::{Outcome, Verdict};
 use super::review::{Request, parse};
 use super::{patch, server};
@@ -170,6 +170,7 @@ impl Write {
         let (group, resource) = match object["kind"].as_str() {
             Some("Service") => ("", "services"),
             Some("Canary") => ("flagger.app", "canaries"),
+            Some("CanaryPolicy") => ("sidetrack.dev", "canarypolicies"),
             _ => ("apps", "deployments"),
         };
         json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
@@ -184,7 +185,12 @@ impl Write {
 
     /// Lets the webhook answer.
     pub(super) fn run(&self) -> Answered {
-        answer(&parse(self.review().to_string().as_bytes()).unwrap())
+        self.run_at(&Entrance::Enrolled)
+    }
+
+    /// Lets the webhook answer at the entrance of a policy.
+    pub(super) fn run_at(&self, entrance: &Entrance) -> Answered {
+        answer_at(entrance, &parse(self.review().to_string().as_bytes()).unwrap())
     }
 }
 
@@ -224,8 +230,12 @@ impl Answered {
 /// Answers a request and asserts what holds for every one: the patch applies, asking again changes
 /// nothing, dry-run is answered alike, the same request gives the same bytes, the template stays.
 pub(super) fn answer(request: &Request) -> Answered {
+    answer_at(&Entrance::Enrolled, request)
+}
+
+pub(super) fn answer_at(entrance: &Entrance, request: &Request) -> Answered {
     let settings = Settings::default();
-    let outcome = decide(request, &settings);
+    let outcome = decide_at(entrance, request, &settings);
     let mut object = request.object.clone();
     let patch = patch::build(&request.object, &outcome.verdict).unwrap();
     json_patch::patch(&mut object, &patch).unwrap();
@@ -234,7 +244,11 @@ pub(super) fn answer(request: &Request) -> Answered {
     let mut dry = request.clone();
     dry.dry_run = Some(!request.is_dry_run());
     let bytes = |outcome: &Outcome| server::respond(request, outcome).unwrap().to_bytes().unwrap();
-    assert_eq!(bytes(&outcome), bytes(&decide(&dry, &settings)), "dry-run is answered otherwise");
+    assert_eq!(
+        bytes(&outcome),
+        bytes(&decide_at(entrance, &dry, &settings)),
+        "dry-run is answered otherwise"
+    );
 
     match &outcome.verdict {
         Verdict::Deny(denial) => {
@@ -246,7 +260,7 @@ pub(super) fn answer(request: &Request) -> Answered {
     }
     if !matches!(outcome.verdict, Verdict::Deny(_)) {
         let again = Request { object: object.clone(), ..request.clone() };
-        let second = decide(&again, &settings);
+        let second = decide_at(entrance, &again, &settings);
         assert_eq!(second.verdict, Verdict::Pass, "not idempotent: {outcome:#?}");
     }
     for warning in &outcome.warnings {

@@ -11,7 +11,8 @@ use crate::router::Provider;
 use std::time::Duration;
 
 /// The traffic routers that this version serves. The flag may name a mesh after a version: `smi:v1alpha2:linkerd`.
-const SERVED: &str = "istio, gatewayapi:v1, smi:v1alpha1, smi:v1alpha2, smi:v1alpha3, linkerd, osm";
+const SERVED: &str =
+    "istio, gatewayapi:v1, gatewayapi:v1beta1, smi:v1alpha1, smi:v1alpha2, smi:v1alpha3, linkerd, osm";
 
 /// What is to be said about a Canary, a sentence each, in the order of the fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -333,7 +334,7 @@ mod tests {
     #[test]
     fn a_sound_canary_has_nothing_to_be_said_about() {
         assert_eq!(with(&[]), Review::default());
-        for provider in SERVED.split(", ").chain(["smi:v1alpha3:linkerd", "gatewayapi:v1beta1"]) {
+        for provider in SERVED.split(", ").chain(["smi:v1alpha3:linkerd"]) {
             let gateways = json!([{"name": "public"}]);
             let review = with(&[("/provider", json!(provider)), ("/service/gatewayRefs", gateways)]);
             assert_eq!(review, Review::default(), "{provider}");

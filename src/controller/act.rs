@@ -133,7 +133,7 @@ impl Actor {
                 return Ok(None);
             };
             let observed = subject.observe();
-            let plan = {
+            let (plan, analysed) = {
                 let mut states = self.states();
                 let state = states.entry(key.clone()).or_default();
                 let plan = advance(&observed, &mut state.memory, clock::now());
@@ -141,7 +141,7 @@ impl Actor {
                     state.templates.clear();
                     state.memory.loaded.clear();
                 }
-                plan
+                (plan, state.memory.analysed)
             };
             record::observed(&self.metrics, &observed);
             self.note_target(key, &subject.names.target);
@@ -163,22 +163,29 @@ impl Actor {
                     taken => taken?,
                 }
             }
+            if let Some(began) = analysed {
+                record::tick(&self.metrics, &subject, began, clock::now());
+            }
         }
         Err(ActError::Restless)
     }
 
     fn note_target(&self, key: &CanaryKey, target: &str) {
-        if let Some(state) = self.states().get_mut(key)
+        let mut states = self.states();
+        if let Some(state) = states.get_mut(key)
             && state.target != target
         {
             target.clone_into(&mut state.target);
+            record::totals(&self.metrics, states.keys());
         }
     }
 
     fn forget(&self, key: &CanaryKey) {
         lock(&self.cache).refer(key, Vec::new());
-        if let Some(state) = self.states().remove(key) {
+        let mut states = self.states();
+        if let Some(state) = states.remove(key) {
             self.metrics.forget(&state.target, &key.0);
+            record::totals(&self.metrics, states.keys());
         }
     }
 

@@ -60,6 +60,9 @@ impl Cache {
             self.snapshot(&at.namespace, label, &at.name, Snapshot { uid, created });
             return Vec::new();
         }
+        if is_gone(&object) {
+            return self.remove(&object);
+        }
         let version = version(&object);
         let newest = self.objects.get(&at).map(|known| known.version);
         let absent = self.absent.get(&at).copied().filter(|_| newest.is_none());
@@ -256,6 +259,14 @@ fn prune(kind: Kind, object: &mut Value) {
     }
 }
 
+/// Whether nothing keeps an object any more: so the answer shows it to the write that took its last finalizer off, and it
+/// may come after the watch has told of the end.
+fn is_gone(object: &Value) -> bool {
+    let kept =
+        object.pointer("/metadata/finalizers").and_then(Value::as_array).is_some_and(|f| !f.is_empty());
+    object.pointer("/metadata/deletionTimestamp").is_some() && !kept
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -332,6 +343,33 @@ mod tests {
         assert!(cache.upsert(deployment("x", 6)).is_empty());
         assert!(cache.get(&at("x")).is_none());
         assert_eq!(cache.upsert(deployment("x", 9)), [key("c")], "made anew");
+    }
+
+    /// Whichever of the answer to the last write and the watch comes first.
+    #[test]
+    fn the_answer_that_shows_the_end_of_a_canary_does_not_bring_it_back() {
+        let canary = |version: u64, more: Value| {
+            let mut object = json!({"apiVersion": "flagger.app/v1beta1", "kind": "Canary", "metadata":
+                {"namespace": "a", "name": "c", "resourceVersion": version.to_string(), "finalizers": ["f"]}});
+            json_patch::merge(&mut object, &json!({"metadata": more}));
+            object
+        };
+        let ends = json!({"deletionTimestamp": "2026-01-01T00:00:00Z"});
+        let last = json!({"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": null});
+        for watch_first in [true, false] {
+            let mut cache = Cache::default();
+            cache.upsert(canary(1, json!({})));
+            cache.upsert(canary(2, ends.clone()));
+            assert_eq!(cache.canaries(), [key("c")], "its finalizer keeps it");
+            if watch_first {
+                cache.remove(&canary(3, last.clone()));
+            }
+            assert_eq!(cache.upsert(canary(3, last.clone())), [key("c")]);
+            assert!(cache.canaries().is_empty());
+            cache.upsert(canary(4, json!({})));
+            cache.upsert(canary(3, last.clone()));
+            assert_eq!(cache.canaries(), [key("c")], "made anew");
+        }
     }
 
     #[test]

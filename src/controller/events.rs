@@ -62,7 +62,7 @@ async fn send_in_order(client: Client, mut inbox: mpsc::Receiver<Said>) {
     while let Some((canary, message)) = inbox.recv().await {
         let now = super::clock::now();
         counts.retain(|_, (_, last)| now.as_second() - last.as_second() < KEPT_SECONDS);
-        let event = event(&canary, &message, now);
+        let Some(event) = event(&canary, &message, now) else { continue };
         let name = event.name_any();
         let (count, _) = counts.get(&name).copied().unwrap_or((0, now));
         let api: Api<Event> = Api::namespaced(client.clone(), &canary.namespace().unwrap_or_default());
@@ -97,13 +97,19 @@ async fn send(api: &Api<Event>, event: &Event, known: i32) -> Result<i32, kube::
     }
 }
 
-fn event(canary: &Canary, message: &Message, now: Timestamp) -> Event {
+/// The Event of a message; `None` for one that is a log line only.
+#[must_use]
+pub fn event(canary: &Canary, message: &Message, now: Timestamp) -> Option<Event> {
+    if message.level == Level::Log {
+        return None;
+    }
+
     let reference = canary.object_ref(&());
     let type_ = if message.level == Level::Normal { "Normal" } else { "Warning" };
     let digest = Sha256::digest(format!("{:?} {type_} {}", reference.uid, message.text));
     let hash: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     let at = Some(Time(Timestamp::from_second(now.as_second()).unwrap_or(now)));
-    Event {
+    Some(Event {
         metadata: ObjectMeta {
             // An object's name has at most 253 characters, a Canary's too.
             name: Some(format!("{}.{hash}", canary.name_any().get(..230).unwrap_or(&canary.name_any()))),
@@ -119,7 +125,7 @@ fn event(canary: &Canary, message: &Message, now: Timestamp) -> Event {
         count: Some(1),
         type_: Some(type_.into()),
         ..Event::default()
-    }
+    })
 }
 
 #[cfg(test)]
@@ -131,7 +137,8 @@ mod tests {
         let mut canary = Canary::default();
         canary.metadata.uid = Some("u".into());
         canary.metadata.name = Some("app".into());
-        let at = |text: &str| event(&canary, &Message::normal(text), Timestamp::UNIX_EPOCH).name_any();
+        let at =
+            |text: &str| event(&canary, &Message::normal(text), Timestamp::UNIX_EPOCH).map(|e| e.name_any());
         assert_eq!(at("a"), at("a"));
         assert_ne!(at("a"), at("b"));
     }

@@ -22,7 +22,7 @@ use act::Actor;
 use cache::CanaryKey;
 use kube::Client;
 use queue::Queue;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
@@ -222,11 +222,6 @@ impl Controller {
 
     fn mark_all(&mut self) {
         let all = lock(&self.actor.cache).canaries();
-        let mut totals = BTreeMap::new();
-        for (namespace, _) in &all {
-            *totals.entry(namespace.clone()).or_default() += 1;
-        }
-        self.setup.metrics.set_totals(&totals);
         all.into_iter().for_each(|key| self.queue.mark(key));
     }
 

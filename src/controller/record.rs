@@ -1,9 +1,13 @@
 //! What the metrics are told of a Canary, in Flagger's terms.
 
+use super::cache::CanaryKey;
 use crate::api::status::{CanaryStatus, Phase};
 use crate::rollout::Observed;
 use crate::rollout::subject::Subject;
 use crate::telemetry::metrics::{Analysis, CanaryState, Metrics, Strategy};
+use jiff::Timestamp;
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Notes phase and weights.
 pub(super) fn observed(metrics: &Metrics, observed: &Observed) {
@@ -17,6 +21,24 @@ pub(super) fn observed(metrics: &Metrics, observed: &Observed) {
     if let Some(weight) = observed.routes.weight {
         metrics.set_weight(name, namespace, 100 - weight, weight);
     }
+}
+
+/// Notes how many Canaries there are.
+pub(super) fn totals<'k>(metrics: &Metrics, canaries: impl Iterator<Item = &'k CanaryKey>) {
+    let mut totals: BTreeMap<String, usize> = BTreeMap::new();
+    for (namespace, _) in canaries {
+        match totals.get_mut(namespace) {
+            Some(total) => *total += 1,
+            None => drop(totals.insert(namespace.clone(), 1)),
+        }
+    }
+    metrics.set_totals(&totals);
+}
+
+/// Notes how long a tick of an analysis took, its writes included.
+pub(super) fn tick(metrics: &Metrics, subject: &Subject<'_>, began: Timestamp, now: Timestamp) {
+    let took = Duration::try_from(now.duration_since(began)).unwrap_or_default();
+    metrics.observe_step(&subject.names.target, &subject.names.namespace, took);
 }
 
 /// Counts the end of a run, when a status that was written is one.

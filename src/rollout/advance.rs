@@ -8,11 +8,11 @@ use crate::rollout::observed::{Backend, Memory, Observed};
 use crate::rollout::plan::{Answer, Check, Message, Plan, Step};
 use crate::rollout::policy::HookKind;
 use crate::rollout::revision::Revision;
-use crate::rollout::status::{Draft, if_new};
+use crate::rollout::status::{Draft, REFUSED, TARGET_MISSING, if_new};
 use crate::rollout::workload::{NotReady, Workload};
 use crate::rollout::{
     analysis, bypass, contest, in_place, initialise, leave, promotion, rebaseline, release, repair, rest,
-    rollback, verbs,
+    rollback, taken, verbs,
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -55,12 +55,15 @@ pub(super) enum Round {
 impl Case<'_> {
     fn decide(&mut self) -> Plan {
         let o = self.o;
+        if let Some(plan) = taken::advance(self) {
+            return plan;
+        }
         if o.deleting {
             return rebaseline::advance(self).unwrap_or_else(|| leave::advance(self));
         }
         if !o.refusals.is_empty() {
             let why = o.refusals.join(" ");
-            let refused = Draft::from(o).stall("Refused", &why, self.now);
+            let refused = Draft::from(o).stall(REFUSED, &why, self.now);
             return refused.map_or_else(Plan::default, |status| {
                 Plan::default().say(Message::warning(why)).then(status)
             });
@@ -86,6 +89,10 @@ impl Case<'_> {
         }
         if target.terminating {
             return self.terminating(target);
+        }
+        // Flagger's is met at any phase. Whatever it runs is asked for only when nobody can change it any more.
+        if o.primary_unguarded {
+            return Step::GuardPrimary.into();
         }
         if target.canary.is_none() || target.keys.policy.is_some() {
             return initialise::adopt(self, target);
@@ -186,7 +193,7 @@ impl Case<'_> {
         }
         let why =
             format!("Deployment {} does not exist. Apply it again, or delete the Canary to leave.", n.target);
-        match Draft::from(o).stall("TargetMissing", &why, self.now) {
+        match Draft::from(o).stall(TARGET_MISSING, &why, self.now) {
             Some(step) => said.then(step),
             None => said,
         }

@@ -152,6 +152,15 @@ fn tick(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
             }
         }
     }
+    let began = case.m.tick;
+    let plan = checks(case, target, run, said);
+    case.m.analysed = began.filter(|_| case.m.tick.is_none());
+    plan
+}
+
+/// The checks of one tick, and what they lead to.
+fn checks(case: &mut Case<'_>, target: &Workload, run: &Run, mut said: Vec<Message>) -> Plan {
+    let o = case.o;
     let first = run.weight == 0;
     if first {
         said.push(Message::normal(format!("Starting canary analysis for {}", case.target())));

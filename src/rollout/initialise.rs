@@ -28,6 +28,14 @@ pub(super) fn adopt(case: &mut Case<'_>, target: &Workload) -> Plan {
         let phase = if o.status.phase == Phase::None { Phase::Initializing } else { o.status.phase };
         return case.waits(phase, &text);
     }
+    let rests = o.status.run.is_none() && o.status.phase != Phase::Initializing;
+    if o.primary.is_none() && rests {
+        // Its traffic is handed over as at the first time: nothing else can take it.
+        return Draft::from(o)
+            .zeroed()
+            .finish(Phase::Initializing, "The primary is being made.", case.now)
+            .into();
+    }
     let known = |name: String| o.snapshots.contains(&name);
     let noted = target.keys.promoted.clone().filter(|_| target.keys.policy.is_some());
     let running = o.primary_revision.clone().or(noted).unwrap_or_else(|| target.revision.clone());
@@ -78,9 +86,6 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload) -> Plan {
     }
     if o.autoscaler_stale {
         return Step::SyncAutoscaler.into();
-    }
-    if !o.names.in_place() && o.primary.as_ref().is_some_and(|p| !p.finalizer) {
-        return Step::GuardPrimary.into();
     }
     if let Some(plan) = ask_providers(case) {
         return plan;

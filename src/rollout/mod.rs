@@ -24,6 +24,7 @@ pub mod revision;
 mod rollback;
 pub mod status;
 pub mod subject;
+mod taken;
 mod verbs;
 pub mod weights;
 pub mod workload;

@@ -42,6 +42,8 @@ pub struct Observed {
     pub primary_revision: Option<Revision>,
     /// Whether the primary's template is the one that was last verified against its snapshot.
     pub primary_drifted: bool,
+    /// The generated primary lacks a label of ours or the finalizer: the webhook and the policies do not know it.
+    pub primary_unguarded: bool,
     /// The Services.
     pub services: Services,
     /// The routes.
@@ -124,6 +126,8 @@ pub struct Memory {
     pub answers: BTreeMap<Check, Answer>,
     /// Questions of this tick that are on their way.
     pub asked: Vec<Check>,
+    /// When the tick of an analysis had begun that the last decision ended.
+    pub analysed: Option<Timestamp>,
     /// Since when the live route has been seen with the canary's weight at zero.
     pub zero_since: Option<Timestamp>,
     /// Since when the live route has been seen with the primary's weight at zero.
@@ -155,6 +159,7 @@ pub struct Memory {
 impl Memory {
     /// Notes what the observation shows, before deciding.
     pub fn note(&mut self, observed: &Observed, now: Timestamp) {
+        self.analysed = None;
         let at = |is: bool, since: Option<Timestamp>| if is { Some(since.unwrap_or(now)) } else { None };
         let settled = observed.routes.unsettled.is_none();
         self.zero_since = at(settled && observed.routes.weight == Some(0), self.zero_since);

@@ -90,7 +90,7 @@ pub enum Step {
     EnsureRoutes,
     /// Sets the canary's weight, in percent.
     SetWeight(i32),
-    /// Puts our traffic finalizer on the primary.
+    /// Puts our labels and our traffic finalizer on the primary, and what it runs where it does not say so.
     GuardPrimary,
     /// Takes our traffic finalizer off a terminating primary.
     UnguardPrimary,

@@ -6,7 +6,7 @@ use crate::rollout::observed::Backend;
 use crate::rollout::plan::{Message, Plan, Step};
 use crate::rollout::policy::HookKind;
 use crate::rollout::revision::Revision;
-use crate::rollout::status::Draft;
+use crate::rollout::status::{Draft, outlived};
 use crate::rollout::workload::Workload;
 use crate::rollout::{bypass, contest, guard, in_place, release, repair};
 
@@ -56,6 +56,11 @@ fn primary(case: &mut Case<'_>, target: &Workload) -> Option<Plan> {
     if let Some(running) = o.primary_revision.as_ref().filter(|r| *r != promoted) {
         // Re-derived from the primary (interlock §3), e.g. after break-glass on it.
         return Some(Step::MarkPromoted(running.clone()).into());
+    }
+    if o.status.revisions.primary.is_none() {
+        // Flagger's status names it by a hash that nobody else can compute.
+        let status = Draft::from(o).promoted(promoted).finish(o.status.phase, "", case.now);
+        return Some(status.into());
     }
     if let Some(plan) = bypass::primary(case, primary) {
         return Some(plan);
@@ -216,10 +221,32 @@ fn quiet(case: &mut Case<'_>, target: &Workload) -> Plan {
     if !stale.is_empty() {
         return Step::PruneSnapshots(stale).into();
     }
-    if o.status.observed_generation != Some(o.generation) || o.status.warnings != o.warnings {
-        return case.waits(o.status.phase, "");
+    let changed = o.status.observed_generation != Some(o.generation) || o.status.warnings != o.warnings;
+    let (asleep, told) = asleep(case, target);
+    if changed || outlived(&o.status) || asleep.is_some() != told {
+        let said = asleep.clone().filter(|_| !told).map(|text| Step::Say(Message::warning(text)));
+        let Plan { steps, wake } = case.waits(o.status.phase, asleep.as_deref().unwrap_or_default());
+        return Plan { steps: said.into_iter().chain(steps).collect(), wake };
     }
     Plan::default()
+}
+
+/// What is wrong with a primary at 0 whose pods an autoscaler is to count: it does not, and neither do we (interlock §5.8).
+/// And whether status says so. One that waits for a release is spoken of there, and a rejection has its own words.
+fn asleep(case: &Case<'_>, target: &Workload) -> (Option<String>, bool) {
+    let o = case.o;
+    let text = format!(
+        "{} is scaled to 0: an autoscaler leaves a Deployment without pods alone, and nothing serves until somebody scales it up.",
+        case.primary()
+    );
+    let told = o.status.conditions.iter().any(|c| c.type_ == "Ready" && c.message == text);
+    let counted = o.policy.autoscaler.as_ref().is_some_and(|scaler| scaler.min != Some(0));
+    let is = counted
+        && !o.names.in_place()
+        && o.primary.as_ref().is_some_and(|primary| primary.replicas == 0)
+        && target.keys.hold.is_none()
+        && o.status.phase != Phase::Failed;
+    (is.then_some(text), told)
 }
 
 /// Outside a run the target has no pods; what somebody asked for by /scale becomes `requested-replicas`, once.

@@ -14,6 +14,13 @@ const TARGET_KIND: &str = "Deployment";
 /// Ends of releases that status remembers.
 const HISTORY: usize = 10;
 
+/// Reason of a stall: what the spec asks for, or the target is, cannot be served.
+pub(super) const REFUSED: &str = "Refused";
+/// Reason of a stall: there is no target, where there was one.
+pub(super) const TARGET_MISSING: &str = "TargetMissing";
+/// Reason of a stall: the target is another Canary's.
+pub(super) const TARGET_TAKEN: &str = "TargetTaken";
+
 /// A status being drafted from the stored one.
 #[derive(Clone, Debug)]
 pub struct Draft(CanaryStatus, Applied);
@@ -299,6 +306,12 @@ fn next(
             .and_then(|c| c.last_transition_time)
             .or(Some(now)),
     }
+}
+
+/// Whether a stall is stated that ends without a change of the Canary; asked where nothing stalls it any more.
+pub(super) fn outlived(status: &CanaryStatus) -> bool {
+    let ends = [REFUSED, TARGET_MISSING, TARGET_TAKEN];
+    status.conditions.iter().any(|c| c.type_ == "Stalled" && ends.contains(&c.reason.as_str()))
 }
 
 /// Writes status only if it says something new (times aside).

@@ -8,4 +8,5 @@ mod certificates;
 mod leaving;
 mod policies;
 mod second_lock;
+mod selection;
 mod upgrades;

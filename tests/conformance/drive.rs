@@ -2,6 +2,7 @@
 
 use super::trace::Trace;
 use super::view::{self, View, anchor};
+use super::words;
 use crate::sim::World;
 use crate::sim::answers::HookAnswer;
 use crate::sim::process::scaled_to;
@@ -13,8 +14,8 @@ use std::time::Duration;
 /// How long the state is waited for in which Flagger's driver acted.
 const PATIENCE: i64 = 60;
 
-/// Drives a trace and says what was done.
-pub(super) fn drive(trace: &Trace) -> View {
+/// Drives a trace and says what was done, and in what form that was told.
+pub(super) fn drive(trace: &Trace) -> (View, View) {
     let canary = trace.canaries()[0];
     let text = |pointer: &str| canary.pointer(pointer).and_then(Value::as_str);
     let (name, target) = (text("/metadata/name").unwrap(), text("/spec/targetRef/name").unwrap());
@@ -47,7 +48,7 @@ pub(super) fn drive(trace: &Trace) -> View {
         act(&mut world, action);
     }
     pass(&mut world, trace.end() - last, gateway);
-    view_of(&world)
+    (view_of(&world), words::of_world(&world))
 }
 
 fn pass(world: &mut World, seconds: f64, gateway: bool) {

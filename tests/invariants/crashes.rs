@@ -7,6 +7,7 @@ use crate::sim::world::{Fuse, revision};
 use serde_json::{Value, json};
 use sidetrack::api::status::{Phase, RequestOutcome};
 use sidetrack::api::{Verb, keys};
+use sidetrack::rollout::guard::{Guard, Turn};
 
 /// What is left when all is over.
 fn end(world: &World) -> Value {
@@ -95,6 +96,30 @@ fn stories_in_place_survive_a_crash_at_any_write() {
     for story in stories {
         survives(ready_in_place, story);
     }
+}
+
+/// A place in line and an approval are kept through crashes, and spent once.
+#[test]
+fn what_a_policy_holds_survives_a_crash_at_any_write() {
+    for ready in [ready as fn() -> World, ready_in_place] {
+        let held = || {
+            let mut world = ready();
+            world.guarded(Guard { approval: true, turn: turn(false), ..Guard::default() });
+            world
+        };
+        survives(held, |world| {
+            world.update("v2");
+            world.until_phase(Phase::Waiting);
+            world.request(Verb::Approve, &revision("v2"), "1");
+            world.until("a place in line", |w| w.status().queued.is_some());
+            world.guarded(Guard { turn: turn(true), ..world.guard.clone() });
+            world.until_over(Phase::Succeeded);
+        });
+    }
+}
+
+fn turn(granted: bool) -> Option<Turn> {
+    Some(Turn { granted, limit: "one at a time".into() })
 }
 
 #[test]

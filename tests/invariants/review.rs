@@ -249,6 +249,38 @@ fn a15_pods_scaled_up_beside_a_run_are_put_back_once_and_never_get_traffic() {
     assert!(world.writes <= writes + 3 && world.replicas("app") == 0, "{}", world.tail());
 }
 
+/// §5.8: an autoscaler leaves a Deployment at 0 alone, and its pods are not ours to count: it is said, once.
+#[test]
+fn a_primary_at_0_beside_an_autoscaler_is_reported() {
+    let scaler = |min: i64| {
+        json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "app"},
+            "spec": {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "app"},
+                "minReplicas": min, "maxReplicas": 4}})
+    };
+    for (min, is_a_fault) in [(2, true), (0, false)] {
+        let mut object = canary(&[]);
+        object["spec"]["autoscalerRef"] =
+            json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "name": "app"});
+        let mut world = World::empty("test", "app", "app", None);
+        world.apply(scaler(min));
+        world.apply(deployment("v1", None, Some(2)));
+        world.apply(object);
+        world.until_phase(Phase::Initialized);
+        let said = "app-primary.test is scaled to 0: an autoscaler";
+        world.scale("app-primary", 0).unwrap();
+        world.run(120);
+        assert_eq!(world.times_said(said), usize::from(is_a_fault), "{}", world.tail());
+        assert_eq!(world.ready_message().starts_with(said), is_a_fault, "{}", world.ready_message());
+        assert_eq!((world.replicas("app-primary"), world.at_rest()), (0, true));
+        world.scale("app-primary", 2).unwrap();
+        world.run(5);
+        assert!(world.ready_message().starts_with("The primary runs revision"), "{}", world.ready_message());
+        world.update("v2");
+        world.until_over(Phase::Succeeded);
+        assert_eq!(world.times_said(said), usize::from(is_a_fault));
+    }
+}
+
 /// B.20: a primary that somebody else made, and a target made anew.
 #[test]
 fn b20_a_target_beside_a_living_primary_is_a_revision_to_analyse() {

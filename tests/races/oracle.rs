@@ -34,6 +34,9 @@ pub(crate) struct Terms {
     pub(crate) heard: Vec<Heard>,
     /// How long weight may stay on a Deployment without ready pods.
     pub(crate) reaction: Duration,
+    /// How long a primary that somebody scaled down may wait for the write that takes this back; `None` where it is not
+    /// taken back at any time.
+    pub(crate) repair: Option<Duration>,
 }
 
 /// What was seen of one scenario.
@@ -51,6 +54,10 @@ pub(crate) struct Verdict {
     pub(crate) unheeded: (Duration, u64),
     /// How long it might have.
     pub(crate) reaction: Duration,
+    /// How long nothing served: no pod of either side was ready.
+    pub(crate) dark: Duration,
+    /// The longest time that a primary scaled down by hand was left so.
+    pub(crate) unrepaired: Duration,
     /// Revisions that the primary was given without an analysis.
     pub(crate) unpassed: BTreeSet<String>,
     /// Times that status said Succeeded of a primary that was not ready on the revision it names.
@@ -86,6 +93,12 @@ impl fmt::Display for Verdict {
         if self.unheeded.0 > self.reaction {
             write!(f, ", {:.1} s of it told", self.unheeded.0.as_secs_f64())?;
         }
+        if self.dark > Duration::ZERO {
+            write!(f, ", nothing served {:.1} s", self.dark.as_secs_f64())?;
+        }
+        if self.unrepaired > Duration::ZERO {
+            write!(f, ", repair asked for after {:.2} s", self.unrepaired.as_secs_f64())?;
+        }
         for (count, what) in [
             (self.unpassed.len(), "promoted unseen"),
             (self.untrue, "untrue Succeeded"),
@@ -116,6 +129,10 @@ struct Reader<'t> {
     analysed: Option<String>,
     deserted_since: Option<Instant>,
     told_since: Option<Instant>,
+    /// When somebody scaled the primary down, and from what.
+    scaled_down: Option<(Instant, i64)>,
+    /// Some pod has served.
+    served: bool,
     /// Images that have had weight since there was none, and were allowed to.
     standing: BTreeSet<String>,
     /// When the primary last had no ready pods.
@@ -140,6 +157,8 @@ pub(crate) fn judge(states: &[State], terms: &Terms) -> Verdict {
         analysed: None,
         deserted_since: None,
         told_since: None,
+        scaled_down: None,
+        served: false,
         standing: BTreeSet::new(),
         alone: None,
         step: None,
@@ -160,6 +179,9 @@ pub(crate) fn judge(states: &[State], terms: &Terms) -> Verdict {
         reader.read(&cluster, before.as_ref(), state, until.saturating_duration_since(state.seen));
         let broken = reader.laws.read(&cluster, before.as_ref(), state, terms);
         reader.verdict.broken.extend(broken.into_iter().map(|law| format!("{law}, at {}", state.version)));
+    }
+    if reader.scaled_down.is_some() && terms.repair.is_some() {
+        reader.verdict.broken.push("the primary is left scaled down".into());
     }
     reader.verdict
 }
@@ -187,6 +209,7 @@ impl Reader<'_> {
                 self.promoted(image(object));
             }
         }
+        self.repairs(before, state);
         let nothing = Value::Null;
         let canary = cluster.get(&("canary", "app".into())).unwrap_or(&nothing);
         let routes = cluster.get(&("vs", "app".into()));
@@ -286,6 +309,10 @@ impl Reader<'_> {
                     .push(format!("{app} at {weight} runs {serving:?} at {}", state.version));
             }
         }
+        self.served |= some;
+        if self.served && !some && !self.terms.nobody(state.seen) {
+            self.verdict.dark += lasts;
+        }
         if none.is_empty() || !some || self.terms.nobody(state.seen) {
             self.deserted_since = None;
         } else {
@@ -315,6 +342,24 @@ impl Reader<'_> {
         let all = (state.seen + lasts).saturating_duration_since(since);
         if all > self.verdict.unheeded.0 {
             self.verdict.unheeded = (all, state.version);
+        }
+    }
+
+    /// A primary that somebody scaled down is given its pods back.
+    fn repairs(&mut self, before: Option<&Value>, state: &State) {
+        let primary = state.object.as_ref().filter(|_| state.kind == "deploy" && state.name == "app-primary");
+        let Some((primary, bound)) = primary.zip(self.terms.repair) else { return };
+        let replicas = |d: &Value| at(d, "/spec/replicas").as_i64().unwrap_or(1);
+        let was = before.map_or(0, replicas);
+        if replicas(primary) < was && self.terms.foreign.contains(&state.version) {
+            self.scaled_down = Some((state.seen, was));
+        }
+        let Some((since, _)) = self.scaled_down.filter(|(_, was)| replicas(primary) >= *was) else { return };
+        self.scaled_down = None;
+        let waited = state.seen.saturating_duration_since(since);
+        self.verdict.unrepaired = self.verdict.unrepaired.max(waited);
+        if waited > bound {
+            self.verdict.broken.push(format!("the primary was left scaled down for {waited:?}"));
         }
     }
 

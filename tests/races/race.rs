@@ -314,6 +314,7 @@ impl Race {
             foreign,
             heard: self.outside.heard(""),
             reaction: REACTION,
+            repair: Some(REACTION),
             ..Terms::default()
         }
     }

@@ -281,6 +281,7 @@ impl Application {
             heard: self.outside.heard(""),
             // With all that goes on at once, processes wait for a processor.
             reaction: 5 * REACTION,
+            repair: None,
         };
         let states = self.timeline.states();
         let verdict = judge(&states, &terms);

@@ -19,6 +19,7 @@ mod repairs;
 mod routers;
 mod story;
 mod supersede;
+mod takeover;
 mod terminal;
 mod verbs;
 mod writers;

@@ -138,3 +138,58 @@ async fn template_with_a_secret_needs_the_right_to_read_it() -> Result<()> {
     ensure!(asked[0].address == "/private/api/v1/query query=latency{app=\"app\",q=\"0.99\"}", "{asked:?}");
     Ok(())
 }
+
+/// The series of one namespace that begin with `flagger_`, without their values; a histogram by its count.
+async fn scrape(port: u16, ns: &str) -> Result<Vec<String>> {
+    let text = reqwest::get(format!("http://127.0.0.1:{port}/metrics")).await?.text().await?;
+    let namespace = format!("namespace=\"{ns}\"");
+    let ours =
+        |l: &&str| l.starts_with("flagger_") && (l.contains(&namespace) || l.starts_with("flagger_info"));
+    Ok(text
+        .lines()
+        .filter(ours)
+        .filter(|l| !l.contains("_bucket{") && !l.contains("_sum{"))
+        .map(str::to_owned)
+        .collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_process_exports_what_flagger_does() -> Result<()> {
+    let (world, sidetrack) = shared().await;
+    let outside = Outside::start().await?;
+    outside.says("istio_requests_total", 200, &sample("99.5"));
+    let ns = initialized("scrape", &success_rate(&outside)).await?;
+    world.flux(deployment(&ns, "v2", 2)).await?;
+    world.phase(&ns, "Succeeded").await?;
+    outside.says("istio_requests_total", 200, &sample("1"));
+    world.flux(deployment(&ns, "v3", 2)).await?;
+    world.phase(&ns, "Failed").await?;
+    let of = format!("name=\"app\",namespace=\"{ns}\"");
+    let outcome = format!("analysis_status=\"completed\",deployment_strategy=\"canary\",{of}");
+    let expected = [
+        // As many as Flagger has of these two releases: a start and a check of each weight; what is rejected at 25 fails twice.
+        format!("flagger_canary_duration_seconds_count{{{of}}} 6"),
+        format!("flagger_canary_failures_total{{{outcome}}} 1"),
+        format!("flagger_canary_metric_analysis{{metric=\"request-success-rate\",{of}}} 1"),
+        format!("flagger_canary_status{{{of}}} 2"),
+        format!("flagger_canary_successes_total{{{outcome}}} 1"),
+        format!("flagger_canary_total{{namespace=\"{ns}\"}} 1"),
+        format!("flagger_canary_weight{{namespace=\"{ns}\",workload=\"app\"}} 0"),
+        format!("flagger_canary_weight{{namespace=\"{ns}\",workload=\"app-primary\"}} 100"),
+        format!("flagger_info{{mesh_provider=\"istio\",version=\"{}\"}} 1", env!("CARGO_PKG_VERSION")),
+    ];
+    // Weight and state are those of the last look.
+    let found = crate::harness::eventually("the scrape is complete", async || {
+        let mut found = scrape(sidetrack.port, &ns).await?;
+        found.sort();
+        Ok((found.len() >= expected.len() && found.iter().any(|l| *l == expected[3])).then_some(found))
+    })
+    .await?;
+    ensure!(found == expected, "{found:#?}");
+    world.delete(&ns, "canary", "app").await?;
+    world.gone(&ns, "canary", "app").await?;
+    crate::harness::eventually("no series is left of a Canary that is gone", async || {
+        Ok((scrape(sidetrack.port, &ns).await?.len() == 1).then_some(()))
+    })
+    .await
+}

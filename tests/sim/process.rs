@@ -86,10 +86,11 @@ impl World {
         for _ in 0..MAX_DECISIONS {
             let Some(process) = &mut self.process else { return Err(Ended::Killed) };
             let templates = process.templates.clone();
-            let Some(subject) = subject(&self.cluster, &self.canary, &templates, &config) else {
+            let Some(mut subject) = subject(&self.cluster, &self.canary, &templates, &config) else {
                 *process = Process::default();
                 return Ok(None);
             };
+            subject.guard = self.guard.clone();
             let observed = subject.observe();
             let plan = advance(&observed, &mut process.memory, self.cluster.now);
             if plan.steps.is_empty() && observed.status.run.is_none() {

@@ -14,6 +14,7 @@ use sidetrack::api::CanaryStatus;
 use sidetrack::api::keys;
 use sidetrack::api::status::Phase;
 use sidetrack::object::{Kind, ObjectRef, Write};
+use sidetrack::rollout::guard::Guard;
 use sidetrack::rollout::naming::{Layout, Names};
 use sidetrack::rollout::objects::{Label, target_template};
 use sidetrack::rollout::plan::{Message, Step};
@@ -47,6 +48,8 @@ pub(crate) struct World {
     pub(crate) canary: ObjectRef,
     pub(crate) names: Names,
     pub(crate) webhook: Webhook,
+    /// What the policy says that governs the target.
+    pub(crate) guard: Guard,
     pub(crate) laws: Laws,
     pub(crate) said: Vec<Message>,
     /// Sidetrack's writes that were accepted, and the object after each.
@@ -78,6 +81,7 @@ impl World {
             canary: ObjectRef::new(Kind::Canary, namespace, canary),
             names: Names::new(namespace, canary, target, apex),
             webhook: Webhook::Up,
+            guard: Guard::default(),
             laws: Laws::default(),
             said: Vec::new(),
             written: Vec::new(),
@@ -105,6 +109,7 @@ impl World {
             canary: self.canary.clone(),
             names: self.names.clone(),
             webhook: self.webhook,
+            guard: self.guard.clone(),
             laws: self.laws.clone(),
             said: self.said.clone(),
             written: self.written.clone(),
@@ -117,6 +122,14 @@ impl World {
             fuse: self.fuse,
             between: None,
             later: Vec::new(),
+        }
+    }
+
+    /// The policy says something else from now on.
+    pub(crate) fn guarded(&mut self, guard: Guard) {
+        self.guard = guard;
+        if let Some(process) = &mut self.process {
+            process.seen = None;
         }
     }
 

@@ -2,6 +2,7 @@
 //! found the case.
 mod break_glass;
 mod create;
+mod enrol;
 mod generated;
 mod hold;
 mod keys;

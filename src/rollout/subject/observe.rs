@@ -53,6 +53,7 @@ impl Subject<'_> {
             warnings: self.review.warnings.clone(),
             primary_revision: self.primary_revision(),
             primary_drifted: !self.names.in_place() && drifted(self.primary()),
+            primary_unguarded: !self.names.in_place() && self.primary().is_some_and(|p| !self.guarded(p)),
             canary_revision: self.canary_revision(),
             target,
             primary,
@@ -80,6 +81,15 @@ impl Subject<'_> {
         let annotations = self.canary.metadata.annotations.as_ref()?;
         let by = annotations.get(keys::REQUESTED_BY).cloned();
         Some(Asked { text: annotations.get(keys::REQUEST)?.clone(), by })
+    }
+
+    /// Whether a generated Deployment stays what it is: nobody but us changes its template, and its deletion waits. One that
+    /// terminates takes no finalizer any more.
+    fn guarded(&self, generated: &Value) -> bool {
+        let has = |key, value: &String| label(generated, key) == Some(value);
+        let labelled =
+            objects::labels(&self.names, keys::ROLE_GENERATED).iter().all(|(key, value)| has(key, value));
+        Workload::parse(generated).is_none_or(|w| w.terminating || labelled && w.finalizer)
     }
 
     /// The revision that the primary was written from: it says so itself; one that we have not made is turned back.
@@ -180,6 +190,10 @@ impl Subject<'_> {
 
 fn annotation<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
     object.pointer("/metadata/annotations")?.get(key)?.as_str()
+}
+
+fn label<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
+    object.pointer("/metadata/labels")?.get(key)?.as_str()
 }
 
 /// Whether a generated Deployment's template is another one than was written to it.
