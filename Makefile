@@ -6,10 +6,12 @@ LAB = $(or $(CARGO_TARGET_DIR),target)/debug/lab
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-demo: ## Play the story on a real control plane; LAYOUT=in-place; TRAFFIC=istio or TRAFFIC=gateway: with Flux, real requests and metrics
+demo: ## Play the story on a real control plane; LAYOUT=in-place; CLUSTERS=3: a change that rolls through three; TRAFFIC=istio or TRAFFIC=gateway: with Flux, real requests and metrics
 ifdef TRAFFIC
 	@cargo build --locked --package sidetrack --package lab
 	@$(LAB) demo $(TRAFFIC)
+else ifdef CLUSTERS
+	@hack/demo-waves.sh
 else
 	@hack/demo.sh
 endif

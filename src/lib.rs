@@ -21,7 +21,8 @@
 //! - [`router`], [`metrics`], [`hooks`]: traffic providers, queries and webhooks, as pure functions over JSON and
 //!   HTTP messages.
 //! - [`object`], [`outbound`]: a Kubernetes write, and an HTTP request, as values.
-//! - [`policy`]: which Deployments are protected without a Canary of their own, and when a release may begin.
+//! - [`policy`]: which Deployments are protected without a Canary of their own, and when a release may begin: freeze
+//!   windows, turns, and waves across clusters.
 //! - [`controller`]: watches, cache, queue and the loop that executes what the core decided.
 //! - [`kubernetes`], [`tls`], [`telemetry`]: the API client and leader election, certificates, logs and metrics.
 //! - [`api`]: Flagger's custom resources, their schemas, and what a spec asks for that is not served.
