@@ -6,7 +6,7 @@ LAB = $(or $(CARGO_TARGET_DIR),target)/debug/lab
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-demo: ## Play the story on a real control plane; LAYOUT=in-place; TRAFFIC=istio or TRAFFIC=gateway: with Flux, real requests and metrics
+demo: ## Play the story on a real control plane; LAYOUT=in-place; POLICY=1: a platform team's; TRAFFIC=istio or TRAFFIC=gateway: with Flux, real requests and metrics
 ifdef TRAFFIC
 	@cargo build --locked --package sidetrack --package lab
 	@$(LAB) demo $(TRAFFIC)
