@@ -9,5 +9,7 @@ pub mod plan;
 pub mod review;
 pub mod roster;
 pub mod selection;
+#[cfg(test)]
+mod tests;
 pub mod turns;
 pub mod webhooks;
