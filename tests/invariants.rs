@@ -9,6 +9,7 @@ mod invariants {
     mod races;
     mod random;
     mod review;
+    mod restarts;
     mod runs;
     mod skips;
     mod upgrades;

@@ -81,7 +81,7 @@ impl Writer {
         Self { client }
     }
 
-    /// Executes a write and returns the object as the API server stored it; for a scale and a delete, nothing.
+    /// Executes a write and returns the object as the API server stored it; for an eviction and a delete, nothing.
     ///
     /// # Errors
     ///
@@ -137,6 +137,17 @@ impl Writer {
                 "application/json",
                 json(object)?,
             ),
+            Write::Evict { uid, .. } => (
+                "evict",
+                http::Method::POST,
+                format!("{}/eviction", path(&at)),
+                "application/json",
+                json(&json!({
+                    "apiVersion": "policy/v1", "kind": "Eviction",
+                    "metadata": {"namespace": at.namespace, "name": at.name},
+                    "deleteOptions": {"preconditions": {"uid": uid}},
+                }))?,
+            ),
             Write::Delete { uid, .. } => (
                 "delete",
                 http::Method::DELETE,
@@ -150,7 +161,7 @@ impl Writer {
         };
         let answer = self.send(verb, &at, method, uri, content, body).await?;
         Ok(match write {
-            Write::Delete { .. } => None,
+            Write::Evict { .. } | Write::Delete { .. } => None,
             _ => Some(answer),
         })
     }

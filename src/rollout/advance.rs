@@ -68,8 +68,10 @@ impl Case<'_> {
         if !o.guarded {
             return Step::GuardCanary.into();
         }
-        if let Some(plan) = verbs::advance(self) {
-            return plan;
+        match verbs::advance(self) {
+            None => self.go_on(),
+            Some(plan) if !plan.steps.is_empty() => plan,
+            Some(Plan { wake, .. }) => wake.into_iter().fold(self.go_on(), Plan::wake),
         }
         if o.policy.suspend {
             return self.lasting(Message::normal("skipping canary run as object is suspended"));
@@ -80,6 +82,11 @@ impl Case<'_> {
                 .finish(Phase::Initializing, "The primary is being made.", self.now)
                 .into();
         }
+    }
+
+    /// What there is to do unasked.
+    fn go_on(&mut self) -> Plan {
+        let o = self.o;
         let Some(target) = &o.target else { return self.without_target() };
         if o.names.in_place() && target.terminating {
             return in_place::without_primary(self).unwrap_or_default();

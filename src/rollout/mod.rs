@@ -20,6 +20,7 @@ mod release;
 mod repair;
 mod rest;
 pub mod revision;
+mod restart;
 mod rollback;
 pub mod status;
 pub mod subject;

@@ -177,7 +177,7 @@ impl Draft {
 
 /// Times that people read have whole seconds, as everywhere in Kubernetes; those of the run keep their fractions, so that
 /// two steps are never less than an interval apart.
-fn whole_seconds(at: Timestamp) -> Timestamp {
+pub(super) fn whole_seconds(at: Timestamp) -> Timestamp {
     Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 

@@ -36,6 +36,7 @@ impl Subject<'_> {
             | Step::Ask(_)
             | Step::LoadSnapshot(_)
             | Step::EmptyHistory
+            | Step::EvictOlder(_)
             | Step::Redefault { .. } => none,
             Step::Status(status) => {
                 let mut object = json!({
