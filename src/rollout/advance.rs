@@ -11,8 +11,8 @@ use crate::rollout::revision::Revision;
 use crate::rollout::status::{Draft, if_new};
 use crate::rollout::workload::{NotReady, Workload};
 use crate::rollout::{
-    analysis, bypass, contest, in_place, initialise, leave, promotion, rebaseline, release, repair, rest,
-    rollback, verbs,
+    analysis, bypass, checked, contest, in_place, initialise, leave, promotion, rebaseline, release, repair,
+    rest, rollback, verbs,
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -21,7 +21,9 @@ use jiff::{SignedDuration, Timestamp};
 pub fn advance(observed: &Observed, memory: &mut Memory, now: Timestamp) -> Plan {
     memory.note(observed, now);
     let mut case = Case { o: observed, m: memory, now };
-    case.decide()
+    let mut plan = case.decide();
+    checked::note(&mut plan, observed, memory, ticks, now);
+    plan
 }
 
 /// One decision in the making.

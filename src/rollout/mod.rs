@@ -4,6 +4,7 @@
 mod advance;
 mod analysis;
 mod bypass;
+pub mod checked;
 mod contest;
 mod in_place;
 mod initialise;
@@ -19,8 +20,8 @@ mod rebaseline;
 mod release;
 mod repair;
 mod rest;
-pub mod revision;
 mod restart;
+pub mod revision;
 mod rollback;
 pub mod status;
 pub mod subject;

@@ -225,6 +225,8 @@ pub struct Answer {
     pub messages: Vec<Message>,
     /// For hooks: the error, in Flagger's words.
     pub error: String,
+    /// For metrics: the value as people read it, where there was one.
+    pub value: Option<String>,
 }
 
 impl Step {

@@ -3,11 +3,9 @@
 use super::Subject;
 use crate::api::keys;
 use crate::object::{Kind, ObjectRef, Write};
+use crate::rollout::objects::replica_set_template;
 use crate::rollout::revision::Revision;
 use serde_json::Value;
-
-/// The label that the Deployment controller adds to a ReplicaSet's template.
-const POD_TEMPLATE_HASH: &str = "pod-template-hash";
 
 impl Subject<'_> {
     /// Returns the deletions of the target's ReplicaSets that have no pods and are not the promoted revision's.
@@ -25,7 +23,8 @@ impl Subject<'_> {
                 owners.iter().any(|owner| owner.get("uid") == target.pointer("/metadata/uid"))
             })
         };
-        let is_promoted = |set: &Value| template(set).is_some_and(|t| Revision::of(&t).as_str() == promoted);
+        let is_promoted =
+            |set: &Value| replica_set_template(set).is_some_and(|t| Revision::of(&t).as_str() == promoted);
         let owned: Vec<&Value> = sets.iter().filter(|set| owned(set)).collect();
         if !owned.iter().any(|set| is_promoted(set)) {
             // An API server with other defaults shows it by another hash: it may be any of them.
@@ -44,18 +43,10 @@ impl Subject<'_> {
     }
 }
 
-/// The template as it stood in the Deployment.
-fn template(set: &Value) -> Option<Value> {
-    let mut template = set.pointer("/spec/template")?.clone();
-    if let Some(labels) = template.pointer_mut("/metadata/labels").and_then(Value::as_object_mut) {
-        labels.remove(POD_TEMPLATE_HASH);
-    }
-    Some(template)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rollout::objects::POD_TEMPLATE_HASH;
     use crate::rollout::subject::testing::{subject, target};
     use serde_json::json;
 
