@@ -2,14 +2,15 @@
 
 #[cfg(test)]
 mod invariants {
+    mod answers;
     mod contest;
     mod crashes;
     mod guards;
     mod in_place;
     mod races;
     mod random;
-    mod review;
     mod restarts;
+    mod review;
     mod runs;
     mod skips;
     mod upgrades;

@@ -20,6 +20,7 @@ use jiff::{SignedDuration, Timestamp};
 #[must_use]
 pub fn advance(observed: &Observed, memory: &mut Memory, now: Timestamp) -> Plan {
     memory.note(observed, now);
+    let ticks = memory.tick.is_some();
     let mut case = Case { o: observed, m: memory, now };
     let mut plan = case.decide();
     checked::note(&mut plan, observed, memory, ticks, now);
@@ -58,10 +59,16 @@ impl Case<'_> {
     fn decide(&mut self) -> Plan {
         let o = self.o;
         if o.deleting {
+            if let Some(plan) = verbs::refuse(self, "the Canary is being deleted") {
+                return plan;
+            }
             return rebaseline::advance(self).unwrap_or_else(|| leave::advance(self));
         }
         if !o.refusals.is_empty() {
             let why = o.refusals.join(" ");
+            if let Some(plan) = verbs::refuse(self, &format!("its spec is not served: {why}")) {
+                return plan;
+            }
             let refused = Draft::from(o).stall("Refused", &why, self.now);
             return refused.map_or_else(Plan::default, |status| {
                 Plan::default().say(Message::warning(why)).then(status)
@@ -75,6 +82,11 @@ impl Case<'_> {
             Some(plan) if !plan.steps.is_empty() => plan,
             Some(Plan { wake, .. }) => wake.into_iter().fold(self.go_on(), Plan::wake),
         }
+    }
+
+    /// What there is to do unasked.
+    fn go_on(&mut self) -> Plan {
+        let o = self.o;
         if o.policy.suspend {
             return self.lasting(Message::normal("skipping canary run as object is suspended"));
         }
@@ -84,11 +96,6 @@ impl Case<'_> {
                 .finish(Phase::Initializing, "The primary is being made.", self.now)
                 .into();
         }
-    }
-
-    /// What there is to do unasked.
-    fn go_on(&mut self) -> Plan {
-        let o = self.o;
         let Some(target) = &o.target else { return self.without_target() };
         if o.names.in_place() && target.terminating {
             return in_place::without_primary(self).unwrap_or_default();
