@@ -181,6 +181,9 @@ async fn replaced(world: &World) -> Result<()> {
 
 /// Interlock §4, rule 5: in place a revert needs a webhook, and nobody who leads.
 async fn reverted(world: &World) -> Result<()> {
+    // Of those before; who has a long lease does not look at another's often.
+    let lease = ["-n", "sidetrack-system", "delete", "lease", "sidetrack"];
+    world.kubectl(&lease).await?;
     let elsewhere = format!("--webhook-bind=127.0.0.1:{}", free_port());
     let leader = world.run(&["--lease-duration=600s", &elsewhere])?;
     eventually("it leads", async || Ok(leader.logged()?.contains("Became the leader").then_some(()))).await?;
@@ -205,7 +208,7 @@ async fn reverted(world: &World) -> Result<()> {
     ensure!(names().await? == before, "a pod was restarted");
     ensure!(weight(&world.get(&ns, "vs", "app").await?) == share, "nobody leads, nobody moves traffic");
     // The lease of the one that died is long.
-    world.kubectl(&["-n", "sidetrack-system", "delete", "lease", "sidetrack"]).await?;
+    world.kubectl(&lease).await?;
     world.phase(&ns, "Succeeded").await?;
     ensure!(weight(&world.get(&ns, "vs", "app").await?) == Some(0) && names().await? == before);
     world.gone(&ns, "deploy", "app-canary").await?;
