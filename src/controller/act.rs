@@ -346,9 +346,9 @@ impl Actor {
                     self.say(subject, &Message::log(format!("Pod {pod} evicted")));
                     Evicted::Some
                 }
-                Err(error) => match error.code() {
-                    Some(403 | 429) => Evicted::Refused(chain(&error)),
-                    Some(404 | 409) => Evicted::Some,
+                Err(error) => match error.answer() {
+                    Some((403 | 429, why)) => Evicted::Refused(why.to_owned()),
+                    Some((404 | 409, _)) => Evicted::Some,
                     _ => return Err(error.into()),
                 },
             },

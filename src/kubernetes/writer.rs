@@ -40,9 +40,15 @@ impl WriteError {
     /// Returns the HTTP status code of the answer, if there was one.
     #[must_use]
     pub fn code(&self) -> Option<u16> {
+        self.answer().map(|(code, _)| code)
+    }
+
+    /// Returns the HTTP status code of the answer and the API server's own words, if there was one.
+    #[must_use]
+    pub fn answer(&self) -> Option<(u16, &str)> {
         match self {
             Self::Request { source, .. } => match source.as_ref() {
-                kube::Error::Api(status) => Some(status.code),
+                kube::Error::Api(status) => Some((status.code, &status.message)),
                 _ => None,
             },
             _ => None,

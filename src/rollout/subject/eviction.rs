@@ -122,7 +122,7 @@ mod tests {
         assert_eq!(next(2, 1, &[pod("a", 50, false, "old"), b.clone()]), "a");
         assert_eq!(next(2, 1, &[b.clone(), pod("new", 100, false, "old")]), "wait");
         assert_eq!(next(2, 2, &[new.clone(), new.clone()]), "none");
-        assert_eq!(next(1, 1, &[a.clone()]), "stay");
+        assert_eq!(next(1, 1, std::slice::from_ref(&a)), "stay");
         assert_eq!(next(2, 2, &[new.clone(), new, pod("theirs", 1, true, "foreign")]), "none");
         let mut leaving = a;
         leaving["metadata"]["deletionTimestamp"] = "1970-01-01T00:00:01Z".into();

@@ -99,14 +99,18 @@ async fn in_place_a_held_primary_is_restarted_pod_by_pod_within_its_budget() -> 
         let all = world.list(&ns, "pod", "app=app").await?;
         let made: Vec<i64> =
             all.iter().filter_map(|p| second(at(p, "/metadata/creationTimestamp").as_str()?).ok()).collect();
-        let now = jiff::Timestamp::now().as_second();
+        let now = sidetrack::controller::clock::now().as_second();
         Ok(made.iter().all(|made| *made < now).then_some(()))
     })
     .await?;
     let timeline = world.timeline(&ns, &["pod"]).await?;
     let late = world.plugin(&ns, &["restart", "app", "--reason", "leak", "--timeout", "1s"]).await?;
     ensure!(late.code == 1, "{late:?}");
-    let says = |c: &Value| at(c, "/status/request/message").to_string().contains("disruption budget");
+    let says = |c: &Value| {
+        at(c, "/status/request/message")
+            == "The primary is being restarted; its next pod waits: \
+                Cannot evict pod as it would violate the pod's disruption budget."
+    };
     let waits = world.until(&ns, "canary", "app", "the budget is named", says).await?;
     ensure!(at(&waits, "/status/request/outcome") == "Accepted", "{waits:#}");
     ensure!(names().await? == before, "no pod may go yet");
