@@ -59,7 +59,7 @@ async fn follow(api: Api, sender: watch::Sender<Seen>) {
 async fn releases(api: &Api, rounds: usize, mut seen: watch::Receiver<Seen>) -> Result<(Vec<f64>, Vec<f64>)> {
     api.create("deployments", &deployment(api, NAME)).await?;
     let mut object = canary(api, NAME, &json!({"interval": "1s", "stepWeight": 50, "maxWeight": 50}));
-    object["spec"]["skipAnalysis"] = true.into();
+    json_patch::merge(&mut object, &json!({"spec": {"skipAnalysis": true}}));
     api.create("canaries", &object).await?;
     let (mut writes, mut samples) = (Vec::new(), Vec::new());
     for round in 0..rounds {
