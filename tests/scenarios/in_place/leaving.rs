@@ -149,3 +149,31 @@ async fn in_place_the_owner_leaves_in_one_write() -> Result<()> {
     // Nothing was stated about the template: what was held rolls.
     plain(world, &ns, "v2").await.context(said)
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_place_routes_of_the_owner_are_given_back() -> Result<()> {
+    let (world, _) = shared().await;
+    let ns = world.cp.namespace("outroutes").await?;
+    world.flux(super::service(&ns)).await?;
+    world.flux(deployment(&ns, "v1", 2)).await?;
+    world.until(&ns, "deploy", "app", "it runs", |d| at(d, "/status/readyReplicas") == 2).await?;
+    let hosts = json!(["shop.example.com"]);
+    world
+        .flux(json!({"apiVersion": "networking.istio.io/v1beta1", "kind": "VirtualService",
+            "metadata": {"name": "app", "namespace": ns},
+            "spec": {"hosts": hosts, "http": [{"route": [{"destination": {"host": "app"}}]}]}}))
+        .await?;
+    let theirs = world.get(&ns, "svc", "app").await?;
+    let spec = json!({"service": {"hosts": hosts}, "analysis": {"stepWeight": 5, "maxWeight": 100}});
+    world.cp.apply(in_place(&ns, &spec)).await?;
+    world.phase(&ns, "Initialized").await?;
+    world.flux(deployment(&ns, "v2", 2)).await?;
+    world.until(&ns, "vs", "app", "weight on the canary", |vs| weight(vs) > Some(0)).await?;
+    gone(world, &ns).await?;
+    world.gone(&ns, "canary", "app").await?;
+    let route = world.get(&ns, "vs", "app").await?;
+    ensure!(at(&route, "/spec/http/0/route/0/destination/host") == "app", "{route:#}");
+    ensure!(at(&route, "/spec/http/0/route/1").is_null(), "{route:#}");
+    ensure!(world.get(&ns, "svc", "app").await? == theirs, "the owner's Service is as it was");
+    Ok(())
+}
