@@ -38,7 +38,7 @@ async fn in_place_leaving_at_a_gate_leaves_what_runs() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn in_place_leaving_a_paused_run_and_an_application_without_pods() -> Result<()> {
     let (world, _) = shared().await;
-    let paused = adopted("outpaused", &json!({})).await?;
+    let paused = adopted("outpaused", &json!({"analysis": {"interval": "5m"}})).await?;
     let before = pods(world, &paused, "app").await?;
     world.flux(deployment(&paused, "v2", 2)).await?;
     world.until(&paused, "vs", "app", "weight on the canary", |vs| weight(vs) > Some(0)).await?;
