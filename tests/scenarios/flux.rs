@@ -11,7 +11,7 @@ const CLOSED: &str = "http://127.0.0.1:1/";
 
 /// One reconciliation of Flux's kustomize-controller: it reads, applies by a forced dry run, compares labels, annotations and
 /// all but metadata and status, and applies for real only if something differs. Returns whether it did.
-async fn reconcile(world: &World, object: &Value) -> Result<bool> {
+pub(crate) async fn reconcile(world: &World, object: &Value) -> Result<bool> {
     let client = world.cp.client_as("flux");
     let namespace = at(object, "/metadata/namespace").as_str().context("no namespace")?;
     let name = at(object, "/metadata/name").as_str().context("no name")?;
@@ -32,12 +32,12 @@ async fn reconcile(world: &World, object: &Value) -> Result<bool> {
     Ok(true)
 }
 
-fn annotation<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
+pub(crate) fn annotation<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
     at(object, &format!("/metadata/annotations/sidetrack.dev~1{key}")).as_str()
 }
 
 /// Flux reconciles what is already there: nothing is written, not even the same thing again.
-async fn unchanged(world: &World, ns: &str, wanted: &Value, when: &str) -> Result<()> {
+pub(crate) async fn unchanged(world: &World, ns: &str, wanted: &Value, when: &str) -> Result<()> {
     let mark = world.cp.audit().mark().await?;
     for _ in 0..2 {
         ensure!(!reconcile(world, wanted).await?, "Flux would write {when}");
