@@ -6,8 +6,11 @@ LAB = $(or $(CARGO_TARGET_DIR),target)/debug/lab
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-demo: ## Play the story on a real control plane; LAYOUT=in-place; CLUSTERS=3: a change that rolls through three; TRAFFIC=istio or TRAFFIC=gateway: with Flux, real requests and metrics
+demo: ## Play the story on a real control plane; LAYOUT=in-place, or POLICY=1: a platform team's, or CLUSTERS=3: a change that rolls through three, or TRAFFIC=istio or gateway: with Flux, real requests and metrics
 ifdef TRAFFIC
+ifneq ($(filter-out primary-copy,$(LAYOUT)),)
+	@echo "With TRAFFIC the demo plays layout primary-copy only: leave LAYOUT=$(LAYOUT) out, or TRAFFIC." >&2; exit 2
+endif
 	@cargo build --locked --package sidetrack --package lab
 	@$(LAB) demo $(TRAFFIC)
 else ifdef CLUSTERS

@@ -1,11 +1,13 @@
 //! The figures of the README, counted from outside: by the API server's audit log, by watches and by the kernel.
 //!
-//! `cargo bench --bench figures -- [--quick] [--only NAME]`; `NAME` is one of release, webhook, latency, idle, memory.
+//! `cargo bench --bench figures -- [--quick] [--only NAME]`; `NAME` is one of release, webhook, latency, policy, idle, memory.
 
 #[path = "figures/idle.rs"]
 mod idle;
 #[path = "figures/latency.rs"]
 mod latency;
+#[path = "figures/policy.rs"]
+mod policy;
 #[path = "figures/release.rs"]
 mod release;
 #[path = "figures/report.rs"]
@@ -51,6 +53,9 @@ async fn main() -> Result<()> {
         world.wait_for_webhook().await.with_context(|| sidetrack.logged().unwrap_or_default())?;
         latency::measure(&world, &mut report).await?;
         drop(sidetrack);
+    }
+    if report.wants("policy") {
+        policy::measure(&mut report, window).await?;
     }
     if report.wants("idle") || report.wants("memory") {
         let sidetrack = world.run(&[])?;

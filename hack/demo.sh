@@ -1,6 +1,6 @@
 #!/bin/sh
 # Plays Sidetrack's story on a real control plane: a release, a rejected one, a reverted one. Ends everything it started.
-# LAYOUT=in-place: the applied Deployment stays the primary.
+# LAYOUT=in-place: the applied Deployment stays the primary. POLICY=1: a platform team's policies instead.
 set -eu
 layout=${LAYOUT:-primary-copy}
 case $layout in
@@ -57,12 +57,18 @@ pids="$pids $!"
 say "1. Install (manifests/, with the webhook reached on loopback instead of through a Service)"
 url='[{"op":"replace","path":"/webhooks/0/clientConfig","value":{"url":"https://127.0.0.1:PORT/mutate"}},{"op":"replace","path":"/webhooks/1/clientConfig","value":{"url":"https://127.0.0.1:PORT/mutate"}},{"op":"replace","path":"/webhooks/2/clientConfig","value":{"url":"https://127.0.0.1:PORT/mutate"}},{"op":"replace","path":"/webhooks/3/clientConfig","value":{"url":"https://127.0.0.1:PORT/mutate"}}]'
 kubectl patch --local -f manifests/webhook.yaml --type=json -p "$(echo "$url" | sed "s/PORT/$webhook/g")" -o yaml >"$work/webhook.yaml"
-for file in manifests/namespace.yaml manifests/rbac.yaml "$work/webhook.yaml" manifests/policy.yaml; do
+for file in manifests/namespace.yaml manifests/rbac.yaml "$work/webhook.yaml" manifests/policies-webhook.yaml manifests/policy.yaml; do
     kubectl apply --server-side -f "$file" | sed 's/^/  /'
 done
 "$bin/sidetrack" run --kubeconfig "$SIDETRACK_KUBECONFIG" --webhook-bind "127.0.0.1:$webhook" --webhook-name 127.0.0.1 \
     --address 127.0.0.1 --port "$metrics" --log-format text --min-interval 2s --drain-delay 1s >"$work/log" 2>&1 &
 pids="$pids $!"
+
+if [ -n "${POLICY:-}" ]; then
+    . hack/demo-policy.sh
+    say "Done; everything that was started is being ended."
+    exit
+fi
 kubectl create namespace test >/dev/null
 
 app() { # VERSION: what a team has in Git

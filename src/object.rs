@@ -23,6 +23,8 @@ pub enum Kind {
     Deployment,
     /// `apps/v1` ReplicaSet: the pods of one revision of a Deployment.
     ReplicaSet,
+    /// Core `v1` Pod.
+    Pod,
     /// `apps/v1` ControllerRevision: the stored snapshot of a pod template.
     ControllerRevision,
     /// Core `v1` Service.
@@ -47,7 +49,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in declaration order.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Canary,
         Self::MetricTemplate,
         Self::AlertProvider,
@@ -55,6 +57,7 @@ impl Kind {
         Self::Namespace,
         Self::Deployment,
         Self::ReplicaSet,
+        Self::Pod,
         Self::ControllerRevision,
         Self::Service,
         Self::Secret,
@@ -78,6 +81,7 @@ impl Kind {
             Self::Namespace => ("", "v1", "Namespace", "namespaces"),
             Self::Deployment => ("apps", "v1", "Deployment", "deployments"),
             Self::ReplicaSet => ("apps", "v1", "ReplicaSet", "replicasets"),
+            Self::Pod => ("", "v1", "Pod", "pods"),
             Self::ControllerRevision => ("apps", "v1", "ControllerRevision", "controllerrevisions"),
             Self::Service => ("", "v1", "Service", "services"),
             Self::Secret => ("", "v1", "Secret", "secrets"),
@@ -186,6 +190,13 @@ pub enum Write {
         /// The object; only metadata and status matter.
         object: Value,
     },
+    /// POST of an eviction: a deletion that disruption budgets may refuse, with the uid as precondition.
+    Evict {
+        /// The Pod.
+        target: ObjectRef,
+        /// Its `metadata.uid`.
+        uid: String,
+    },
     /// DELETE with background propagation and the uid as precondition.
     Delete {
         /// What is deleted.
@@ -203,9 +214,10 @@ impl Write {
             Self::Create { object } | Self::Replace { object } | Self::ReplaceStatus { object } => {
                 ObjectRef::of(object)
             }
-            Self::Patch { target, .. } | Self::PatchStatus { target, .. } | Self::Delete { target, .. } => {
-                Some(target.clone())
-            }
+            Self::Patch { target, .. }
+            | Self::PatchStatus { target, .. }
+            | Self::Evict { target, .. }
+            | Self::Delete { target, .. } => Some(target.clone()),
         }
     }
 }
@@ -233,6 +245,6 @@ mod tests {
         let object =
             json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "a", "name": "b"}});
         assert_eq!(ObjectRef::of(&object), Some(ObjectRef::new(Kind::Service, "a", "b")));
-        assert_eq!(ObjectRef::of(&json!({"apiVersion": "v1", "kind": "Pod"})), None);
+        assert_eq!(ObjectRef::of(&json!({"apiVersion": "v1", "kind": "Node"})), None);
     }
 }

@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 mod invariants {
+    mod answers;
     mod contest;
     mod crashes;
     mod guards;
@@ -10,6 +11,7 @@ mod invariants {
     mod policies;
     mod races;
     mod random;
+    mod restarts;
     mod review;
     mod runs;
     mod skips;

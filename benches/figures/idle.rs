@@ -15,12 +15,12 @@ const QUIET: Duration = Duration::from_secs(4);
 const AT_ONCE: usize = 8;
 
 /// Whether a request has to do with Canaries, and not with the process alone.
-fn is_work(request: &AuditRequest) -> bool {
+pub(crate) fn is_work(request: &AuditRequest) -> bool {
     request.resource != "leases" && request.verb != "watch"
 }
 
 /// Waits until Sidetrack requests nothing but its lease and its watches.
-async fn quiet(world: &World) -> Result<()> {
+pub(crate) async fn quiet(world: &World) -> Result<()> {
     let audit = world.cp.audit();
     eventually("nothing is left to do", async || {
         let mark = audit.mark().await?;

@@ -120,9 +120,30 @@ pub struct CanaryStatus {
     /// What became of revisions, the latest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<Past>,
+    /// What the checks and hooks of the last release said last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<Checked>,
     /// The last request that was answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<Answered>,
+}
+
+/// What a check or a hook said last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Checked {
+    /// Its name.
+    pub name: String,
+    /// `metric`, or the type of the hook.
+    #[serde(rename = "type")]
+    pub type_: String,
+    /// Whether it passed.
+    pub passed: bool,
+    /// The value of a metric, in the unit of its bounds; none where there was no value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// When.
+    pub at: Timestamp,
 }
 
 /// What became of a revision.

@@ -10,9 +10,10 @@ use crate::kubernetes::election::Leadership;
 use crate::kubernetes::writer::{WriteError, Writer};
 use crate::object::{Kind, ObjectRef, Write};
 use crate::rollout::naming::label_value;
+use crate::rollout::observed::Evicted;
 use crate::rollout::plan::{Check, Level, Message, Plan, Step};
 use crate::rollout::revision::Revision;
-use crate::rollout::subject::{Config, Impossible, Question, Subject, logged};
+use crate::rollout::subject::{Config, Impossible, Older, Question, Subject, logged};
 use crate::rollout::{Memory, advance, objects};
 use crate::telemetry::log::chain;
 use crate::telemetry::metrics::Metrics;
@@ -241,6 +242,7 @@ impl Actor {
             Step::Redefault { revision, live } => return self.redefault(key, subject, revision, live).await,
             Step::EmptyHistory => return self.empty_history(subject).await,
             Step::StoreRunning(revision) => return self.store_running(key, subject, revision).await,
+            Step::EvictOlder(than) => return self.evict_older(key, subject, *than).await,
             _ => {}
         }
         for write in subject.writes(&step)? {
@@ -352,6 +354,42 @@ impl Actor {
         let sets = self.replica_sets(subject).await?;
         for write in subject.idle_history(&sets) {
             self.write(&write).await?;
+        }
+        Ok(())
+    }
+
+    /// Evicts one pod of the primary that is older, if there is one and it may go, and notes what there is.
+    async fn evict_older(
+        &self,
+        key: &CanaryKey,
+        subject: &Subject<'_>,
+        than: Timestamp,
+    ) -> Result<(), ActError> {
+        let Some(label) = subject.label() else { return Ok(()) };
+        let of = (label.key.as_str(), label.value.as_str());
+        let list = |kind| self.writer.list(kind, &subject.names.namespace, of);
+        let (sets, pods) = tokio::try_join!(list(Kind::ReplicaSet), list(Kind::Pod))?;
+        let found = match subject.older(&sets, &pods, than) {
+            Older::None => Evicted::All,
+            Older::Wait => Evicted::Some,
+            Older::Stay(why) => Evicted::Refused(why),
+            Older::Evict(write) => match self.writer.write(&write).await {
+                Ok(_) => {
+                    let pod = write.target().map(|at| at.name).unwrap_or_default();
+                    self.say(subject, &Message::log(format!("Pod {pod} evicted")));
+                    Evicted::Some
+                }
+                Err(error) => match error.answer() {
+                    Some((403 | 429, why)) => Evicted::Refused(why.to_owned()),
+                    Some((404 | 409, _)) => Evicted::Some,
+                    _ => return Err(error.into()),
+                },
+            },
+        };
+        if let Some(state) = self.states().get_mut(key)
+            && let Some(renewal) = state.memory.renewal.as_mut().filter(|renewal| renewal.at == than)
+        {
+            renewal.found = found;
         }
         Ok(())
     }

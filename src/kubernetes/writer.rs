@@ -40,9 +40,15 @@ impl WriteError {
     /// Returns the HTTP status code of the answer, if there was one.
     #[must_use]
     pub fn code(&self) -> Option<u16> {
+        self.answer().map(|(code, _)| code)
+    }
+
+    /// Returns the HTTP status code of the answer and the API server's own words, if there was one.
+    #[must_use]
+    pub fn answer(&self) -> Option<(u16, &str)> {
         match self {
             Self::Request { source, .. } => match source.as_ref() {
-                kube::Error::Api(status) => Some(status.code),
+                kube::Error::Api(status) => Some((status.code, &status.message)),
                 _ => None,
             },
             _ => None,
@@ -85,7 +91,7 @@ impl Writer {
         Self { client }
     }
 
-    /// Executes a write and returns the object as the API server stored it; for a scale and a delete, nothing.
+    /// Executes a write and returns the object as the API server stored it; for an eviction and a delete, nothing.
     ///
     /// # Errors
     ///
@@ -141,6 +147,17 @@ impl Writer {
                 "application/json",
                 json(object)?,
             ),
+            Write::Evict { uid, .. } => (
+                "evict",
+                http::Method::POST,
+                format!("{}/eviction", path(&at)),
+                "application/json",
+                json(&json!({
+                    "apiVersion": "policy/v1", "kind": "Eviction",
+                    "metadata": {"namespace": at.namespace, "name": at.name},
+                    "deleteOptions": {"preconditions": {"uid": uid}},
+                }))?,
+            ),
             Write::Delete { uid, .. } => (
                 "delete",
                 http::Method::DELETE,
@@ -154,7 +171,7 @@ impl Writer {
         };
         let answer = self.send(verb, &at, method, uri, content, body).await?;
         Ok(match write {
-            Write::Delete { .. } => None,
+            Write::Evict { .. } | Write::Delete { .. } => None,
             _ => Some(answer),
         })
     }

@@ -196,6 +196,17 @@ impl Check<'_> {
         Failure::error(format!("Metric template {}.{namespace} {what}", reference.name))
     }
 
+    /// Returns a value that was exported as people read it, in the unit of the bounds.
+    #[must_use]
+    pub fn shown(&self, exported: f64) -> String {
+        match self.source {
+            #[expect(clippy::cast_possible_truncation, reason = "a float beyond i64 saturates")]
+            Source::Duration => go::duration((exported * 1000.0).round() as i64),
+            Source::SuccessRate => format!("{}%", go::float2(exported)),
+            _ => go::float2(exported),
+        }
+    }
+
     /// Judges a sample; one for a check that has nothing to ask is ignored.
     #[must_use]
     pub fn verdict(
@@ -316,6 +327,15 @@ mod tests {
             Verdict::Failed(failure) => failure.message,
             Verdict::Passed { .. } => "passed".to_owned(),
         }
+    }
+
+    #[test]
+    fn a_value_is_shown_in_the_unit_of_its_bounds() {
+        let metric = metric("{}");
+        let shown = |source, value| Check { source, metric: &metric }.shown(value);
+        assert_eq!(shown(Source::SuccessRate, 99.534), "99.53%");
+        assert_eq!(shown(Source::Duration, 0.5), "500ms");
+        assert_eq!(shown(Source::Template, 7.0), "7.00");
     }
 
     #[test]

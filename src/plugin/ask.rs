@@ -79,7 +79,8 @@ impl Ask {
                 return Ok(answer.clone());
             }
             if end.is_some_and(|end| Instant::now() >= end) {
-                let why = match view::message(&status) {
+                // What is being carried out says itself what it waits for.
+                let why = match answer.map_or_else(|| view::message(&status), |answer| &answer.message) {
                     "" => String::new(),
                     message => format!(" ({message})"),
                 };

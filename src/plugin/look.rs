@@ -2,7 +2,7 @@
 
 use super::connection::Connection;
 use super::progress::{Verdict, judge, line};
-use super::screen::{Cell, Widths};
+use super::screen::{Cell, Colour, Widths};
 use super::tree::draw;
 use super::{DONE, Out, duration, view};
 use crate::api::Canary;
@@ -33,7 +33,7 @@ pub(crate) struct Get {
     /// How they are printed; without it, a table.
     #[arg(long, short, value_enum)]
     output: Option<Format>,
-    /// Go on, with a line for each change.
+    /// Go on, with a line (or, with -o json and yaml, an object) for each change.
     #[arg(long, short)]
     watch: bool,
 }
@@ -64,20 +64,51 @@ impl Get {
             eprintln!("There is no Canary in {within}.");
             return Ok(DONE);
         }
+        let mut widths = Widths::default();
         match self.output {
-            Some(Format::Json) => out.text(&format!("{:#}\n", self.whole(found)))?,
-            Some(Format::Yaml) => out.text(&serde_saphyr::to_string(&self.whole(found))?)?,
+            Some(Format::Json) if !self.watch => out.text(&format!("{:#}\n", self.whole(found.clone())))?,
+            Some(Format::Yaml) if !self.watch => {
+                out.text(&serde_saphyr::to_string(&self.whole(found.clone()))?)?
+            }
+            Some(Format::Json | Format::Yaml) => self.print(out, &found, &[], &mut widths)?,
             None | Some(Format::Wide) => {
-                let mut widths = Widths::default();
                 let headings = view::headings(self.all_namespaces, self.output == Some(Format::Wide));
                 let rows: Vec<_> = std::iter::once(headings).chain(self.rows(&found)?).collect();
                 out.text(&widths.lay_out(out.screen, &rows))?;
-                if self.watch {
-                    self.follow(at, out, found, widths).await?;
-                }
             }
         }
+        if self.watch {
+            self.follow(at, out, found, widths).await?;
+        }
         Ok(DONE)
+    }
+
+    /// Prints what changed and what is gone: a row each, or as kubectl does, one object after the other; of these the last
+    /// state before the deletion, with its `deletionTimestamp`, has been printed already.
+    fn print(
+        &self,
+        out: &mut Out<'_>,
+        changed: &[Value],
+        gone: &[Value],
+        widths: &mut Widths,
+    ) -> anyhow::Result<()> {
+        match self.output {
+            Some(Format::Json) => changed.iter().try_for_each(|object| out.text(&format!("{object:#}\n"))),
+            Some(Format::Yaml) => changed.iter().try_for_each(|object| {
+                let text = serde_saphyr::to_string(object)?;
+                out.text(&format!("---\n{}\n", text.trim_end()))
+            }),
+            None | Some(Format::Wide) => {
+                let mut rows = self.rows(changed)?;
+                for mut row in self.rows(gone)? {
+                    if let Some(phase) = row.get_mut(1 + usize::from(self.all_namespaces)) {
+                        *phase = Cell::painted("Deleted", Colour::Bad);
+                    }
+                    rows.push(row);
+                }
+                out.text(&widths.lay_out(out.screen, &rows))
+            }
+        }
     }
 
     fn rows(&self, found: &[Value]) -> anyhow::Result<Vec<Vec<Cell>>> {
@@ -109,17 +140,22 @@ impl Get {
     ) -> anyhow::Result<()> {
         loop {
             tokio::time::sleep(PAUSE).await;
-            let now = self.read(at).await?;
-            let changed: Vec<Value> =
-                now.iter().filter(|c| !before.iter().any(|b| same(b, c))).cloned().collect();
-            out.text(&widths.lay_out(out.screen, &self.rows(&changed)?))?;
+            let now = match &self.name {
+                // It was there: that it is not any more is news, and no error.
+                Some(name) => at.read(&at.uri_of_canary(name)).await?.into_iter().collect(),
+                None => at.canaries(self.all_namespaces).await?,
+            };
+            let missing = |of: &[Value], one: &Value, pointers: &[&str]| {
+                !of.iter().any(|other| pointers.iter().all(|p| one.pointer(p) == other.pointer(p)))
+            };
+            let new = |c: &&Value| missing(&before, c, &["/metadata/uid", "/metadata/resourceVersion"]);
+            let changed: Vec<Value> = now.iter().filter(new).cloned().collect();
+            let gone: Vec<Value> =
+                before.iter().filter(|c| missing(&now, c, &["/metadata/uid"])).cloned().collect();
+            self.print(out, &changed, &gone, &mut widths)?;
             before = now;
         }
     }
-}
-
-fn same(one: &Value, other: &Value) -> bool {
-    ["/metadata/uid", "/metadata/resourceVersion"].iter().all(|p| one.pointer(p) == other.pointer(p))
 }
 
 /// Says what became of a revision.

@@ -4,6 +4,7 @@
 //! nothing else; [`screen`] knows colours and widths.
 
 mod ask;
+mod complete;
 pub mod connection;
 mod diff;
 pub mod history;
@@ -90,9 +91,43 @@ enum Command {
     },
     /// Print a completion script.
     Completion {
-        /// The shell that it is for.
-        shell: clap_complete::Shell,
+        /// The shell that it is for, for who types kubectl-sidetrack; or kubectl, for who types kubectl sidetrack.
+        shell: Completes,
     },
+    /// Answer kubectl, which completes kubectl sidetrack by the script of `completion kubectl`.
+    #[command(name = "__complete", hide = true)]
+    Complete {
+        /// The words so far, the last one being completed.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+}
+
+/// Who completes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Completes {
+    Bash,
+    Elvish,
+    Fish,
+    #[value(name = "powershell")]
+    PowerShell,
+    Zsh,
+    /// Print the executable that kubectl runs: `kubectl_complete-sidetrack`, to be put on the PATH.
+    Kubectl,
+}
+
+impl Completes {
+    const fn shell(self) -> Option<clap_complete::Shell> {
+        use clap_complete::Shell;
+        Some(match self {
+            Self::Bash => Shell::Bash,
+            Self::Elvish => Shell::Elvish,
+            Self::Fish => Shell::Fish,
+            Self::PowerShell => Shell::PowerShell,
+            Self::Zsh => Shell::Zsh,
+            Self::Kubectl => return None,
+        })
+    }
 }
 
 /// Where things are printed.
@@ -136,7 +171,11 @@ impl Cli {
     async fn run(self, out: &mut Out<'_>) -> anyhow::Result<u8> {
         let settings = Settings { kubeconfig: self.kubeconfig.clone(), context: self.context.clone() };
         match self.command {
+            Command::Complete { words } => {
+                return out.text(&complete::run(&words).await).map(|()| DONE);
+            }
             Command::Completion { shell } => {
+                let Some(shell) = shell.shell() else { return out.text(complete::SCRIPT).map(|()| DONE) };
                 let mut script = Vec::new();
                 clap_complete::generate(shell, &mut Self::command(), "kubectl-sidetrack", &mut script);
                 return out.text(&String::from_utf8_lossy(&script)).map(|()| DONE);
@@ -166,7 +205,7 @@ impl Cli {
             Command::Watch(name) => watch::run(&name, &at).await,
             Command::Migrate(migrate) => migrate.run(&at, out).await,
             Command::Uninstall(uninstall) => uninstall.run(&at, out).await,
-            Command::Check { .. } | Command::Completion { .. } => Ok(DONE),
+            Command::Check { .. } | Command::Completion { .. } | Command::Complete { .. } => Ok(DONE),
         }
     }
 }

@@ -54,6 +54,10 @@ fn analysing() -> Canary {
         &json!({
             "phase": "Progressing", "canaryWeight": 20, "failedChecks": 1, "run": run("Analysing", json!({})),
             "conditions": says("Ready", "Unknown", "The canary is being analysed."),
+            "checks": [
+                {"name": "request-success-rate", "type": "metric", "passed": true, "value": "99.53%", "at": "2026-01-01T00:59:30Z"},
+                {"name": "request-duration", "type": "metric", "passed": false, "value": "620ms", "at": "2026-01-01T00:59:30Z"},
+            ],
         }),
     )
 }
@@ -64,6 +68,7 @@ fn waiting() -> Canary {
         &json!({
             "phase": "WaitingPromotion", "canaryWeight": 50, "run": run("Analysing", json!({})),
             "conditions": says("Ready", "Unknown", "Confirm-promotion check sign-off has not passed: 403 Forbidden"),
+            "checks": [{"name": "sign-off", "type": "confirm-promotion", "passed": false, "at": "2026-01-01T00:59:30Z"}],
         }),
     )
 }
@@ -107,7 +112,8 @@ fn list(screen: Screen, with_namespace: bool, wide: bool) -> String {
 fn deployment(name: &str, uid: &str, image: &str, metadata: Value) -> Value {
     let mut object = json!({
         "metadata": {"name": name, "uid": uid},
-        "spec": {"replicas": 1, "template": {"spec": {"containers": [{"name": "app", "image": image}]}}},
+        "spec": {"replicas": 1, "template": {"metadata": {"labels": {}},
+            "spec": {"containers": [{"name": "app", "image": image}]}}},
         "status": {"readyReplicas": 1},
     });
     json_patch::merge(&mut object["metadata"], &metadata);
@@ -125,6 +131,14 @@ fn owned(kind: &str, name: &str, uid: &str, owner: &str) -> Value {
             "ownerReferences": [{"uid": owner}]},
         "spec": {"replicas": 1}, "status": ready,
     })
+}
+
+/// A ReplicaSet with pods of this image.
+fn replica_set(name: &str, uid: &str, owner: &str, image: &str) -> Value {
+    let mut set = owned("ReplicaSet", name, uid, owner);
+    set["spec"]["template"] = json!({"metadata": {"labels": {"pod-template-hash": name}},
+        "spec": {"containers": [{"name": "app", "image": image}]}});
+    set
 }
 
 fn tree(canary: Canary) -> Tree {
@@ -149,8 +163,8 @@ fn tree(canary: Canary) -> Tree {
             ),
         ],
         replica_sets: vec![
-            owned("ReplicaSet", "checkout-6d9f", "ts", "t"),
-            owned("ReplicaSet", "checkout-primary-54bb", "ps", "p"),
+            replica_set("checkout-6d9f", "ts", "t", "shop/checkout:2"),
+            replica_set("checkout-primary-54bb", "ps", "p", "shop/checkout:1"),
         ],
         pods: vec![
             owned("Pod", "checkout-6d9f-x2k", "tp", "ts"),
@@ -180,17 +194,105 @@ fn a_tree_is_cut_to_the_terminal_and_whole_in_a_pipe() {
     assert!(draw(NARROW, &tree(analysing()), now()).lines().all(|line| line.chars().count() <= 80));
 }
 
+/// In place: the target holds v2, its pods run v1, and the canary runs v2.
+fn in_place(canary: Canary) -> Tree {
+    let held = revision_of("shop/checkout:2");
+    let generated =
+        json!({"annotations": {"sidetrack.dev/revision": V2}, "labels": {"sidetrack.dev/role": "generated"}});
+    let target = json!({"annotations": {"sidetrack.dev/hold": held, "sidetrack.dev/promoted": V1,
+        "sidetrack.dev/applied-by": "helm alice"}});
+    Tree {
+        canary,
+        weight: Some(20),
+        remarks: Vec::new(),
+        deployments: vec![
+            deployment("checkout", "t", "shop/checkout:2", target),
+            deployment("checkout-canary", "c", "shop/checkout:2", generated),
+        ],
+        replica_sets: vec![
+            replica_set("checkout-54bb", "ts", "t", "shop/checkout:1"),
+            replica_set("checkout-canary-6d9f", "cs", "c", "shop/checkout:2"),
+        ],
+        pods: vec![
+            owned("Pod", "checkout-54bb-9fw", "tp", "ts"),
+            owned("Pod", "checkout-canary-6d9f-x2k", "cp", "cs"),
+        ],
+    }
+}
+
+fn revision_of(image: &str) -> String {
+    let object = deployment("x", "x", image, json!({}));
+    crate::rollout::revision::Revision::of(&object["spec"]["template"]).as_str().to_owned()
+}
+
+/// A release with ten pods a side, and when it is looked at.
+pub(super) fn crowded() -> (Tree, Timestamp) {
+    let mut tree = in_place(analysing());
+    for number in 0..9 {
+        for set in ["ts", "cs"] {
+            tree.pods.push(owned("Pod", &format!("checkout-{set}-{number}"), &format!("{set}{number}"), set));
+        }
+    }
+    (tree, now())
+}
+
+#[test]
+fn in_place_a_tree_tells_what_is_held_from_what_runs() {
+    insta::assert_snapshot!("tree_in_place", draw(Screen::PLAIN, &in_place(analysing()), now()));
+    let mut rejected = in_place(failed());
+    rejected.deployments[0]["metadata"]["annotations"]["sidetrack.dev/failed"] =
+        revision_of("shop/checkout:2").into();
+    rejected.replica_sets.push(replica_set("checkout-77aa", "ms", "t", "shop/checkout:3"));
+    let drawn = draw(Screen::PLAIN, &rejected, now());
+    let line = drawn.lines().find(|line| line.contains("Deployment checkout ")).unwrap();
+    let [v1, v2, v3] = [1, 2, 3].map(|n| revision_of(&format!("shop/checkout:{n}"))[..10].to_owned());
+    assert_eq!(
+        line,
+        format!(
+            "├─ Deployment checkout  runs {v1}  shop/checkout:1 and {v3}  shop/checkout:3  1/1 ready  \
+             holds {v2}  shop/checkout:2, rejected  applied by helm alice"
+        )
+    );
+}
+
+#[test]
+fn checks_and_gates_stand_with_what_they_said_last() {
+    let line = |canary: Canary, part: &str| {
+        let drawn = draw(Screen::PLAIN, &tree(canary), now());
+        drawn.lines().find(|line| line.contains(part)).unwrap_or_default().to_owned()
+    };
+    assert!(line(analysing(), "request-success").ends_with("99.53%  at least 99  30s ago"));
+    assert!(line(analysing(), "request-duration").ends_with("620ms  at most 500  30s ago"));
+    assert!(line(failed(), "request-duration").ends_with("not asked  at most 500"));
+    assert!(line(analysing(), "sign-off").contains("sign-off  not asked  http"));
+    assert!(line(waiting(), "confirm-promotion sign").contains("sign-off  waits  30s ago"));
+    let mut promoting = waiting();
+    let status = promoting.status.as_mut().unwrap();
+    status.phase = crate::api::status::Phase::Promoting;
+    status.run.as_mut().unwrap().stage = crate::api::status::Stage::Promoting;
+    assert!(line(promoting, "confirm-promotion sign").contains("passed on request"));
+}
+
+#[test]
+fn an_application_without_pods_is_scaled_where_its_pods_are() {
+    let stopped = json!({"phase": "Succeeded", "conditions": says("Ready", "True", "Revision b waits: it is scaled to 0.")});
+    let mut app = canary("app", &stopped);
+    assert!(view::advice(&app)[0].contains("sidetrack.dev/requested-replicas=2"));
+    app.metadata.annotations = Some([("sidetrack.dev/layout".to_owned(), "in-place".to_owned())].into());
+    assert_eq!(view::advice(&app), ["kubectl scale deployment app --replicas=2"]);
+}
+
 #[test]
 fn what_a_release_waits_for_comes_with_what_frees_it() {
     let end = |canary| {
         let drawn = draw(Screen::PLAIN, &tree(canary), now());
-        let lines: Vec<&str> = drawn.lines().collect();
-        lines[lines.iter().position(|l| l.contains("spec.analysis.alerts")).unwrap() + 1..].join("\n")
+        let lines: Vec<&str> = drawn.lines().skip(1).collect();
+        lines[..lines.iter().position(|l| l.contains("Weight ")).unwrap()].join("\n")
     };
     insta::assert_snapshot!("waits_for_a_gate", end(waiting()));
     insta::assert_snapshot!("waits_for_a_resume", end(paused()));
     insta::assert_snapshot!("waits_for_another_revision", end(failed()));
-    assert_eq!(end(at_rest()), "└─ The primary runs revision 23483cbbf2.");
+    assert_eq!(end(at_rest()), "├─ The primary runs revision 23483cbbf2.");
 }
 
 #[test]

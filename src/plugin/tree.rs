@@ -4,9 +4,12 @@
 use super::screen::{Colour, Screen, age};
 use super::view::{advice, message, name, namespace, phase, revision_of_release, short, status};
 use crate::api::Canary;
-use crate::api::analysis::{Metric, ThresholdRange};
+use crate::api::analysis::{Metric, ThresholdRange, Webhook};
 use crate::api::keys;
 use crate::api::request::Request;
+use crate::api::status::{Answered, CanaryStatus, Checked, Phase, Stage};
+use crate::rollout::checked::METRIC;
+use crate::rollout::objects::replica_set_template;
 use crate::rollout::revision::Revision;
 use jiff::Timestamp;
 use serde_json::Value;
@@ -78,7 +81,13 @@ fn root(tree: &Tree, now: Timestamp) -> Node {
     let canary = &tree.canary;
     let status = status(canary);
     let phase = phase(canary);
-    let mut below: Vec<Node> = tree.deployments.iter().map(|d| deployment(tree, d, now)).collect();
+    // What is read first stands first: a window may be too low for the pods.
+    let mut below = Vec::new();
+    let why = message(&status);
+    if !why.is_empty() {
+        let ways = advice(canary).into_iter().map(|way| Node::painted(way, Colour::Bold)).collect();
+        below.push(Node::painted(why, phase.colour).with(ways));
+    }
     let seen = tree.weight.map_or_else(|| "no route".into(), |weight| format!("{weight} in the route"));
     below.push(Node::new(format!(
         "Weight {} set, {seen}; failed checks {} of {}",
@@ -86,41 +95,18 @@ fn root(tree: &Tree, now: Timestamp) -> Node {
         status.failed_checks,
         canary.spec.analysis.threshold()
     )));
-    let metrics: Vec<Node> = canary.spec.analysis.metrics.iter().map(|m| Node::new(metric(m))).collect();
+    let metrics: Vec<Node> =
+        canary.spec.analysis.metrics.iter().map(|m| metric(m, &status.checks, now)).collect();
     if !metrics.is_empty() {
         below.push(Node::new("Checks").with(metrics));
     }
-    let hooks = canary.spec.analysis.webhooks.iter();
-    let hooks: Vec<Node> = hooks
-        .map(|hook| {
-            Node::new(format!("{} {}  {}", hook.type_.as_deref().unwrap_or("rollout"), hook.name, hook.url))
-        })
-        .collect();
+    let hooks: Vec<Node> = canary.spec.analysis.webhooks.iter().map(|h| hook(h, &status, now)).collect();
     if !hooks.is_empty() {
         below.push(Node::new("Hooks").with(hooks));
     }
-    if let Some(request) = &status.request {
-        let asked = Request::parse(&request.text);
-        let (what, why) = match &asked {
-            Ok(asked) => (format!("{} {}", asked.verb, asked.revision), asked.reason.as_str()),
-            Err(_) => (request.text.clone(), ""),
-        };
-        let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
-        let text = format!(
-            "Request {what} by {}{why}: {} {} ago. {}",
-            request.by,
-            format!("{:?}", request.outcome).to_lowercase(),
-            age(Some(request.at), now),
-            request.message
-        );
-        below.push(Node::new(text));
-    }
+    below.extend(status.request.as_ref().map(|asked| Node::new(request(asked, now))));
     below.extend(tree.remarks.iter().map(|remark| Node::painted(remark.clone(), Colour::Busy)));
-    let why = message(&status);
-    if !why.is_empty() {
-        let ways = advice(canary).into_iter().map(|way| Node::painted(way, Colour::Bold)).collect();
-        below.push(Node::painted(why, phase.colour).with(ways));
-    }
+    below.extend(tree.deployments.iter().map(|d| deployment(tree, d, now)));
     let release = match revision_of_release(&status) {
         Some(revision) => {
             format!("{} beside {}", short(Some(revision)), short(status.revisions.primary.as_deref()))
@@ -129,6 +115,22 @@ fn root(tree: &Tree, now: Timestamp) -> Node {
     };
     let text = format!("Canary {}/{}  {}  {release}", namespace(canary), name(canary), phase.text);
     Node::painted(text, phase.colour).with(below)
+}
+
+fn request(request: &Answered, now: Timestamp) -> String {
+    let asked = Request::parse(&request.text);
+    let (what, why) = match &asked {
+        Ok(asked) => (format!("{} {}", asked.verb, asked.revision), asked.reason.as_str()),
+        Err(_) => (request.text.clone(), ""),
+    };
+    let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
+    format!(
+        "Request {what} by {}{why}: {} {} ago. {}",
+        request.by,
+        format!("{:?}", request.outcome).to_lowercase(),
+        age(Some(request.at), now),
+        request.message
+    )
 }
 
 fn deployment(tree: &Tree, object: &Value, now: Timestamp) -> Node {
@@ -144,26 +146,51 @@ fn deployment(tree: &Tree, object: &Value, now: Timestamp) -> Node {
         Some(promoted) => short(Some(promoted)),
         None => object.pointer("/spec/template").map_or_else(|| "-".into(), |t| Revision::of(t).to_string()),
     };
+    let template = format!("{revision}  {}", images(object));
+    let sets: Vec<(&Value, String)> = owned(&tree.replica_sets, text("/metadata/uid"))
+        .into_iter()
+        .filter(|set| set.pointer("/spec/replicas").and_then(Value::as_i64) != Some(0))
+        .map(|set| (set, runs(object, &revision, generated, set)))
+        .collect();
+    let others: Vec<&str> = sets.iter().map(|(_, runs)| runs.as_str()).filter(|r| *r != template).collect();
+    let held = key(keys::HOLD).is_some();
+    let rejected = held && key(keys::FAILED) == key(keys::HOLD);
+    // Of a held template no pod may run: what is ready is of another one.
+    let beside = held && !others.is_empty();
     let mut line = format!(
-        "Deployment {}  {revision}  {}  {}/{} ready",
+        "Deployment {}  {}  {}/{} ready",
         text("/metadata/name"),
-        images(object),
+        if beside { format!("runs {}", others.join(" and ")) } else { template.clone() },
         count("/status/readyReplicas"),
         count("/spec/replicas"),
     );
-    let mut colour = Colour::Plain;
-    if key(keys::HOLD).is_some() {
-        let rejected = key(keys::FAILED) == key(keys::HOLD);
-        line.push_str(if rejected { "  held, rejected" } else { "  held" });
-        colour = if rejected { Colour::Bad } else { Colour::Busy };
-    }
+    line.push_str(&match (held, beside) {
+        (false, _) => String::new(),
+        (true, false) => "  held".into(),
+        (true, true) => format!("  holds {template}"),
+    });
+    line.push_str(if rejected { ", rejected" } else { "" });
+    let colour = match (held, rejected) {
+        (false, _) => Colour::Plain,
+        (true, false) => Colour::Busy,
+        (true, true) => Colour::Bad,
+    };
     if let Some(by) = key(keys::APPLIED_BY).filter(|_| !generated) {
         line = format!("{line}  applied by {by}");
     }
-    let sets = owned(&tree.replica_sets, text("/metadata/uid"));
-    let sets =
-        sets.into_iter().filter(|set| set.pointer("/spec/replicas").and_then(Value::as_i64) != Some(0));
-    Node::painted(line, colour).with(sets.map(|set| replica_set(tree, set, now)).collect())
+    let sets = sets.into_iter().map(|(set, runs)| replica_set(tree, set, &runs, now)).collect();
+    Node::painted(line, colour).with(sets)
+}
+
+/// Revision and images of a ReplicaSet. Of what is generated only the template that stands there now has a known revision.
+fn runs(deployment: &Value, revision: &str, generated: bool, set: &Value) -> String {
+    let template = replica_set_template(set);
+    let revision = match &template {
+        Some(template) if deployment.pointer("/spec/template") == Some(template) => revision.to_owned(),
+        Some(template) if !generated => Revision::of(template).to_string(),
+        _ => "-".into(),
+    };
+    format!("{revision}  {}", images(set))
 }
 
 fn images(object: &Value) -> String {
@@ -172,11 +199,11 @@ fn images(object: &Value) -> String {
     images.collect::<Vec<_>>().join(", ")
 }
 
-fn replica_set(tree: &Tree, object: &Value, now: Timestamp) -> Node {
+fn replica_set(tree: &Tree, object: &Value, runs: &str, now: Timestamp) -> Node {
     let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let count = |pointer: &str| object.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
     let line = format!(
-        "ReplicaSet {}  {}/{} ready  {}",
+        "ReplicaSet {}  {runs}  {}/{} ready  {}",
         text("/metadata/name"),
         count("/status/readyReplicas"),
         count("/spec/replicas"),
@@ -221,7 +248,11 @@ fn owned<'a>(objects: &'a [Value], uid: &str) -> Vec<&'a Value> {
     objects.iter().filter(by).collect()
 }
 
-fn metric(metric: &Metric) -> String {
+fn last<'a>(checks: &'a [Checked], type_: &str, name: &str) -> Option<&'a Checked> {
+    checks.iter().find(|check| check.type_ == type_ && check.name == name)
+}
+
+fn metric(metric: &Metric, checks: &[Checked], now: Timestamp) -> Node {
     let range = metric.threshold_range.as_ref();
     let bound = |of: fn(&ThresholdRange) -> Option<f64>, sign: &str| {
         range.and_then(of).map(|v| format!("{sign} {v}"))
@@ -233,5 +264,41 @@ fn metric(metric: &Metric) -> String {
     {
         bounds.push(format!("threshold {threshold}"));
     }
-    format!("{}  {}", metric.name, bounds.join(", "))
+    let bounds = bounds.join(", ");
+    match last(checks, METRIC, &metric.name) {
+        None => Node::new(format!("{}  not asked  {bounds}", metric.name)),
+        Some(last) => {
+            let value = last.value.as_deref().unwrap_or("no value");
+            let text = format!("{}  {value}  {bounds}  {} ago", metric.name, age(Some(last.at), now));
+            Node::painted(text, if last.passed { Colour::Good } else { Colour::Bad })
+        }
+    }
+}
+
+fn hook(hook: &Webhook, status: &CanaryStatus, now: Timestamp) -> Node {
+    let type_ = hook.type_.as_deref().filter(|t| !t.is_empty()).unwrap_or("rollout");
+    let stage = status.run.as_ref().map(|run| run.stage);
+    let promotes =
+        matches!(stage, Some(Stage::Clearing | Stage::Promoting | Stage::Returning | Stage::Finalising));
+    let (waits, opened) = match type_ {
+        "confirm-rollout" => (
+            stage == Some(Stage::Gated),
+            promotes || matches!(stage, Some(Stage::Releasing | Stage::Analysing)),
+        ),
+        "confirm-promotion" => (status.phase == Phase::WaitingPromotion, promotes),
+        _ => (false, false),
+    };
+    let last = last(&status.checks, type_, &hook.name);
+    let (state, colour) = match last.map(|last| last.passed) {
+        None if waits => ("waits", Colour::Busy),
+        None => ("not asked", Colour::Plain),
+        Some(true) if type_ == "rollback" => ("asks to roll back", Colour::Bad),
+        Some(true) => ("passed", Colour::Good),
+        Some(false) if waits => ("waits", Colour::Busy),
+        Some(false) if type_ == "rollback" => ("does not ask to roll back", Colour::Plain),
+        Some(false) if opened => ("passed on request", Colour::Good),
+        Some(false) => ("did not pass", Colour::Bad),
+    };
+    let since = last.map_or_else(String::new, |last| format!("  {} ago", age(Some(last.at), now)));
+    Node::painted(format!("{type_} {}  {state}{since}  {}", hook.name, hook.url), colour)
 }

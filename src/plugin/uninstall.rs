@@ -10,12 +10,14 @@ use anyhow::bail;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
+/// Where policies are.
+const POLICIES: &str = "/apis/sidetrack.dev/v1alpha1/canarypolicies";
 /// Time between two looks.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// Leaves.
 ///
-/// Every Canary is deleted first: the controller gives its application the promoted revision, its pods and its traffic back,
+/// Every CanaryPolicy and every Canary is deleted first: the controller gives its application the promoted revision, its pods and its traffic back,
 /// which takes a while and needs the controller to run. What is installed goes when all of them are gone. The definitions
 /// (Canary, MetricTemplate, AlertProvider) stay unless --crds is given, as they take every object of theirs along.
 #[derive(Clone, Debug, clap::Args)]
@@ -51,7 +53,7 @@ fn installed(crds: bool) -> anyhow::Result<Vec<Value>> {
 
 impl Uninstall {
     pub(crate) async fn run(self, at: &Connection, out: &mut Out<'_>) -> anyhow::Result<u8> {
-        let canaries = self.canaries(at).await?;
+        let (policies, canaries) = (policies(at).await?, self.canaries(at).await?);
         let mut there = Vec::new();
         for object in installed(self.crds)? {
             if at.read(&path(&object)).await?.is_some() {
@@ -59,6 +61,11 @@ impl Uninstall {
             }
         }
         if !self.yes {
+            for policy in &policies {
+                out.line(&format!(
+                    "delete policy {policy} and wait until the Canaries that it made are gone"
+                ))?;
+            }
             for canary in &canaries {
                 out.line(&format!(
                     "delete canary {}/{} and wait until deployment {} has its traffic back",
@@ -72,6 +79,12 @@ impl Uninstall {
             }
             out.line("Nothing was changed; do it with --yes.")?;
             return Ok(DONE);
+        }
+        // A policy would make its Canaries anew.
+        for policy in &policies {
+            at.send(http::Method::DELETE, &format!("{POLICIES}/{policy}"), "application/json", &background())
+                .await?;
+            out.line(&format!("deleting policy {policy}"))?;
         }
         for canary in &canaries {
             let uri = uri(canary);
@@ -100,7 +113,8 @@ impl Uninstall {
             for gone in before.iter().filter(|name| !names.contains(name)) {
                 out.line(&format!("canary {gone} is gone"))?;
             }
-            if names.is_empty() {
+            let policies = policies(at).await?;
+            if names.is_empty() && policies.is_empty() {
                 return Ok(());
             }
             if end.is_some_and(|end| Instant::now() >= end) {
@@ -108,6 +122,7 @@ impl Uninstall {
                     .iter()
                     .zip(&names)
                     .map(|(c, name)| format!("{name}: {}", view::message(&view::status(c))))
+                    .chain(policies.iter().map(|name| format!("policy {name}")))
                     .collect();
                 bail!(
                     "still there after {:?}: {}. Does the controller run? kubectl sidetrack check tells; then the same again",
@@ -119,6 +134,12 @@ impl Uninstall {
             tokio::time::sleep(PAUSE).await;
         }
     }
+}
+
+/// Names of all policies; none where the cluster does not know the kind.
+async fn policies(at: &Connection) -> anyhow::Result<Vec<String>> {
+    let found = at.items(POLICIES).await?;
+    Ok(found.iter().map(|policy| text(policy, "/metadata/name").to_owned()).collect())
 }
 
 fn full_name(canary: &Canary) -> String {

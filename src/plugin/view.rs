@@ -3,6 +3,7 @@
 use super::screen::{Cell, Colour, age};
 use crate::api::status::{CanaryStatus, Condition, Phase, Run, Stage};
 use crate::api::{Canary, keys};
+use crate::rollout::naming::Layout;
 use crate::rollout::revision::Revision;
 use jiff::Timestamp;
 
@@ -82,19 +83,36 @@ pub fn advice(canary: &Canary) -> Vec<String> {
         Some(run) if run.paused => say(format!("kubectl sidetrack resume {name}")),
         Some(Run { stage: Stage::Gated, .. }) => gate(canary, "confirm-rollout"),
         Some(_) if status.phase == Phase::WaitingPromotion => gate(canary, "confirm-promotion"),
-        None if status.phase == Phase::Failed => vec![
-            "apply another revision".into(),
-            format!("kubectl sidetrack retry {name}"),
-            format!("kubectl sidetrack undo {name}"),
-        ],
+        None if status.phase == Phase::Failed => {
+            let undo = match &status.revisions.mixed {
+                Some(_) => {
+                    format!("kubectl sidetrack undo {name}    (all pods of the promoted revision again)")
+                }
+                None => format!("kubectl sidetrack undo {name}"),
+            };
+            vec!["apply another revision".into(), format!("kubectl sidetrack retry {name}"), undo]
+        }
         None if message(&status).contains("until its owner resumes") => {
             say(format!("kubectl rollout resume deployment {target}"))
         }
         None if message(&status).contains("scaled to 0") => {
-            say(format!("kubectl annotate deployment {target} --overwrite {}=2", keys::REQUESTED_REPLICAS))
+            if in_place(canary) {
+                say(format!("kubectl scale deployment {target} --replicas=2"))
+            } else {
+                say(format!(
+                    "kubectl annotate deployment {target} --overwrite {}=2",
+                    keys::REQUESTED_REPLICAS
+                ))
+            }
         }
         _ => Vec::new(),
     }
+}
+
+/// Whether it asks for the layout in which the target is the primary.
+fn in_place(canary: &Canary) -> bool {
+    let asked = canary.metadata.annotations.as_ref().and_then(|a| a.get(keys::LAYOUT));
+    asked.is_some_and(|layout| layout == Layout::InPlace.as_str())
 }
 
 fn gate(canary: &Canary, kind: &str) -> Vec<String> {

@@ -13,10 +13,13 @@ use crossterm::event::{Event, EventStream, KeyCode, KeyEvent, KeyEventKind, KeyM
 use crossterm::terminal::{self, Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen};
 use crossterm::{cursor, execute, queue, style};
 use futures::StreamExt as _;
+use jiff::Timestamp;
 use std::io::{IsTerminal as _, Write as _, stdout};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
+/// Lines that a page key scrolls.
+const PAGE: isize = 10;
 /// Time between two looks.
 const PAUSE: Duration = Duration::from_secs(1);
 /// The keys, as the last line shows them; it has room in 80 columns.
@@ -61,6 +64,8 @@ struct Show {
     asks: Option<(Verb, String)>,
     /// The last answer or error.
     said: String,
+    /// Lines of the tree, below its first one, that are scrolled past.
+    top: usize,
 }
 
 /// What a key does.
@@ -68,6 +73,8 @@ struct Show {
 enum Action {
     Quit,
     Ask(Verb),
+    /// So many lines down, or up.
+    Scroll(isize),
     Confirm,
     Cancel,
     Nothing,
@@ -88,6 +95,10 @@ fn action(key: KeyEvent, confirming: bool, paused: bool) -> Action {
         (false, KeyCode::Char(' ')) => Action::Ask(if paused { Verb::Resume } else { Verb::Pause }),
         (false, KeyCode::Char('y')) => Action::Ask(Verb::Approve),
         (false, KeyCode::Char('r')) => Action::Ask(Verb::Restart),
+        (false, KeyCode::Char('j') | KeyCode::Down) => Action::Scroll(1),
+        (false, KeyCode::Char('k') | KeyCode::Up) => Action::Scroll(-1),
+        (false, KeyCode::PageDown) => Action::Scroll(PAGE),
+        (false, KeyCode::PageUp) => Action::Scroll(-PAGE),
         (false, _) => Action::Nothing,
     }
 }
@@ -101,11 +112,11 @@ pub(crate) async fn run(name: &Name, at: &Connection) -> anyhow::Result<u8> {
     let tree = at.tree(&name.name).await?;
     let colour = super::screen().colour;
     let _terminal = Terminal::enter()?;
-    let mut show = Show { tree: Some(tree), asks: None, said: String::new() };
+    let mut show = Show { tree: Some(tree), asks: None, said: String::new(), top: 0 };
     let mut keys = EventStream::new();
     let mut ended = signal(SignalKind::terminate())?;
     loop {
-        paint(&show, colour)?;
+        paint(&mut show, colour)?;
         tokio::select! {
             event = keys.next() => match event {
                 Some(Ok(Event::Key(key))) if key.kind != KeyEventKind::Release => {
@@ -113,6 +124,7 @@ pub(crate) async fn run(name: &Name, at: &Connection) -> anyhow::Result<u8> {
                     match action(key, show.asks.is_some(), paused) {
                         Action::Quit => return Ok(DONE),
                         Action::Ask(verb) => ask(&mut show, verb),
+                        Action::Scroll(lines) => show.top = show.top.saturating_add_signed(lines),
                         Action::Cancel => show.asks = None,
                         Action::Confirm => confirm(name, at, &mut show).await,
                         Action::Nothing => {}
@@ -158,16 +170,28 @@ async fn confirm(name: &Name, at: &Connection, show: &mut Show) {
     };
 }
 
-/// The lines of the screen: the tree, as much of it as there is room for, and two lines below it.
-fn lines(show: &Show, colour: bool, (width, height): (usize, usize)) -> Vec<String> {
+/// The lines of the screen: the tree's first, as many of the others as there is room for from where it is scrolled to, and
+/// two lines below them.
+fn lines(show: &mut Show, now: Timestamp, colour: bool, (width, height): (usize, usize)) -> Vec<String> {
     let screen = Screen { colour, width: Some(width) };
-    let tree = show.tree.as_ref().map_or_else(String::new, |tree| draw(screen, tree, clock::now()));
+    let tree = show.tree.as_ref().map_or_else(String::new, |tree| draw(screen, tree, now));
     let room = height.saturating_sub(2);
     let mut lines: Vec<String> = tree.lines().map(str::to_owned).collect();
-    if lines.len() > room {
-        let more = lines.len() + 1 - room;
-        lines.truncate(room.saturating_sub(1));
-        lines.push(screen.cut(&format!("… and {more} more lines: the window is too low for them")));
+    let hidden = lines.len().saturating_sub(room);
+    if hidden > 0 && room > 2 {
+        // One line more goes, for the one that says so.
+        show.top = show.top.min(hidden + 1);
+        let below = hidden + 1 - show.top;
+        lines.drain(1..=show.top);
+        lines.truncate(room - 1);
+        let text = match (show.top, below) {
+            (0, below) => format!("… {below} lines below: j and k, or the arrows, scroll"),
+            (above, 0) => format!("… {above} lines above: j and k, or the arrows, scroll"),
+            (above, below) => format!("… {above} lines above, {below} below: j and k, or the arrows, scroll"),
+        };
+        lines.push(screen.paint(&screen.cut(&text), Colour::Faint));
+    } else {
+        show.top = 0;
     }
     lines.resize(room, String::new());
     let said = match &show.asks {
@@ -180,10 +204,12 @@ fn lines(show: &Show, colour: bool, (width, height): (usize, usize)) -> Vec<Stri
     lines
 }
 
-fn paint(show: &Show, colour: bool) -> anyhow::Result<()> {
+fn paint(show: &mut Show, colour: bool) -> anyhow::Result<()> {
     let (width, height) = terminal::size()?;
     let mut out = stdout().lock();
-    for (row, line) in (0u16..).zip(lines(show, colour, (usize::from(width), usize::from(height)))) {
+    for (row, line) in
+        (0u16..).zip(lines(show, clock::now(), colour, (usize::from(width), usize::from(height))))
+    {
         queue!(out, cursor::MoveTo(0, row), style::Print(line), Clear(ClearType::UntilNewLine))?;
     }
     Ok(out.flush()?)
@@ -215,6 +241,40 @@ mod tests {
         });
         assert_eq!(action(key('y'), true, false), Action::Confirm);
         assert_eq!(action(key('p'), true, false), Action::Cancel);
+    }
+
+    #[test]
+    fn what_matters_is_seen_first_in_a_low_window_and_the_rest_by_scrolling() {
+        let (tree, now) = crate::plugin::tests::crowded();
+        let mut show = Show { tree: Some(tree), asks: None, said: String::new(), top: 0 };
+        let mut screen = |top: usize| {
+            show.top = top;
+            let lines = lines(&mut show, now, false, (80, 24));
+            assert_eq!(lines.len(), 24);
+            assert!(lines.iter().all(|line| line.chars().count() <= 80));
+            (lines.join("\n"), show.top)
+        };
+        let (first, _) = screen(0);
+        insta::assert_snapshot!("watch_80x24", first);
+        let (last, top) = screen(usize::MAX);
+        insta::assert_snapshot!("watch_80x24_scrolled", last);
+        assert_eq!(screen(top).0, last, "no further than the end");
+    }
+
+    #[test]
+    fn keys_scroll_unless_something_is_asked() {
+        let key = |code| KeyEvent::new(code, KeyModifiers::NONE);
+        for (code, lines) in [
+            (KeyCode::Char('j'), 1),
+            (KeyCode::Down, 1),
+            (KeyCode::Char('k'), -1),
+            (KeyCode::Up, -1),
+            (KeyCode::PageDown, PAGE),
+            (KeyCode::PageUp, -PAGE),
+        ] {
+            assert_eq!(action(key(code), false, false), Action::Scroll(lines));
+            assert_eq!(action(key(code), true, false), Action::Cancel);
+        }
     }
 
     #[test]

@@ -9,6 +9,8 @@ pub mod plan;
 pub mod review;
 pub mod roster;
 pub mod selection;
+#[cfg(test)]
+mod tests;
 pub mod turns;
 pub mod wave;
 pub mod webhooks;

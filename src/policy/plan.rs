@@ -283,9 +283,11 @@ fn sentence(
     too_many: bool,
     left: usize,
 ) -> (&'static str, &'static str, String) {
-    let selects = format!("{} Deployments in {} namespaces", status.selected, status.namespaces);
+    let many = |n: i32, what: &str| if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") };
+    let selects =
+        format!("{} in {}", many(status.selected, "Deployment"), many(status.namespaces, "namespace"));
     if held.policy.metadata.deletion_timestamp.is_some() {
-        return ("False", "Deleting", format!("{left} Deployments still have to become plain ones."));
+        return ("False", "Deleting", format!("{} still to become plain.", many(count(left), "Deployment")));
     }
     if !held.problems.is_empty() {
         return ("False", "Invalid", held.problems.join("; "));

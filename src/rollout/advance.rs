@@ -11,8 +11,8 @@ use crate::rollout::revision::Revision;
 use crate::rollout::status::{Draft, REFUSED, TARGET_MISSING, if_new};
 use crate::rollout::workload::{NotReady, Workload};
 use crate::rollout::{
-    analysis, bypass, contest, in_place, initialise, leave, promotion, rebaseline, release, repair, rest,
-    rollback, taken, verbs,
+    analysis, bypass, checked, contest, in_place, initialise, leave, promotion, rebaseline, release, repair,
+    rest, rollback, taken, verbs,
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -20,8 +20,11 @@ use jiff::{SignedDuration, Timestamp};
 #[must_use]
 pub fn advance(observed: &Observed, memory: &mut Memory, now: Timestamp) -> Plan {
     memory.note(observed, now);
+    let ticks = memory.tick.is_some();
     let mut case = Case { o: observed, m: memory, now };
-    case.decide()
+    let mut plan = case.decide();
+    checked::note(&mut plan, observed, memory, ticks, now);
+    plan
 }
 
 /// One decision in the making.
@@ -59,10 +62,16 @@ impl Case<'_> {
             return plan;
         }
         if o.deleting {
+            if let Some(plan) = verbs::refuse(self, "the Canary is being deleted") {
+                return plan;
+            }
             return rebaseline::advance(self).unwrap_or_else(|| leave::advance(self));
         }
         if !o.refusals.is_empty() {
             let why = o.refusals.join(" ");
+            if let Some(plan) = verbs::refuse(self, &format!("its spec is not served: {why}")) {
+                return plan;
+            }
             let refused = Draft::from(o).stall(REFUSED, &why, self.now);
             return refused.map_or_else(Plan::default, |status| {
                 Plan::default().say(Message::warning(why)).then(status)
@@ -71,9 +80,16 @@ impl Case<'_> {
         if !o.guarded {
             return Step::GuardCanary.into();
         }
-        if let Some(plan) = verbs::advance(self) {
-            return plan;
+        match verbs::advance(self) {
+            None => self.go_on(),
+            Some(plan) if !plan.steps.is_empty() => plan,
+            Some(Plan { wake, .. }) => wake.into_iter().fold(self.go_on(), Plan::wake),
         }
+    }
+
+    /// What there is to do unasked.
+    fn go_on(&mut self) -> Plan {
+        let o = self.o;
         if o.policy.suspend {
             return self.lasting(Message::normal("skipping canary run as object is suspended"));
         }

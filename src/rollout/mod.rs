@@ -4,6 +4,7 @@
 mod advance;
 mod analysis;
 mod bypass;
+pub mod checked;
 mod contest;
 pub mod guard;
 mod in_place;
@@ -20,6 +21,7 @@ mod rebaseline;
 mod release;
 mod repair;
 mod rest;
+mod restart;
 pub mod revision;
 mod rollback;
 pub mod status;

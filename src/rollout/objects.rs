@@ -13,6 +13,8 @@ use serde_json::{Map, Value, json};
 const FLAGGER_ID: &str = "flagger-id";
 /// Labels that select pods, in the order in which they are looked for (Flagger's `-selector-labels`).
 pub const SELECTOR_LABELS: [&str; 3] = ["app", "name", "app.kubernetes.io/name"];
+/// The label that the Deployment controller adds to a ReplicaSet's template.
+pub const POD_TEMPLATE_HASH: &str = "pod-template-hash";
 /// Rollout settings that a promotion copies beside the template.
 const SETTINGS: [&str; 4] =
     ["strategy", "minReadySeconds", "progressDeadlineSeconds", "revisionHistoryLimit"];
@@ -289,6 +291,16 @@ pub fn autoscaler(
         "metadata": metadata,
         "spec": spec,
     }))
+}
+
+/// Returns a ReplicaSet's template as it stood in its Deployment.
+#[must_use]
+pub fn replica_set_template(set: &Value) -> Option<Value> {
+    let mut template = set.pointer("/spec/template")?.clone();
+    if let Some(labels) = template.pointer_mut("/metadata/labels").and_then(Value::as_object_mut) {
+        labels.remove(POD_TEMPLATE_HASH);
+    }
+    Some(template)
 }
 
 /// Returns the address of a Deployment.

@@ -7,7 +7,7 @@ use crate::rollout::naming::Names;
 use crate::rollout::plan::{Answer, Check, Message};
 use crate::rollout::policy::Policy;
 use crate::rollout::revision::Revision;
-use crate::rollout::workload::Workload;
+use crate::rollout::workload::{Rollout, Workload};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
 
@@ -115,6 +115,30 @@ pub struct Settings {
     pub drain: SignedDuration,
 }
 
+/// A restart of a held primary, pod by pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Renewal {
+    /// The moment before which no pod is to have begun.
+    pub at: Timestamp,
+    /// When its pods were last looked at.
+    pub looked: Timestamp,
+    /// What the Deployment controller said then.
+    pub seen: Rollout,
+    /// What was found.
+    pub found: Evicted,
+}
+
+/// How far a restart is, pod by pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Evicted {
+    /// No pod is older.
+    All,
+    /// Some are.
+    Some,
+    /// Some are, and the next one may not go: why.
+    Refused(String),
+}
+
 /// What a process remembers of one Canary between two decisions; lost in a crash, and nothing depends on it but
 /// how often a question is asked, how long a drain is waited for, how soon two owners are found out, and whether a
 /// break-glass that nobody admitted counts when other writes followed it: else it is analysed.
@@ -146,6 +170,8 @@ pub struct Memory {
     pub lost: Option<Revision>,
     /// The target's generation at which its idle ReplicaSets were deleted.
     pub emptied: Option<i64>,
+    /// The restart of a held primary that goes on.
+    pub renewal: Option<Renewal>,
     /// Said already, so that a state that lasts is not said again and again.
     pub said: Option<Message>,
     /// When a state that lasts was last said.

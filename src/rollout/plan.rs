@@ -70,6 +70,9 @@ pub enum Step {
     /// Deletes the target's idle ReplicaSets but the promoted one (`in-place`): a paused Deployment that is scaled up from
     /// nothing would start one of them.
     EmptyHistory,
+    /// Evicts the next pod of a held primary (`in-place`) that is older than this, if all are available; what was found
+    /// arrives in [`crate::rollout::Memory`].
+    EvictOlder(Timestamp),
     /// Writes a stored template to the primary, with the rollout settings of the target.
     WritePrimary {
         /// The stored template's revision.
@@ -224,6 +227,8 @@ pub struct Answer {
     pub messages: Vec<Message>,
     /// For hooks: the error, in Flagger's words.
     pub error: String,
+    /// For metrics: the value as people read it, where there was one.
+    pub value: Option<String>,
 }
 
 impl Step {

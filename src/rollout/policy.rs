@@ -67,6 +67,22 @@ pub enum HookKind {
     Other,
 }
 
+impl HookKind {
+    /// Returns the type as it stands in a spec; empty for what is not called.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ConfirmRollout => "confirm-rollout",
+            Self::PreRollout => "pre-rollout",
+            Self::Rollout => "rollout",
+            Self::ConfirmPromotion => "confirm-promotion",
+            Self::PostRollout => "post-rollout",
+            Self::Rollback => "rollback",
+            Self::Other => "",
+        }
+    }
+}
+
 impl Policy {
     /// Returns the positions of the hooks of one kind, in order.
     pub fn hooks_of(&self, kind: HookKind) -> impl Iterator<Item = (usize, &Hook)> {

@@ -28,7 +28,21 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload) -> Plan {
     if let Some(hold) = target.keys.hold.as_ref().filter(|_| target.held()) {
         return held(case, target, hold);
     }
+    if !copied
+        && case.o.status.phase == Phase::Failed
+        && target.keys.promoted.as_ref() == Some(&target.revision)
+    {
+        // The webhook has let the promoted revision run (interlock §4, rule 5): what was rejected is not there any more.
+        return back(case, target, &target.revision);
+    }
     quiet(case, target)
+}
+
+/// Ends what is left of a release whose template went back to the promoted revision.
+fn back(case: &Case<'_>, target: &Workload, promoted: &Revision) -> Plan {
+    let run = begin(case, target, promoted, Stage::Cancelling);
+    let waits_for = "The template went back to the promoted revision.";
+    Draft::from(case.o).run(Some(run)).finish(case.o.status.phase, waits_for, case.now).into()
 }
 
 /// Traffic belongs to the primary, whatever somebody else wrote into the routes.
@@ -114,11 +128,7 @@ fn held(case: &mut Case<'_>, target: &Workload, hold: &Revision) -> Plan {
         return if idle { plan.wake.into_iter().fold(quiet(case, target), Plan::wake) } else { plan };
     }
     if target.keys.promoted.as_ref() == Some(hold) && case.primary_runs(hold) {
-        let run = begin(case, target, hold, Stage::Cancelling);
-        return Draft::from(o)
-            .run(Some(run))
-            .finish(o.status.phase, "The template went back to the promoted revision.", case.now)
-            .into();
+        return back(case, target, hold);
     }
     let stopped = o.names.in_place() || target.keys.requested_replicas == Some(0);
     if o.primary.as_ref().is_some_and(|p| p.replicas == 0) && stopped {

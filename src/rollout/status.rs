@@ -23,7 +23,7 @@ pub(super) const TARGET_TAKEN: &str = "TargetTaken";
 
 /// A status being drafted from the stored one.
 #[derive(Clone, Debug)]
-pub struct Draft(CanaryStatus, Applied);
+pub struct Draft(CanaryStatus, Applied, bool);
 
 /// The target's revision, and who applied it.
 type Applied = Option<(String, String)>;
@@ -37,7 +37,7 @@ impl Draft {
         status.warnings.clone_from(&observed.warnings);
         let target = observed.target.as_ref();
         let applied = target.and_then(|t| Some((t.revision.as_str().to_owned(), t.keys.applied_by.clone()?)));
-        Self(status, applied)
+        Self(status, applied, observed.names.in_place())
     }
 
     /// Sets weight and counters to zero.
@@ -139,7 +139,7 @@ impl Draft {
         for past in self.0.history.iter_mut().filter(|past| past.at.is_none()) {
             past.at = Some(now);
         }
-        let (status, message) = promoted_condition(phase);
+        let (status, message) = promoted_condition(phase, self.2);
         let mut conditions =
             vec![next(&self.0.conditions, ("Promoted", status, &reason(phase)), message.as_str(), now)];
         conditions.extend(kstatus(&self.0, phase, waits_for, now));
@@ -192,7 +192,7 @@ impl Draft {
 
 /// Times that people read have whole seconds, as everywhere in Kubernetes; those of the run keep their fractions, so that
 /// two steps are never less than an interval apart.
-fn whole_seconds(at: Timestamp) -> Timestamp {
+pub(super) fn whole_seconds(at: Timestamp) -> Timestamp {
     Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 
@@ -205,7 +205,7 @@ fn reason(phase: Phase) -> String {
 }
 
 /// Returns status and message of Flagger's condition `Promoted` (Flagger v1beta1 API, canary status).
-fn promoted_condition(phase: Phase) -> (&'static str, String) {
+fn promoted_condition(phase: Phase, in_place: bool) -> (&'static str, String) {
     let text = |s: &str| s.to_owned();
     match phase {
         Phase::Initialized => ("True", format!("{TARGET_KIND} initialization completed.")),
@@ -214,6 +214,8 @@ fn promoted_condition(phase: Phase) -> (&'static str, String) {
         Phase::Promoting => ("Unknown", text("Canary analysis completed, starting primary rolling update.")),
         Phase::Finalising => ("Unknown", text("Canary analysis completed, routing all traffic to primary.")),
         Phase::Succeeded => ("True", text("Canary analysis completed successfully, promotion finished.")),
+        // Flagger's words speak of the target: in place it keeps its pods, and what ends is the canary.
+        Phase::Failed if in_place => ("False", text("Canary analysis failed, canary deleted.")),
         Phase::Failed => ("False", format!("Canary analysis failed, {TARGET_KIND} scaled to zero.")),
         Phase::None | Phase::Initializing | Phase::Terminating | Phase::Terminated => {
             ("Unknown", format!("New {TARGET_KIND} detected, starting initialization."))
@@ -388,7 +390,7 @@ mod tests {
                 }],
                 ..CanaryStatus::default()
             };
-            let mut draft = Draft(of_status, None);
+            let mut draft = Draft(of_status, None, false);
             draft.0.conditions = vec![next(
                 &[],
                 ("Ready", "Unknown", "Progressing"),

@@ -9,37 +9,32 @@ use crate::rollout::advance::Case;
 use crate::rollout::observed::Asked;
 use crate::rollout::plan::{Message, Plan, Step};
 use crate::rollout::revision::Revision;
-use crate::rollout::status::Draft;
+use crate::rollout::status::{Draft, whole_seconds};
 use crate::rollout::workload::Workload;
-use crate::rollout::{guard, rest, rollback};
-use jiff::Timestamp;
+use crate::rollout::{guard, rest, restart, rollback};
 
-/// Answers a request that has no answer yet, or goes on with one that is being carried out.
+/// Answers a request that has no answer yet, or goes on with one that is being carried out. A plan without steps says when
+/// to look at that again, and leaves everything else to others.
 pub(super) fn advance(case: &mut Case<'_>) -> Option<Plan> {
     let o = case.o;
-    if let Some(answer) = o.status.request.as_ref().filter(|a| a.outcome == RequestOutcome::Accepted) {
-        return Some(restart(case, answer));
+    let accepted = o.status.request.as_ref().filter(|a| a.outcome == RequestOutcome::Accepted);
+    let goes_on = accepted.map(|answer| restart::advance(case, answer));
+    if goes_on.as_ref().is_some_and(|plan| !plan.steps.is_empty()) {
+        return goes_on;
     }
-    let asked = o.request.as_ref()?;
+    let Some(asked) = o.request.as_ref() else { return goes_on };
     let answered = o.status.request.as_ref().is_some_and(|answer| answer.text == asked.text);
     // The outcome of a run is stated, only its last words are missing: they come first.
     if answered || o.status.run.as_ref().is_some_and(|run| run.stage == Stage::Closing) {
-        return None;
+        return goes_on;
     }
-    answer(case, asked)
+    // There is one answer at a time: whoever asks for something else gives the restart up.
+    answer(case, asked).or(goes_on)
 }
 
 /// `None` when the answer has to wait.
 fn answer(case: &mut Case<'_>, asked: &Asked) -> Option<Plan> {
     let by = asked.by.clone().unwrap_or_default();
-    let now = Timestamp::from_second(case.now.as_second()).unwrap_or(case.now);
-    let answered = |outcome, message: &str| Answered {
-        text: asked.text.clone(),
-        by: by.clone(),
-        outcome,
-        message: message.to_owned(),
-        at: now,
-    };
     let request = Request::parse(&asked.text);
     let taken = match (&request, &asked.by) {
         (Err(why), _) => Err(why.clone()),
@@ -56,7 +51,8 @@ fn answer(case: &mut Case<'_>, asked: &Asked) -> Option<Plan> {
             if !request.reason.is_empty() {
                 text = format!("{text}: {}", request.reason);
             }
-            let answer = answered(outcome, &message);
+            let (asked, at) = (asked.text.clone(), whole_seconds(case.now));
+            let answer = Answered { text: asked, by, outcome, message, at };
             let mut said = Plan::default().say(Message::normal(text));
             said.wake = plan.wake;
             plan.steps.into_iter().fold(said, |all, step| {
@@ -69,14 +65,32 @@ fn answer(case: &mut Case<'_>, asked: &Asked) -> Option<Plan> {
                 })
             })
         }
-        (Err(why), request) => {
-            let what = request.map_or_else(|_| "what cannot be read".into(), |r| what(case, &r));
-            let who = asked.by.as_deref().unwrap_or("Somebody");
-            Plan::default()
-                .say(Message::warning(format!("{who} asked to {what}, refused: {why}")))
-                .then(Draft::from(case.o).answered(answered(RequestOutcome::Refused, &why)))
-        }
+        (Err(why), _) => refused(case, asked, &why),
     })
+}
+
+/// Refuses what has no answer yet, whatever it is.
+pub(super) fn refuse(case: &Case<'_>, why: &str) -> Option<Plan> {
+    let asked = case.o.request.as_ref()?;
+    let given = |answer: &Answered| answer.text == asked.text && answer.outcome != RequestOutcome::Accepted;
+    let answered = case.o.status.request.as_ref().is_some_and(given);
+    (!answered).then(|| refused(case, asked, why))
+}
+
+fn refused(case: &Case<'_>, asked: &Asked, why: &str) -> Plan {
+    let request = Request::parse(&asked.text);
+    let what = request.map_or_else(|_| "what cannot be read".into(), |r| what(case, &r));
+    let who = asked.by.as_deref().unwrap_or("Somebody");
+    let answer = Answered {
+        text: asked.text.clone(),
+        by: asked.by.clone().unwrap_or_default(),
+        outcome: RequestOutcome::Refused,
+        message: why.to_owned(),
+        at: whole_seconds(case.now),
+    };
+    Plan::default()
+        .say(Message::warning(format!("{who} asked to {what}, refused: {why}")))
+        .then(Draft::from(case.o).answered(answer))
 }
 
 /// `promote revision 4f1c2a9b3d of app.test`.
@@ -90,10 +104,10 @@ fn what(case: &Case<'_>, request: &Request) -> String {
 }
 
 /// A request that makes sense: its answer, and the plan whose status write carries it.
-struct Taken {
-    outcome: RequestOutcome,
-    message: String,
-    plan: Plan,
+pub(super) struct Taken {
+    pub(super) outcome: RequestOutcome,
+    pub(super) message: String,
+    pub(super) plan: Plan,
 }
 
 /// `None` when it is to be asked again as soon as something has changed.
@@ -106,7 +120,7 @@ fn take(case: &mut Case<'_>, request: &Request) -> Result<Option<Taken>, String>
         return Err("spec.suspend is true: nothing is done until it is false".into());
     }
     if request.verb == Verb::Restart {
-        return begin_restart(case, request).map(Some);
+        return restart::begin(case, request).map(Some);
     }
     match o.status.run.as_ref() {
         Some(run) => {
@@ -125,7 +139,7 @@ fn take(case: &mut Case<'_>, request: &Request) -> Result<Option<Taken>, String>
 }
 
 /// Refuses a request that is meant for another revision.
-fn named(request: &Request, live: &str, is: &str) -> Result<(), String> {
+pub(super) fn named(request: &Request, live: &str, is: &str) -> Result<(), String> {
     if request.names(live) {
         return Ok(());
     }
@@ -242,43 +256,6 @@ fn retry(case: &mut Case<'_>, target: &Workload, request: &Request) -> Result<Op
     }
     let plan = rest::start(case, target, hold, true);
     Ok(Some(Taken { outcome: RequestOutcome::Taken, message: "It is released again.".into(), plan }))
-}
-
-/// Restarts the primary, which `kubectl rollout restart` of a held target cannot.
-fn begin_restart(case: &mut Case<'_>, request: &Request) -> Result<Taken, String> {
-    let o = case.o;
-    let running = o.primary.as_ref().filter(|p| !p.terminating).zip(o.primary_revision.as_ref());
-    let Some((primary, revision)) = running else { return Err(format!("{} is not there", case.primary())) };
-    if primary.held() {
-        // In place: its template is the held one.
-        return Err(
-            "it is held, and a restart would be one of the held revision; delete its pods one by one".into(),
-        );
-    }
-    match o.status.run.as_ref().map(|run| run.stage) {
-        None | Some(Stage::Gated | Stage::Releasing | Stage::Analysing) => {}
-        Some(_) => return Err("the primary is part of a promotion or a rollback now".into()),
-    }
-    named(request, revision.as_str(), "is what the primary runs")?;
-    let plan = Step::Status(Box::new(o.status.clone())).into();
-    let message = "The primary is being restarted.".into();
-    Ok(Taken { outcome: RequestOutcome::Accepted, message, plan })
-}
-
-/// Writes the moment of the answer to the primary's template; when it stands there, that was it.
-fn restart(case: &Case<'_>, answer: &Answered) -> Plan {
-    let at = answer.at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let done = |outcome, message: &str| {
-        let answer = Answered { outcome, message: message.to_owned(), ..answer.clone() };
-        Plan::from(Draft::from(case.o).answered(answer))
-    };
-    match case.o.primary.as_ref().filter(|p| !p.terminating) {
-        None => done(RequestOutcome::Refused, "the primary is gone"),
-        Some(primary) if primary.restarted_at.as_ref() == Some(&at) => {
-            done(RequestOutcome::Taken, "The primary was restarted.")
-        }
-        Some(_) => Step::RestartPrimary(at).into(),
-    }
 }
 
 /// A paused run with ready pods: it stays.

@@ -2,6 +2,7 @@
 //! webhook and admission policies installed. Shared by the scenarios and the benchmark.
 #![allow(dead_code, reason = "each binary that includes this uses a part of it")]
 
+pub(crate) mod docs;
 pub(crate) mod flux;
 pub(crate) mod objects;
 pub(crate) mod outside;
@@ -54,6 +55,8 @@ impl World {
             router_crds: RouterCrds::ALL.to_vec(),
             log_dir: std::env::var_os("SIDETRACK_TEST_LOGS").map(Into::into),
             audit,
+            // Autoscalers look each 15 s otherwise.
+            controller_manager_args: vec!["--horizontal-pod-autoscaler-sync-period=1s".into()],
             ..Options::default()
         })
         .await?;
@@ -295,6 +298,14 @@ pub(crate) fn canary(namespace: &str, spec: &Value) -> Value {
     if let Some(target) = canary.get_mut("spec") {
         json_patch::merge(target, spec);
     }
+    canary
+}
+
+/// The same in the layout `in-place`.
+pub(crate) fn in_place(namespace: &str, spec: &Value) -> Value {
+    let mut canary = canary(namespace, spec);
+    let layout = json!({"metadata": {"annotations": {"sidetrack.dev/layout": "in-place"}}});
+    json_patch::merge(&mut canary, &layout);
     canary
 }
 

@@ -133,9 +133,30 @@ fn a_newer_revision_stops_a_roll_and_status_says_so() {
     let mixed = world.status().revisions.mixed;
     assert!(mixed.is_some() && world.ready_message().contains("mixed"), "{}", world.ready_message());
     world.answers.success_rate("100");
+    let mut undone = world.fork();
+    undone.update("v1");
+    undone.until_over(Phase::Succeeded);
+    let status = undone.status();
+    assert_eq!((status.revisions.mixed, status.revisions.failed), (None, None));
+    assert_eq!(undone.primary_pods().revisions(), [&revision("v1")]);
     world.update("v4");
     world.until_over(Phase::Succeeded);
     assert_eq!((world.status().revisions.mixed, world.primary_pods().revisions().len()), (None, 1));
+}
+
+/// I9: what was rejected is not told for ever of an application that runs what Git says.
+#[test]
+fn a_revert_of_a_rejected_revision_is_a_success() {
+    let mut world = World::initialised(in_place(&[]));
+    world.answers.success_rate("50");
+    world.update("v2");
+    world.until_over(Phase::Failed);
+    world.update("v1");
+    world.until_over(Phase::Succeeded);
+    assert_eq!(world.ready_message(), format!("The primary runs revision {}.", revision("v1")));
+    let writes = world.writes;
+    world.run(600);
+    assert_eq!((world.writes, world.has_said("Scaling up app-canary.test")), (writes, true));
 }
 
 #[test]

@@ -50,7 +50,7 @@ async fn an_audit_holds_nothing_and_says_what_it_would() -> Result<()> {
     let told = world.until("", "policy", "audit", "one", |p| at(p, "/status/selected") == 1).await?;
     ensure!(
         at(&told, "/status/conditions/0/message")
-            == "It selects 1 Deployments in 1 namespaces and holds nothing.",
+            == "It selects 1 Deployment in 1 namespace and holds nothing.",
         "{told:#}"
     );
     Ok(())
@@ -67,7 +67,7 @@ async fn a_policy_that_selects_too_many_says_how_many_and_does_nothing() -> Resu
     let told = said(world, "too-many", "TooMany").await?;
     let text = at(&told, "/status/conditions/0/message").as_str().unwrap_or_default();
     ensure!(
-        text.starts_with("It would select 3 Deployments in 1 namespaces, more than the 2 of spec.maxTargets"),
+        text.starts_with("It would select 3 Deployments in 1 namespace, more than the 2 of spec.maxTargets"),
         "{text}"
     );
     ensure!(at(&told, "/status/enrolled") == 0);

@@ -110,20 +110,28 @@ async fn releases_wait_for_their_turn_and_the_longest_in_line_goes_first() -> Re
     }
     let timeline = world.timeline(&ns, &["canary"]).await?;
     world.flux(named(&ns, "one", "v2", 1)).await?;
-    phase(world, &ns, "one", "Progressing").await?;
+    let first = phase(world, &ns, "one", "Progressing").await?;
+    let revision = at(&first, "/status/run/revision").as_str().context("no run")?.to_owned();
+    let ask = async |verb: &str| {
+        let request = format!("{verb} {revision} 1");
+        world
+            .merge(&ns, "canary", "one", json!({"metadata": {"annotations": {keys::REQUEST: request}}}))
+            .await
+    };
+    // The first one stays where it is until all others have been seen in line.
+    ask("pause").await?;
     for name in ["two", "three", "four"] {
         world.flux(named(&ns, name, "v2", 1)).await?;
-        world.until(&ns, "canary", name, "a word", |c| !at(c, "/status/run").is_null()).await?;
+        let waits =
+            world.until(&ns, "canary", name, "in line", |c| !at(c, "/status/queued").is_null()).await?;
+        let text = message(&waits, "Ready");
+        ensure!(text.starts_with("It waits for its turn: policy turns lets 1 run at once"), "{text}");
     }
-    let waits = world
-        .until(&ns, "canary", "four", "its turn", |c| {
-            message(c, "Ready").starts_with("It waits for its turn")
-        })
-        .await?;
-    ensure!(message(&waits, "Ready").contains("policy turns lets 1 run at once"), "{waits:#}");
-    world
-        .until("", "policy", "turns", "the line", |p| at(p, "/status/releases/waiting").as_i64() >= Some(1))
-        .await?;
+    let line =
+        world.until("", "policy", "turns", "the line", |p| at(p, "/status/releases/waiting") == 3).await?;
+    let queue: Vec<String> = ["two", "three", "four"].map(|name| format!("{ns}/{name}")).into();
+    ensure!(at(&line, "/status/releases/queue") == &json!(queue), "{line:#}");
+    ask("resume").await?;
     for name in names {
         phase(world, &ns, name, "Succeeded").await?;
     }

@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 
 const CLOSED: &str = "http://127.0.0.1:1/";
 
-fn annotation<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
+pub(crate) fn annotation<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
     at(object, &format!("/metadata/annotations/sidetrack.dev~1{key}")).as_str()
 }
 
 /// Flux reconciles what is already there: nothing is written, not even the same thing again.
-async fn unchanged(world: &World, ns: &str, wanted: &Value, when: &str) -> Result<()> {
+pub(crate) async fn unchanged(world: &World, ns: &str, wanted: &Value, when: &str) -> Result<()> {
     let mark = world.cp.audit().mark().await?;
     for _ in 0..2 {
         ensure!(!reconcile(world, wanted).await?, "Flux would write {when}");

@@ -28,6 +28,10 @@ async fn low_success_rate_rejects_in_flaggers_words() -> Result<()> {
         ensure!(sidetrack.logged()?.contains(text));
     }
     ensure!(at(&failed, "/status/canaryWeight") == 0);
+    let last = at(&failed, "/status/checks/0");
+    ensure!(at(last, "/value") == "98.46%" && at(last, "/passed") == false, "{last:#}");
+    let tree = world.plugin(&ns, &["tree", "app"]).await?.out;
+    ensure!(tree.contains("request-success-rate  98.46%  at least 99  "), "{tree}");
     let asked = outside.heard("istio_requests_total");
     ensure!(asked.len() == 2 && asked[0].address.starts_with("/prometheus/api/v1/query "), "{asked:?}");
     ensure!(asked[0].address.contains(&format!("destination_workload_namespace=\"{ns}\"")), "{asked:?}");
@@ -70,6 +74,10 @@ async fn metric_without_a_usable_answer_halts_the_analysis() -> Result<()> {
     .await?;
     ensure!(weight(&world.get(&ns, "vs", "app").await?) == Some(25), "NaN is no success rate");
     outside.says("istio_requests_total", 200, &sample("100"));
+    let passes = |c: &Value| at(c, "/status/checks/0/value") == "100.00%";
+    world.until(&ns, "canary", "app", "the value is in status", passes).await?;
+    let tree = world.plugin(&ns, &["tree", "app"]).await?.out;
+    ensure!(tree.contains("request-success-rate  100.00%  at least 99  "), "{tree}");
     world.phase(&ns, "Succeeded").await?;
     Ok(())
 }

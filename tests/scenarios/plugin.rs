@@ -1,6 +1,6 @@
 //! `kubectl sidetrack` on a real control plane: what it prints, what it does, and its exit codes.
 
-use crate::harness::{at, deployment, image, initialized, shared, weight};
+use crate::harness::{World, at, deployment, image, initialized, shared, weight};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
@@ -34,7 +34,7 @@ async fn a_release_is_looked_at_and_steered() -> Result<()> {
         "ReplicaSet app-",
         "Pod app-primary-",
         "Weight 25 set, 25 in the route; failed checks 0 of 2",
-        "request-success-rate  at least 99",
+        "request-success-rate  not asked  at least 99",
         "applied by kustomize-controller flux",
         "The canary is being analysed.",
     ] {
@@ -130,27 +130,86 @@ async fn lists_are_for_programs_too_and_changes_are_followed() -> Result<()> {
     let items = at(&all, "/items").as_array().context("no list")?;
     ensure!(items.iter().any(|item| at(item, "/metadata/namespace") == ns.as_str()));
 
-    let mut follow = world.plugin_command(&ns, &["get", "-w"]);
-    let mut follow = follow.stdout(std::process::Stdio::piped()).spawn()?;
-    let mut lines = {
-        use tokio::io::AsyncBufReadExt as _;
-        tokio::io::BufReader::new(follow.stdout.take().context("no output")?).lines()
-    };
+    let mut table = Follow::begin(world, &ns, &["get", "-w"])?;
+    let mut objects = Follow::begin(world, &ns, &["get", "app", "-w", "-o", "json"])?;
+    objects.until("\"Initialized\"").await?;
     world.flux(deployment(&ns, "v2", 2)).await?;
-    let mut seen = Vec::new();
-    let reads = async {
-        while let Some(line) = lines.next_line().await? {
-            let over = line.contains("Succeeded");
-            seen.push(line);
-            if over {
-                break;
+    table.until("Succeeded").await?;
+    ensure!(table.seen.iter().filter(|line| line.starts_with("NAME")).count() == 1, "{:#?}", table.seen);
+    ensure!(table.seen.iter().any(|line| line.contains("Progressing")), "{:#?}", table.seen);
+    objects.until("\"Succeeded\"").await?;
+    world.delete(&ns, "canary", "app").await?;
+    table.until("app   Deleted").await?;
+    objects.until("\"deletionTimestamp\"").await?;
+    // As kubectl prints them: one whole object after the other.
+    let whole = objects.seen.iter().filter(|line| *line == "}").count();
+    let text = objects.seen.join("\n");
+    let (parsed, _) = text.rsplit_once("\n}").context("no object")?;
+    let text = format!("{parsed}\n}}");
+    let stream = serde_json::Deserializer::from_str(&text).into_iter::<Value>();
+    let kinds = stream.map(|o| Ok(at(&o?, "/kind") == "Canary")).collect::<Result<Vec<bool>>>()?;
+    ensure!(kinds.len() == whole && kinds.iter().all(|is| *is), "{kinds:?}");
+    Ok(())
+}
+
+/// A command that goes on, and what it has printed.
+struct Follow {
+    lines: tokio::io::Lines<tokio::io::BufReader<tokio::process::ChildStdout>>,
+    seen: Vec<String>,
+    _child: tokio::process::Child,
+}
+
+impl Follow {
+    fn begin(world: &World, ns: &str, args: &[&str]) -> Result<Self> {
+        use tokio::io::AsyncBufReadExt as _;
+        let mut child = world.plugin_command(ns, args).stdout(std::process::Stdio::piped()).spawn()?;
+        let lines = tokio::io::BufReader::new(child.stdout.take().context("no output")?).lines();
+        Ok(Self { lines, seen: Vec::new(), _child: child })
+    }
+
+    /// Reads up to a line with this text.
+    async fn until(&mut self, text: &str) -> Result<()> {
+        let reads = async {
+            while let Some(line) = self.lines.next_line().await? {
+                let over = line.contains(text);
+                self.seen.push(line);
+                if over {
+                    return Ok(());
+                }
             }
-        }
-        anyhow::Ok(())
+            anyhow::bail!("the output ended")
+        };
+        let read = tokio::time::timeout(crate::harness::PATIENCE, reads).await;
+        read.map_err(anyhow::Error::from)
+            .flatten()
+            .with_context(|| format!("{text}: {}", self.seen.join("\n")))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_completes_what_is_typed_after_sidetrack() -> Result<()> {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    let (world, _) = shared().await;
+    let ns = initialized("complete", &json!({})).await?;
+    let tools = world.cp.logs().join("tools");
+    std::fs::create_dir_all(&tools)?;
+    symlink(env!("CARGO_BIN_EXE_kubectl-sidetrack"), tools.join("kubectl-sidetrack"))?;
+    let script = world.plugin(&ns, &["completion", "kubectl"]).await?.out;
+    let executable = tools.join("kubectl_complete-sidetrack");
+    std::fs::write(&executable, script)?;
+    std::fs::set_permissions(&executable, std::fs::Permissions::from_mode(0o755))?;
+    let complete = async |words: &[&str]| -> Result<Vec<String>> {
+        let mut kubectl = world.cp.kubectl(&[&["__complete", "sidetrack"], words].concat());
+        let own = std::path::Path::new(kubectl.as_std().get_program()).parent().context("no kubectl")?;
+        let path = std::env::var("PATH").unwrap_or_default();
+        let path = format!("{}:{}:{path}", tools.display(), own.display());
+        let output = kubectl.env("PATH", path).output().await?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        println!("$ kubectl sidetrack {words:?}<TAB>\n{text}{}", String::from_utf8_lossy(&output.stderr));
+        Ok(text.lines().map(str::to_owned).collect())
     };
-    tokio::time::timeout(crate::harness::PATIENCE, reads).await??;
-    println!("{}", seen.join("\n"));
-    ensure!(seen.iter().filter(|line| line.starts_with("NAME")).count() == 1, "{seen:#?}");
-    ensure!(seen.iter().any(|line| line.contains("Progressing")), "{seen:#?}");
+    ensure!(complete(&["pro"]).await? == ["promote", ":4"]);
+    ensure!(complete(&["-n", &ns, "tree", ""]).await? == ["app", ":4"]);
+    ensure!(complete(&["status", "app", "--wa"]).await? == ["--wait", ":4"]);
     Ok(())
 }

@@ -1,7 +1,10 @@
 //! Processes that come and go, on a control plane of their own: crashes, hand-overs, and rest.
 
+use crate::harness::objects::{lawful, pod_image, pods_of};
 use crate::harness::outside::Outside;
-use crate::harness::{Sidetrack, World, at, canary, deployment, eventually, free_port, image, weight};
+use crate::harness::{
+    Sidetrack, World, at, canary, deployment, eventually, free_port, image, in_place, weight,
+};
 use anyhow::{Context, Result, ensure};
 use ground::{AuditRequest, Mark, SIDETRACK};
 use jiff::Timestamp;
@@ -16,12 +19,27 @@ async fn processes_are_killed_restarted_replaced_and_idle() -> Result<()> {
     let outside = Outside::start().await?;
     let alone = world.run(ALONE)?;
     world.wait_for_webhook().await.with_context(|| alone.logged().unwrap_or_default())?;
-    let alone = killed(&world, alone).await.context("kill -9 during a release")?;
+    let alone = killed(&world, alone, PRIMARY_COPY).await.context("kill -9 during a release")?;
+    let alone = killed(&world, alone, IN_PLACE).await.context("kill -9 during a release in place")?;
     idle(&world, &outside, alone).await.context("at rest")?;
-    replaced(&world).await.context("two processes")
+    replaced(&world).await.context("two processes")?;
+    reverted(&world).await.context("a revert while nobody leads")
 }
 
+/// A layout: the namespace's prefix, its Canary, and the Deployment of the primary.
+type Layout = (&'static str, fn(&str, &Value) -> Value, &'static str);
+const PRIMARY_COPY: Layout = ("crash", canary, "app-primary");
+const IN_PLACE: Layout = ("crashinplace", in_place, "app");
+
 async fn app(world: &World, prefix: &str, spec: Value) -> Result<String> {
+    of_layout(world, (prefix, canary), spec).await
+}
+
+async fn of_layout(
+    world: &World,
+    (prefix, canary): (&str, fn(&str, &Value) -> Value),
+    spec: Value,
+) -> Result<String> {
     let ns = world.cp.namespace(prefix).await?;
     world.flux(deployment(&ns, "v1", 2)).await?;
     world.cp.apply(canary(&ns, &spec)).await?;
@@ -30,8 +48,9 @@ async fn app(world: &World, prefix: &str, spec: Value) -> Result<String> {
 }
 
 /// Whatever is being done when it is killed, the release comes to the same end, a step an interval.
-async fn killed(world: &World, mut sidetrack: Sidetrack) -> Result<Sidetrack> {
-    let ns = app(world, "crash", json!({"analysis": {"stepWeight": 10}})).await?;
+async fn killed(world: &World, mut sidetrack: Sidetrack, layout: Layout) -> Result<Sidetrack> {
+    let (prefix, canary, primary) = layout;
+    let ns = of_layout(world, (prefix, canary), json!({"analysis": {"stepWeight": 10}})).await?;
     let timeline = world.timeline(&ns, &["canary", "vs", "pod"]).await?;
     world.flux(deployment(&ns, "v2", 2)).await?;
     let mut kills = 0;
@@ -55,8 +74,18 @@ async fn killed(world: &World, mut sidetrack: Sidetrack) -> Result<Sidetrack> {
         sidetrack = world.run(ALONE)?;
     }
     ensure!(kills >= 5, "killed {kills} times only");
-    ensure!(image(&world.get(&ns, "deploy", "app-primary").await?) == "app:v2");
-    timeline.obeys(world, |cluster, _| crate::harness::objects::lawful(cluster)).await?;
+    ensure!(image(&world.get(&ns, "deploy", primary).await?) == "app:v2");
+    timeline
+        .obeys(world, |cluster, _| match primary {
+            // In place the primary's pods roll behind weight: that is the promotion.
+            "app" => {
+                let of_canary = pods_of(cluster, "app-canary");
+                ensure!(of_canary.iter().all(|p| pod_image(p) == "app:v2"));
+                Ok(())
+            }
+            _ => lawful(cluster),
+        })
+        .await?;
     let weights = timeline.values(world, "vs", "app", weight).await?;
     ensure!(weights == [0, 10, 20, 30, 40, 50, 0], "{weights:?}");
     let step = |c: &Value| -> Option<(i64, Timestamp)> {
@@ -147,5 +176,42 @@ async fn replaced(world: &World) -> Result<()> {
     world.phase(&ns, "Succeeded").await?;
     let weights = timeline.values(world, "vs", "app", weight).await?;
     ensure!(weights == [0, 5, 10, 15, 20, 25, 30, 35, 40, 45, 50, 0], "{weights:?}");
-    timeline.obeys(world, |cluster, _| crate::harness::objects::lawful(cluster)).await
+    timeline.obeys(world, |cluster, _| lawful(cluster)).await
+}
+
+/// Interlock §4, rule 5: in place a revert needs a webhook, and nobody who leads.
+async fn reverted(world: &World) -> Result<()> {
+    // Of those before; who has a long lease does not look at another's often.
+    let lease = ["-n", "sidetrack-system", "delete", "lease", "sidetrack"];
+    world.kubectl(&lease).await?;
+    let elsewhere = format!("--webhook-bind=127.0.0.1:{}", free_port());
+    let leader = world.run(&["--lease-duration=600s", &elsewhere])?;
+    eventually("it leads", async || Ok(leader.logged()?.contains("Became the leader").then_some(()))).await?;
+    let standby = world.run(&["--lease-duration=3s"])?;
+    world.wait_for_webhook().await?;
+    let spec = json!({"analysis": {"stepWeight": 5, "maxWeight": 100}});
+    let ns = of_layout(world, ("downinplace", in_place), spec).await?;
+    let names = async || -> Result<Vec<String>> {
+        let all = world.list(&ns, "pod", "app=app").await?;
+        Ok(all.iter().filter_map(|p| at(p, "/metadata/name").as_str().map(str::to_owned)).collect())
+    };
+    let before = names().await?;
+    world.flux(deployment(&ns, "v2", 2)).await?;
+    world.until(&ns, "vs", "app", "weight on the canary", |vs| weight(vs) > Some(0)).await?;
+    leader.kill();
+    let share = weight(&world.get(&ns, "vs", "app").await?);
+    world.flux(deployment(&ns, "v1", 2)).await?;
+    let freed = world.get(&ns, "deploy", "app").await?;
+    ensure!(image(&freed) == "app:v1" && at(&freed, "/spec/paused").is_null(), "{freed:#}");
+    let current = |d: &Value| at(d, "/status/observedGeneration") == at(d, "/metadata/generation");
+    world.until(&ns, "deploy", "app", "Kubernetes has seen it", current).await?;
+    ensure!(names().await? == before, "a pod was restarted");
+    ensure!(weight(&world.get(&ns, "vs", "app").await?) == share, "nobody leads, nobody moves traffic");
+    // The lease of the one that died is long.
+    world.kubectl(&lease).await?;
+    world.phase(&ns, "Succeeded").await?;
+    ensure!(weight(&world.get(&ns, "vs", "app").await?) == Some(0) && names().await? == before);
+    world.gone(&ns, "deploy", "app-canary").await?;
+    drop(standby);
+    Ok(())
 }

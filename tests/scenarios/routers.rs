@@ -2,6 +2,7 @@
 
 use crate::harness::outside::{Outside, no_sample, sample};
 use crate::harness::{at, deployment, eventually, image, initialized, shared, weight};
+use crate::in_place::adopted;
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
@@ -13,8 +14,19 @@ async fn story(ns: &str, kind: &'static str, read: fn(&Value) -> Option<i64>) ->
     world.phase(ns, "Succeeded").await?;
     let weights = timeline.values(world, kind, "app", read).await?;
     ensure!(weights == [0, 25, 50, 0], "weights were {weights:?}");
-    ensure!(image(&world.get(ns, "deploy", "app-primary").await?) == "app:v2");
+    let primary = world.get(ns, "deploy", "app-primary").await?;
+    let primary = if primary.is_null() { world.get(ns, "deploy", "app").await? } else { primary };
+    ensure!(image(&primary) == "app:v2");
     Ok(())
+}
+
+/// The same in both layouts.
+async fn both(prefix: &str, provider: &str, kind: &'static str) -> Result<()> {
+    let spec = json!({"provider": provider});
+    let ns = initialized(prefix, &spec).await?;
+    story(&ns, kind, split_weight).await?;
+    let ns = adopted(&format!("{prefix}inplace"), &spec).await?;
+    story(&ns, kind, split_weight).await
 }
 
 fn split_weight(split: &Value) -> Option<i64> {
@@ -30,31 +42,41 @@ fn route_weight(route: &Value) -> Option<i64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn smi_v1alpha1_splits_the_traffic() -> Result<()> {
-    let ns = initialized("smi1", &json!({"provider": "smi:v1alpha1"})).await?;
-    story(&ns, "split:v1alpha1", split_weight).await
+    both("smi1", "smi:v1alpha1", "split:v1alpha1").await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn smi_v1alpha2_splits_the_traffic() -> Result<()> {
-    let ns = initialized("smi2", &json!({"provider": "smi:v1alpha2"})).await?;
-    story(&ns, "split:v1alpha2", split_weight).await
+    both("smi2", "smi:v1alpha2", "split:v1alpha2").await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn smi_v1alpha3_splits_the_traffic() -> Result<()> {
-    let ns = initialized("smi3", &json!({"provider": "smi:v1alpha3"})).await?;
-    story(&ns, "split:v1alpha3", split_weight).await
+    both("smi3", "smi:v1alpha3", "split:v1alpha3").await
+}
+
+fn behind_a_gateway() -> Value {
+    json!({"provider": "gatewayapi:v1", "service": {"gatewayRefs": [{"name": "gateway", "namespace": "default"}]}})
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn gateway_api_splits_the_traffic_and_its_status_is_waited_for() -> Result<()> {
+    let ns = initialized("gateway", &behind_a_gateway()).await?;
+    waited_for(&ns, "app").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_place_gateway_api_splits_the_traffic_and_its_status_is_waited_for() -> Result<()> {
+    let ns = adopted("gatewayinplace", &behind_a_gateway()).await?;
+    waited_for(&ns, "app-canary").await
+}
+
+/// A release behind a gateway that takes up a generation when it is told to; `canary` has the canary's pods.
+async fn waited_for(ns: &str, canary: &str) -> Result<()> {
     let (world, _) = shared().await;
     let gateway = json!({"name": "gateway", "namespace": "default"});
-    let spec = json!({"provider": "gatewayapi:v1", "service": {"gatewayRefs": [gateway]}});
-    let ns = initialized("gateway", &spec).await?;
-    // A gateway that takes up a generation when it is told to.
     let accept = async |least: i64| {
-        let route = world.get(&ns, "httproute", "app").await?;
+        let route = world.get(ns, "httproute", "app").await?;
         if route_weight(&route) < Some(least) {
             return Ok(());
         }
@@ -65,27 +87,27 @@ async fn gateway_api_splits_the_traffic_and_its_status_is_waited_for() -> Result
                 "observedGeneration": at(&route, "/metadata/generation")}],
         }]}});
         let patch = kube::api::Patch::Merge(&status);
-        let api = world.api(&ns, "httproute")?;
+        let api = world.api(ns, "httproute")?;
         api.patch_status("app", &kube::api::PatchParams::default(), &patch).await?;
         anyhow::Ok(())
     };
     accept(0).await?;
-    let timeline = world.timeline(&ns, &["httproute", "deploy"]).await?;
-    world.flux(deployment(&ns, "v2", 2)).await?;
-    world.event(&ns, "parent gateway is not ready (status: True, observed generation: 1").await?;
+    let timeline = world.timeline(ns, &["httproute", "deploy"]).await?;
+    world.flux(deployment(ns, "v2", 2)).await?;
+    world.event(ns, "parent gateway is not ready (status: True, observed generation: 1").await?;
     eventually("the weights are taken up, and the last is promoted", async || {
         accept(1).await?;
-        let canary = world.get(&ns, "canary", "app").await?;
-        Ok((at(&canary, "/status/phase") == "Finalising").then_some(()))
+        let now = world.get(ns, "canary", "app").await?;
+        Ok((at(&now, "/status/phase") == "Finalising").then_some(()))
     })
     .await?;
     // Weight 0 stands in the route, but the gateway has not seen it: the canary keeps its pods.
-    let target = world.get(&ns, "deploy", "app").await?;
+    let target = world.get(ns, "deploy", canary).await?;
     ensure!(at(&target, "/spec/replicas") == 2, "pods went before the gateway knew");
     eventually("the gateway has taken up the route", async || {
         accept(0).await?;
-        let canary = world.get(&ns, "canary", "app").await?;
-        Ok((at(&canary, "/status/phase") == "Succeeded").then_some(()))
+        let now = world.get(ns, "canary", "app").await?;
+        Ok((at(&now, "/status/phase") == "Succeeded").then_some(()))
     })
     .await?;
     let weights = timeline.values(world, "httproute", "app", route_weight).await?;

@@ -116,7 +116,7 @@ async fn a_release_is_watched_and_aborted_full_screen() -> Result<()> {
     let mut narrow = Terminal::open(world, &ns, (24, 80), &["watch", "app"], &[])?;
     let shown = narrow.until("q quit").await?;
     println!("{shown}");
-    ensure!(shown.contains("The canary is being analysed."), "{shown}");
+    ensure!(shown.contains("The canary is being analysed.") && shown.contains("Weight 25 set"), "{shown}");
     narrow.press("a")?;
     narrow.until("abort revision ").await?;
     narrow.press("n")?;

@@ -199,6 +199,7 @@ impl Cluster {
                 new["status"] = object["status"].clone();
                 Ok(Some(self.store(&at, new, None)))
             }
+            Write::Evict { .. } => unreachable!("pods are the workloads'"),
             Write::Delete { uid, .. } => {
                 if text(&found?, "/metadata/uid") != Some(uid) {
                     return Err(Refused(409));

@@ -6,9 +6,10 @@ use jiff::Timestamp;
 use serde_json::Value;
 use sidetrack::object::{Kind, ObjectRef, Write};
 use sidetrack::rollout::naming::label_value;
+use sidetrack::rollout::observed::Evicted;
 use sidetrack::rollout::plan::{Answer, Check, Message, Plan, Step};
 use sidetrack::rollout::revision::Revision;
-use sidetrack::rollout::subject::{Config, Question, Snapshot, Subject, logged};
+use sidetrack::rollout::subject::{Config, Older, Question, Snapshot, Subject, logged};
 use sidetrack::rollout::{Memory, advance, objects};
 use std::collections::BTreeMap;
 
@@ -125,6 +126,7 @@ impl World {
                 self.workloads.forget(&self.cluster, &at);
                 return Ok(());
             }
+            Step::EvictOlder(than) => return self.evict_older(subject, *than),
             _ => {}
         }
         let Ok(writes) = subject.writes(step) else { return Err(Ended::Again) };
@@ -143,6 +145,40 @@ impl World {
             }
             _ => Ok(()),
         }
+    }
+
+    fn evict_older(&mut self, subject: &Subject<'_>, than: Timestamp) -> Result<(), Ended> {
+        if self.fuse_blows(false) {
+            return Err(Ended::Killed);
+        }
+        let at = self.deployment(&self.names.target);
+        let (sets, pods) = self.workloads.shown(&self.cluster, &at);
+        let found = match subject.older(&sets, &pods, than) {
+            Older::None => Evicted::All,
+            Older::Wait => Evicted::Some,
+            Older::Stay(why) => Evicted::Refused(why),
+            Older::Evict(_) if self.workloads.budget => {
+                Evicted::Refused("it would violate the budget".into())
+            }
+            Older::Evict(write) => {
+                let name = write.target().unwrap().name;
+                let serving = self.primary_pods().ready(self.cluster.now);
+                self.workloads.evict(&self.cluster, &at, &name);
+                self.writes += 1;
+                self.note(format!("evicts pod {name}"));
+                let left = self.primary_pods().ready(self.cluster.now);
+                self.law("I4", left + 1 >= serving && left > 0, "more than one pod is evicted at a time");
+                self.evicted += 1;
+                Evicted::Some
+            }
+        };
+        if let Some(renewal) = self.process.as_mut().and_then(|p| p.memory.renewal.as_mut()) {
+            renewal.found = found;
+        }
+        if self.fuse_blows(true) {
+            return Err(Ended::Killed);
+        }
+        Ok(())
     }
 
     fn say(&mut self, message: &Message) {
@@ -306,6 +342,7 @@ fn brief(write: &Write) -> String {
                 status["phase"], status["canaryWeight"], status["failedChecks"], status["run"]
             )
         }
+        Write::Evict { .. } => "evict".into(),
         Write::Delete { .. } => "delete".into(),
         Write::Patch { patch, .. } | Write::PatchStatus { patch, .. } => {
             let changes = patch.0.iter().filter(|op| !matches!(op, json_patch::PatchOperation::Test(_)));

@@ -18,6 +18,7 @@ const SLOW: SignedDuration = SignedDuration::from_secs(15);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Pod {
     ready_at: Option<Timestamp>,
+    made: Timestamp,
     /// Somebody made it unready.
     pub(crate) broken: bool,
 }
@@ -51,6 +52,8 @@ pub(crate) struct Workloads {
     pub(crate) pods: BTreeMap<String, Pods>,
     /// Nothing happens for now.
     pub(crate) asleep: bool,
+    /// A disruption budget lets no pod go.
+    pub(crate) budget: bool,
     made: u64,
     /// When the controllers last looked.
     rounded: Timestamp,
@@ -137,6 +140,39 @@ impl Workloads {
             }
             pods.sets.retain(|s| !s.pods.is_empty() || Some(s.revision.as_str()) == promoted);
         }
+    }
+
+    /// A Deployment's ReplicaSets and pods as the API server would list them. A pod's name says where it is.
+    pub(crate) fn shown(&self, cluster: &Cluster, at: &ObjectRef) -> (Vec<Value>, Vec<Value>) {
+        let owner = |uid: &Value| json!([{"uid": uid}]);
+        let uid = &cluster.get(at).unwrap()["metadata"]["uid"];
+        let (mut sets, mut pods) = (Vec::new(), Vec::new());
+        for (i, set) in self.of(cluster, at).sets.iter().enumerate() {
+            let set_uid = json!(format!("set-{}", set.made));
+            sets.push(json!({"metadata": {"uid": set_uid, "ownerReferences": owner(uid)}}));
+            pods.extend(set.pods.iter().enumerate().map(|(j, pod)| {
+                let ready = if pod.ready(cluster.now) { "True" } else { "False" };
+                let name = format!("{i}-{j}");
+                // The API server's times have whole seconds.
+                let made = Timestamp::from_second(pod.made.as_second()).unwrap().to_string();
+                json!({
+                    "metadata": {"name": name, "uid": name, "creationTimestamp": made,
+                        "ownerReferences": owner(&set_uid)},
+                    "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]},
+                })
+            }));
+        }
+        (sets, pods)
+    }
+
+    /// Evicts a pod; its ReplicaSet makes another one.
+    pub(crate) fn evict(&mut self, cluster: &Cluster, at: &ObjectRef, name: &str) {
+        let uid = text(cluster.get(at).unwrap(), "/metadata/uid").unwrap();
+        let (set, pod) = name.split_once('-').unwrap();
+        let set = &mut self.pods.get_mut(uid).unwrap().sets[set.parse::<usize>().unwrap()];
+        let size = set.pods.len();
+        set.pods.remove(pod.parse().unwrap());
+        resize(set, size, cluster.now);
     }
 
     /// When something happens next by itself.
@@ -230,7 +266,7 @@ fn resize(set: &mut ReplicaSet, size: usize, now: Timestamp) {
         Some(_) => None,
     };
     while set.pods.len() < size {
-        set.pods.push(Pod { ready_at, broken: false });
+        set.pods.push(Pod { ready_at, made: now, broken: false });
     }
 }
 

@@ -56,6 +56,8 @@ pub(crate) struct World {
     pub(crate) written: Vec<(Write, Option<Value>)>,
     /// Its writes that were sent.
     pub(crate) writes: usize,
+    /// Pods that it evicted.
+    pub(crate) evicted: usize,
     pub(crate) looks: usize,
     /// Writes that were tried without being stored.
     pub(crate) dry_runs: usize,
@@ -86,6 +88,7 @@ impl World {
             said: Vec::new(),
             written: Vec::new(),
             writes: 0,
+            evicted: 0,
             looks: 0,
             dry_runs: 0,
             quiet: false,
@@ -114,6 +117,7 @@ impl World {
             said: self.said.clone(),
             written: self.written.clone(),
             writes: self.writes,
+            evicted: self.evicted,
             looks: self.looks,
             dry_runs: self.dry_runs,
             quiet: false,

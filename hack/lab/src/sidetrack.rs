@@ -20,12 +20,13 @@ pub const NAMESPACE: &str = "sidetrack-system";
 const SECRET: &str = "sidetrack-webhook-tls";
 
 /// manifests/ in the order of its kustomization.yaml, without the definitions, which the control plane starts with.
-const MANIFESTS: [&str; 5] = [
+const MANIFESTS: [&str; 6] = [
     include_str!("../../../manifests/namespace.yaml"),
     include_str!("../../../manifests/rbac.yaml"),
     include_str!("../../../manifests/policy.yaml"),
     include_str!("../../../manifests/deployment.yaml"),
     include_str!("../../../manifests/webhook.yaml"),
+    include_str!("../../../manifests/policies-webhook.yaml"),
 ];
 
 /// Returns the definitions in manifests/.

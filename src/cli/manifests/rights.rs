@@ -70,7 +70,7 @@ const READ_PATCH: &[&str] = &["get", "list", "watch", "patch"];
 const MAKE: &[&str] = &["get", "list", "watch", "create", "patch"];
 
 /// Every right of the controller. Secrets of applications are not among them: see [`secrets_role`].
-pub const RIGHTS: [Right; 25] = [
+pub const RIGHTS: [Right; 27] = [
     Right::new("flagger.app", "canaries", &["get", "list", "watch", "create", "patch", "delete"]),
     Right::new("flagger.app", "canaries/status", &["update"]),
     // What a Canary owns names it with blockOwnerDeletion, which admission plugin
@@ -84,6 +84,9 @@ pub const RIGHTS: [Right; 25] = [
     Right::new("apps", "deployments", &["get", "list", "watch", "create", "patch", "delete"]),
     Right::new("apps", "deployments/status", &["patch"]),
     Right::new("apps", "replicasets", &["list", "delete"]),
+    // The restart of a held primary, pod by pod.
+    Right::new("", "pods", &["list"]),
+    Right::new("", "pods/eviction", &["create"]),
     Right::new("apps", "controllerrevisions", &["get", "list", "watch", "create", "delete"]),
     Right::new("", "services", MAKE),
     Right::new("autoscaling", "horizontalpodautoscalers", MAKE),
@@ -241,8 +244,9 @@ mod tests {
 
     #[test]
     fn every_kind_that_is_followed_can_be_watched_in_the_whole_cluster() {
-        // ReplicaSets are looked at when they are needed.
-        for kind in Kind::ALL.into_iter().filter(|kind| !matches!(kind, Kind::Secret | Kind::ReplicaSet)) {
+        // ReplicaSets and Pods are looked at when they are needed.
+        let followed = |kind: &Kind| !matches!(kind, Kind::Secret | Kind::ReplicaSet | Kind::Pod);
+        for kind in Kind::ALL.into_iter().filter(followed) {
             let (group, _, _, plural) = kind.names();
             let right =
                 RIGHTS.iter().find(|r| (r.group, r.resource, r.scope) == (group, plural, Scope::Cluster));

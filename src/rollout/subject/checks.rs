@@ -33,7 +33,7 @@ pub struct Judged {
 }
 
 fn failed(message: Message) -> Answer {
-    Answer { passed: false, error: message.text.clone(), messages: vec![message] }
+    Answer { passed: false, error: message.text.clone(), messages: vec![message], value: None }
 }
 
 fn error(text: String) -> Message {
@@ -91,7 +91,7 @@ impl Subject<'_> {
 
     fn metric_question(&self, check: &judge::Check<'_>, secret: Option<Result<Value, String>>) -> Question {
         let namespace = &self.names.namespace;
-        let settled = |verdict: &Verdict| Question::Settled(judged(verdict, check.metric).answer);
+        let settled = |verdict: &Verdict| Question::Settled(judged(verdict, check).answer);
         let mut server = Prometheus::new(self.metrics_server(), &BTreeMap::new(), None, false);
         let mut text = None;
         if check.source == Source::Template {
@@ -164,6 +164,7 @@ impl Subject<'_> {
                     passed: true,
                     messages: vec![Message::normal("all the metrics providers are available!")],
                     error: String::new(),
+                    value: None,
                 },
                 Err(why) => unavailable(&format!("prometheus not avaiable: {why}")),
             }),
@@ -175,7 +176,7 @@ impl Subject<'_> {
                 };
                 let provider = self.provider_name();
                 let subject = self.judged_subject(&provider);
-                judged(&check.verdict(&subject, &self.observer(), &sample(exchange)), check.metric)
+                judged(&check.verdict(&subject, &self.observer(), &sample(exchange)), check)
             }
         }
     }
@@ -191,11 +192,12 @@ impl Subject<'_> {
                     .into_iter()
                     .collect(),
                 error: String::new(),
+                value: None,
             },
             Err(why) => {
                 let text = hook.failed(&self.names.canary, &self.names.namespace, &why);
                 let message = if rollback { Message::normal(text) } else { Message::warning(text) };
-                Answer { passed: false, messages: vec![message], error: why }
+                Answer { passed: false, messages: vec![message], error: why, value: None }
             }
         }
     }
@@ -279,22 +281,20 @@ fn unavailable(why: &str) -> Answer {
     failed(error(format!("Error checking metric providers: {why}")))
 }
 
-fn judged(verdict: &Verdict, metric: &MetricSpec) -> Judged {
-    let export = |value: f64| (metric.name.clone(), value);
-    match verdict {
-        Verdict::Passed { exported } => Judged {
-            answer: Answer { passed: true, messages: Vec::new(), error: String::new() },
-            exported: Some(export(*exported)),
-        },
-        Verdict::Failed(failure) => Judged {
-            answer: failed(if failure.error {
-                error(failure.message.clone())
-            } else {
-                Message::warning(failure.message.clone())
-            }),
-            exported: failure.exported.map(export),
-        },
-    }
+fn judged(verdict: &Verdict, check: &judge::Check<'_>) -> Judged {
+    let (mut answer, value) = match verdict {
+        Verdict::Passed { exported } => {
+            let answer = Answer { passed: true, messages: Vec::new(), error: String::new(), value: None };
+            (answer, Some(*exported))
+        }
+        Verdict::Failed(failure) => {
+            let text = failure.message.clone();
+            let message = if failure.error { error(text) } else { Message::warning(text) };
+            (failed(message), failure.exported)
+        }
+    };
+    answer.value = value.map(|value| check.shown(value));
+    Judged { answer, exported: value.map(|value| (check.metric.name.clone(), value)) }
 }
 
 fn data_of(secret: &Value) -> BTreeMap<String, Vec<u8>> {

@@ -3,11 +3,9 @@
 use super::Subject;
 use crate::api::keys;
 use crate::object::{Kind, ObjectRef, Write};
+use crate::rollout::objects::replica_set_template;
 use crate::rollout::revision::Revision;
 use serde_json::Value;
-
-/// The label that the Deployment controller adds to a ReplicaSet's template.
-const POD_TEMPLATE_HASH: &str = "pod-template-hash";
 
 impl Subject<'_> {
     /// Returns the template of a revision as one of the target's ReplicaSets has it.
@@ -16,7 +14,7 @@ impl Subject<'_> {
         let uid = self.target()?.pointer("/metadata/uid")?;
         sets.iter()
             .filter(|set| owned_by(set, uid))
-            .filter_map(template)
+            .filter_map(replica_set_template)
             .find(|t| Revision::of(t) == *revision)
     }
 
@@ -31,7 +29,8 @@ impl Subject<'_> {
         let Some(promoted) = promoted.and_then(Value::as_str) else { return Vec::new() };
         let number = |set: &Value, field: &str| set.pointer(field).and_then(Value::as_i64).unwrap_or(0);
         let Some(uid) = target.pointer("/metadata/uid") else { return Vec::new() };
-        let is_promoted = |set: &Value| template(set).is_some_and(|t| Revision::of(&t).as_str() == promoted);
+        let is_promoted =
+            |set: &Value| replica_set_template(set).is_some_and(|t| Revision::of(&t).as_str() == promoted);
         let owned: Vec<&Value> = sets.iter().filter(|set| owned_by(set, uid)).collect();
         if !owned.iter().any(|set| is_promoted(set)) {
             // An API server with other defaults shows it by another hash: it may be any of them.
@@ -55,18 +54,10 @@ fn owned_by(set: &Value, uid: &Value) -> bool {
     owners.is_some_and(|owners| owners.iter().any(|owner| owner.get("uid") == Some(uid)))
 }
 
-/// The template as it stood in the Deployment.
-fn template(set: &Value) -> Option<Value> {
-    let mut template = set.pointer("/spec/template")?.clone();
-    if let Some(labels) = template.pointer_mut("/metadata/labels").and_then(Value::as_object_mut) {
-        labels.remove(POD_TEMPLATE_HASH);
-    }
-    Some(template)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rollout::objects::POD_TEMPLATE_HASH;
     use crate::rollout::subject::testing::{subject, target};
     use serde_json::json;
 

@@ -4,6 +4,7 @@
 //! the simulated cluster of the tests from its own.
 
 mod checks;
+mod eviction;
 mod history;
 mod layout;
 mod observe;
@@ -14,6 +15,7 @@ mod testing;
 mod writes;
 
 pub use checks::{Judged, Question};
+pub use eviction::Older;
 pub use writes::{Impossible, logged};
 
 use crate::api::validate::{Review, review};

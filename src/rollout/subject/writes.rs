@@ -37,6 +37,7 @@ impl Subject<'_> {
             | Step::LoadSnapshot(_)
             | Step::EmptyHistory
             | Step::StoreRunning(_)
+            | Step::EvictOlder(_)
             | Step::Redefault { .. } => none,
             Step::Status(status) => {
                 let mut object = json!({

@@ -1,18 +1,16 @@
 //! The layout `in-place` on a real control plane: the applied Deployment stays the primary.
 
+mod adoption;
+mod flux;
+mod held;
+mod leaving;
+mod plugin;
+mod promotion;
+
 use crate::harness::objects::{pod_image, pods_of, ready};
-use crate::harness::{World, at, canary, deployment, image, shared, weight};
+use crate::harness::{World, at, canary, deployment, image, in_place, shared, weight};
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
-
-fn in_place(namespace: &str, spec: &Value) -> Value {
-    let mut canary = canary(namespace, spec);
-    json_patch::merge(
-        &mut canary,
-        &json!({"metadata": {"annotations": {"sidetrack.dev/layout": "in-place"}}}),
-    );
-    canary
-}
 
 /// The owner's Service, which nobody else may write.
 fn service(namespace: &str) -> Value {
@@ -23,7 +21,7 @@ fn service(namespace: &str) -> Value {
 }
 
 /// An application that runs already is adopted.
-async fn adopted(prefix: &str, spec: &Value) -> Result<String> {
+pub(crate) async fn adopted(prefix: &str, spec: &Value) -> Result<String> {
     let (world, _) = shared().await;
     let ns = world.cp.namespace(prefix).await?;
     world.flux(service(&ns)).await?;
@@ -34,7 +32,7 @@ async fn adopted(prefix: &str, spec: &Value) -> Result<String> {
     Ok(ns)
 }
 
-async fn pods(world: &World, ns: &str, app: &str) -> Result<Vec<(String, String)>> {
+pub(crate) async fn pods(world: &World, ns: &str, app: &str) -> Result<Vec<(String, String)>> {
     let mut all: Vec<(String, String)> = world
         .list(ns, "pod", &format!("app={app}"))
         .await?

@@ -1,0 +1,33 @@
+//! Commands as the documentation has them.
+
+use super::World;
+use anyhow::{Context as _, Result};
+use std::path::Path;
+
+impl World {
+    /// Runs the shell blocks below a heading of a page, in order, for a namespace in place of `shop`; returns what was said.
+    pub(crate) async fn as_documented(&self, page: &str, heading: &str, namespace: &str) -> Result<String> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(page);
+        let text = std::fs::read_to_string(path)?;
+        let (_, below) = text.split_once(&format!("## {heading}\n")).context("no such heading")?;
+        let below = below.split("\n## ").next().unwrap_or_default();
+        let blocks = below.split("```sh\n").skip(1).filter_map(|block| block.split("```").next());
+        let script = blocks.collect::<String>().replace("-n shop ", &format!("-n {namespace} "));
+        let kubectl = self.cp.kubectl(&[] as &[&str]);
+        let program = Path::new(kubectl.as_std().get_program());
+        let tools = program.parent().context("kubectl stands nowhere")?.display().to_string();
+        let path = format!("{tools}:{}", std::env::var("PATH").unwrap_or_default());
+        let mut shell = tokio::process::Command::new("sh");
+        shell.arg("-c").arg(&script).env("PATH", path);
+        for (name, value) in kubectl.as_std().get_envs() {
+            if let Some(value) = value.filter(|_| name != "PATH") {
+                shell.env(name, value);
+            }
+        }
+        let output = shell.output().await?;
+        let said = [output.stdout, output.stderr].concat();
+        let said = format!("{script}\n{}", String::from_utf8_lossy(&said));
+        println!("{said}");
+        Ok(said)
+    }
+}
