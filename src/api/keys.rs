@@ -45,6 +45,12 @@ pub const CANARY_NAME: &str = "sidetrack.dev/canary-name";
 pub const REVISION: &str = "sidetrack.dev/revision";
 /// Annotation on a generated Deployment: hash of the template as it was written, by which a change by hand is seen.
 pub const TEMPLATE: &str = "sidetrack.dev/template";
+/// Annotation on a generated canary (`in-place`, provider `kubernetes`), from when its pods are in the application's Service:
+/// the weight that is set, and the number of pods for it ([`crate::router::replicas::Set`]).
+pub const SHARE: &str = "sidetrack.dev/share";
+/// Label of the pods of a generated canary (`in-place`, provider `kubernetes`): the Canary, as in [`CANARY`]. By it alone they
+/// are told from the target's.
+pub const PODS: &str = "sidetrack.dev/pods";
 
 /// Annotation on a Canary: what a person asks of its release ([`crate::api::request::Request`]).
 pub const REQUEST: &str = "sidetrack.dev/request";
@@ -59,7 +65,7 @@ pub const CANARY_FINALIZER: &str = "sidetrack.dev/canary";
 /// Every label of ours on a Deployment.
 pub const LABELS: [&str; 3] = [CANARY, LAYOUT, ROLE];
 /// Every annotation of ours on a Deployment.
-pub const ANNOTATIONS: [&str; 12] = [
+pub const ANNOTATIONS: [&str; 13] = [
     HOLD,
     FAILED,
     PAUSED_BEFORE,
@@ -72,6 +78,7 @@ pub const ANNOTATIONS: [&str; 12] = [
     CANARY_NAME,
     REVISION,
     TEMPLATE,
+    SHARE,
 ];
 
 /// Condition of a target while a release of it goes on. kstatus takes any object that has it for one that is not done,
