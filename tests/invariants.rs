@@ -9,6 +9,7 @@ mod invariants {
     mod owners;
     mod races;
     mod random;
+    mod replicas;
     mod review;
     mod runs;
     mod skips;

@@ -6,8 +6,10 @@
 use super::analysis::{Alert, Analysis, HookType, Metric, Webhook};
 use super::canary::CanarySpec;
 use super::duration;
+use super::keys::{LAYOUT, LAYOUT_IN_PLACE};
 use super::service::CanaryService;
-use crate::router::Provider;
+use crate::rollout::naming::Layout;
+use crate::router::Traffic;
 use std::time::Duration;
 
 /// The traffic routers that this version serves. The flag may name a mesh after a version: `smi:v1alpha2:linkerd`.
@@ -33,12 +35,12 @@ impl Review {
     }
 }
 
-/// Reviews a Canary for a controller with this default provider and this least interval (Flagger: 10 s).
+/// Reviews a Canary in this layout for a controller with this default provider and this least interval (Flagger: 10 s).
 #[must_use]
-pub fn review(spec: &CanarySpec, default_provider: &str, min_interval: Duration) -> Review {
+pub fn review(spec: &CanarySpec, layout: Layout, default_provider: &str, min_interval: Duration) -> Review {
     let mut review = Review::default();
     references(spec, &mut review);
-    routing(spec, default_provider, &mut review);
+    routing(spec, layout, default_provider, &mut review);
     service(&spec.service, &mut review);
     strategy(&spec.analysis, &mut review);
     weights(&spec.analysis, &mut review);
@@ -70,13 +72,17 @@ fn references(spec: &CanarySpec, review: &mut Review) {
     }
 }
 
-fn routing(spec: &CanarySpec, default_provider: &str, review: &mut Review) {
+fn routing(spec: &CanarySpec, layout: Layout, default_provider: &str, review: &mut Review) {
     let provider = spec.provider(default_provider);
-    let served = Provider::parse(provider).is_ok();
+    let traffic = Traffic::parse(provider);
+    let served = traffic.is_ok();
+    if traffic == Ok(Traffic::Replicas) {
+        by_replicas(&spec.analysis, layout, review);
+    }
     if !served {
         review.refuse(format!(
-            "spec.provider is {provider:?}{}: traffic could not be shifted, because this version serves only {SERVED}; \
-             choose one of them.",
+            "spec.provider is {provider:?}{}: traffic could not be shifted, because this version serves only {SERVED}, \
+             and \"kubernetes\" in layout {LAYOUT_IN_PLACE:?}; choose one of them.",
             if spec.provider("").is_empty() { " by default" } else { "" }
         ));
     }
@@ -104,6 +110,22 @@ fn routing(spec: &CanarySpec, default_provider: &str, review: &mut Review) {
         if given && served {
             review.warn(format!("spec.{field} is not used by provider {provider:?}."));
         }
+    }
+}
+
+/// Without a router the share is the ratio of pods, for which the canary's have to stand in the application's Service.
+fn by_replicas(analysis: &Analysis, layout: Layout, review: &mut Review) {
+    if layout != Layout::InPlace {
+        review.refuse(format!(
+            "spec.provider is \"kubernetes\": blue/green is not served yet, and without a router weights can be set by \
+             the number of pods only, in layout {LAYOUT_IN_PLACE:?}; set annotation {LAYOUT}: {LAYOUT_IN_PLACE}, or choose \
+             one of {SERVED}."
+        ));
+    } else if analysis.max_weight() > 50 {
+        review.warn(format!(
+            "spec.analysis goes up to {} %: by the number of pods it is 50 at most, as many as the application has.",
+            analysis.max_weight()
+        ));
     }
 }
 

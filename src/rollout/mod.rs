@@ -21,6 +21,7 @@ mod repair;
 mod rest;
 pub mod revision;
 mod rollback;
+mod share;
 pub mod status;
 pub mod subject;
 mod taken;

@@ -45,8 +45,10 @@ pub struct Observed {
     pub primary_unguarded: bool,
     /// The Services.
     pub services: Services,
-    /// The routes.
+    /// The routes, or what takes their place.
     pub routes: Routes,
+    /// The pods that the share of the traffic is counted by; `None` where routes split it, and while nobody knows.
+    pub pods: Option<Pods>,
     /// The autoscaler of the primary is missing.
     pub autoscaler_gone: bool,
     /// The autoscaler of the primary needs to be created or updated.
@@ -105,6 +107,15 @@ pub struct Routes {
     pub stale: bool,
 }
 
+/// Pods that are ready in the application's Service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pods {
+    /// The canary's.
+    pub canary: i32,
+    /// The primary's.
+    pub primary: i32,
+}
+
 /// Settings of the process that the core reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -145,6 +156,8 @@ pub struct Memory {
     pub said: Option<Message>,
     /// When a state that lasts was last said.
     pub said_at: Option<Timestamp>,
+    /// When the share of the traffic was last stated for its own sake.
+    pub counted_at: Option<Timestamp>,
     /// The revisions that were held last; see [`contest`](crate::rollout::contest).
     pub turns: Turns,
     /// Revisions whose stored template is at hand.

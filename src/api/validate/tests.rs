@@ -22,7 +22,7 @@ fn with(changes: &[(&str, Value)]) -> Review {
         let (parent, field) = path.rsplit_once('/').unwrap();
         spec.pointer_mut(parent).unwrap()[field] = value.clone();
     }
-    review(&serde_json::from_value(spec).unwrap(), "istio", FLOOR)
+    review(&serde_json::from_value(spec).unwrap(), Layout::default(), "istio", FLOOR)
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn refuses_what_is_not_served_naming_field_value_and_remedy() {
             "HorizontalPodAutoscaler",
         ),
         (("/provider".into(), json!("nginx")), "spec.provider is \"nginx\":", "smi:v1alpha3"),
-        (("/provider".into(), json!("kubernetes")), "spec.provider is \"kubernetes\":", "istio"),
+        (("/provider".into(), json!("kubernetes")), "spec.provider is \"kubernetes\":", "in-place"),
         (
             ("/provider".into(), json!("gatewayapi:v1")),
             "spec.service.gatewayRefs is empty",
@@ -92,8 +92,21 @@ fn refuses_what_is_not_served_naming_field_value_and_remedy() {
 #[test]
 fn says_when_a_refused_provider_is_the_default() {
     let spec = serde_json::from_value(sound()).unwrap();
-    let review = review(&spec, "nginx", FLOOR);
+    let review = review(&spec, Layout::default(), "nginx", FLOOR);
     assert!(review.refusals[0].contains("spec.provider is \"nginx\" by default"), "{review:?}");
+}
+
+#[test]
+fn shares_by_the_number_of_pods_end_at_half() {
+    let mut spec = sound();
+    spec["provider"] = "kubernetes".into();
+    let mut warnings = |max: i32| {
+        spec["analysis"]["maxWeight"] = max.into();
+        review(&serde_json::from_value(spec.clone()).unwrap(), Layout::InPlace, "istio", FLOOR)
+    };
+    assert_eq!(warnings(50), Review::default());
+    assert!(warnings(80).warnings[0].contains("up to 80 %"), "{:?}", warnings(80));
+    assert!(warnings(80).refusals.is_empty());
 }
 
 #[test]
