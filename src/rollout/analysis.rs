@@ -7,7 +7,7 @@ use crate::rollout::policy::HookKind;
 use crate::rollout::revision::Revision;
 use crate::rollout::status::Draft;
 use crate::rollout::workload::Workload;
-use crate::rollout::{promotion, rollback, verbs};
+use crate::rollout::{in_place, promotion, rollback, verbs};
 
 /// Decides within [`Stage::Analysing`].
 pub(super) fn advance(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
@@ -22,6 +22,11 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan
         return plan;
     }
     if let Some(plan) = foreign_weight(case, target, run) {
+        return plan;
+    }
+    if o.names.in_place()
+        && let Some(plan) = in_place::follow(case, run)
+    {
         return plan;
     }
     if let Some(plan) = awaited(case, target, run) {
@@ -90,7 +95,8 @@ fn backends(case: &mut Case<'_>, run: &Run) -> Option<Plan> {
     None
 }
 
-/// Pods that the canary was given, where their number is the share, are awaited within the deadline: no check is made of what is not there yet, and none fails.
+/// Pods that the canary was given (for a step where their number is the share, or because the primary got more) are awaited
+/// within the deadline: no check is made of what is not there yet, and none fails.
 fn awaited(case: &mut Case<'_>, target: &Workload, run: &Run) -> Option<Plan> {
     let (o, since) = (case.o, run.awaits?);
     match case.canary_ready(target, run) {

@@ -83,6 +83,9 @@ pub(super) fn releasing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
         }
         return Step::CreateCanary { revision, replicas: replicas(case) }.into();
     }
+    if let Some(plan) = follow(case, run) {
+        return plan;
+    }
     match case.canary_ready(target, run) {
         Ok(()) => {
             case.m.said_at = None;
@@ -98,13 +101,23 @@ pub(super) fn releasing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
     }
 }
 
-/// How many pods a canary begins with; where their number is the share, those of the first step.
+/// How many pods a canary begins with: as many as the primary has; where their number is the share, those of the first step.
 fn replicas(case: &Case<'_>) -> i32 {
     let (policy, primary) = (&case.o.policy, case.o.primary.as_ref().map_or(1, |p| p.replicas));
     if !policy.by_replicas {
-        return release::canary_replicas(case);
+        return primary.max(1);
     }
     count(policy.steps.next(0).unwrap_or(0), primary).max(1)
+}
+
+/// The canary of a route gets more pods when the primary does: no autoscaler knows it, and its weight is of the same traffic.
+/// It keeps them when the primary has fewer again.
+pub(super) fn follow(case: &Case<'_>, run: &Run) -> Option<Plan> {
+    let (canary, primary) = case.o.canary.as_ref().zip(case.o.primary.as_ref())?;
+    if case.o.policy.by_replicas || canary.terminating || canary.replicas >= primary.replicas {
+        return None;
+    }
+    Some(analysis::awaiting(case, run).then(Step::ScaleCanary(primary.replicas)))
 }
 
 /// The analysis passed: the hold is released, and the primary rolls by itself.
