@@ -15,7 +15,7 @@ fn in_place(namespace: &str, spec: &Value) -> Value {
 }
 
 /// The owner's Service, which nobody else may write.
-fn service(namespace: &str) -> Value {
+pub(crate) fn service(namespace: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": "app", "namespace": namespace},
         "spec": {"selector": {"app": "app"}, "ports": [{"port": 80, "targetPort": 8080}]},
@@ -49,7 +49,7 @@ async fn pods(world: &World, ns: &str, app: &str) -> Result<Vec<(String, String)
 }
 
 /// Nothing of ours is left, and the Deployment runs this.
-async fn plain(world: &World, ns: &str, version: &str) -> Result<()> {
+pub(crate) async fn plain(world: &World, ns: &str, version: &str) -> Result<()> {
     world.gone(ns, "canary", "app").await?;
     let left = world
         .until(ns, "deploy", "app", "it runs the right revision", |d| {
