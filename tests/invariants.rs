@@ -11,6 +11,7 @@ mod invariants {
     mod policies;
     mod races;
     mod random;
+    mod replicas;
     mod restarts;
     mod review;
     mod runs;

@@ -243,6 +243,7 @@ fn annotations_allowed() -> String {
             same(keys::REVISION),
             same(keys::TEMPLATE),
             same(keys::POLICY),
+            same(keys::SHARE),
             same_or_gone(keys::FAILED),
             format!("({} || variables.glass)", same_or_gone(keys::BREAK_GLASS)),
             format!("({} || variables.glass)", same_or_gone(keys::GLASSED)),

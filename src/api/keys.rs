@@ -45,6 +45,12 @@ pub const CANARY_NAME: &str = "sidetrack.dev/canary-name";
 pub const REVISION: &str = "sidetrack.dev/revision";
 /// Annotation on a generated Deployment: hash of the template as it was written, by which a change by hand is seen.
 pub const TEMPLATE: &str = "sidetrack.dev/template";
+/// Annotation on a generated canary (`in-place`, provider `kubernetes`), from when its pods are in the application's Service:
+/// the weight that is set, and the number of pods for it ([`crate::router::replicas::Set`]).
+pub const SHARE: &str = "sidetrack.dev/share";
+/// Label of the pods of a generated canary (`in-place`, provider `kubernetes`): the Canary, as in [`CANARY`]. By it alone they
+/// are told from the target's.
+pub const PODS: &str = "sidetrack.dev/pods";
 
 /// Annotation on a Deployment: name of the policy by which the webhook has enrolled it; until a Canary takes it up. As a
 /// label on a Canary: name of the policy that made it.
@@ -73,7 +79,7 @@ pub const POLICY_FINALIZER: &str = "sidetrack.dev/policy";
 /// Every label of ours on a Deployment.
 pub const LABELS: [&str; 3] = [CANARY, LAYOUT, ROLE];
 /// Every annotation of ours on a Deployment.
-pub const ANNOTATIONS: [&str; 13] = [
+pub const ANNOTATIONS: [&str; 14] = [
     HOLD,
     FAILED,
     PAUSED_BEFORE,
@@ -87,6 +93,7 @@ pub const ANNOTATIONS: [&str; 13] = [
     REVISION,
     TEMPLATE,
     POLICY,
+    SHARE,
 ];
 
 /// Condition of a target while a release of it goes on. kstatus takes any object that has it for one that is not done,

@@ -72,6 +72,9 @@ pub struct CanaryStatus {
     /// Share of traffic on the canary, in percent.
     #[serde(default)]
     pub canary_weight: i32,
+    /// What the share is counted by where nothing routes (`provider: kubernetes`), while the canary has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<Share>,
     /// Iterations done, for strategies that count iterations.
     #[serde(default)]
     pub iterations: i32,
@@ -144,6 +147,37 @@ pub struct Checked {
     pub value: Option<String>,
     /// When.
     pub at: Timestamp,
+}
+
+/// The canary's share of the traffic as its part of the pods that are ready in the application's Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Share {
+    /// What decides on it.
+    pub by: ShareBy,
+    /// The weight of the analysis that the number of pods was chosen for, in percent.
+    pub step: i32,
+    /// The share that the ready pods make, in percent, rounded down.
+    pub percent: i32,
+    /// The canary's ready pods.
+    pub canary: i32,
+    /// The primary's ready pods.
+    pub primary: i32,
+}
+
+/// What decides on a share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ShareBy {
+    /// The number of pods.
+    Replicas,
+}
+
+impl std::fmt::Display for Share {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { step, percent, canary, .. } = self;
+        let all = canary.saturating_add(self.primary);
+        write!(f, "{canary} of {all} ready pods are the canary's: {percent} % (step {step})")
+    }
 }
 
 /// What became of a revision.
@@ -269,6 +303,9 @@ pub struct Run {
     /// Share of traffic, in percent, that this run has set last.
     #[serde(default)]
     pub weight: i32,
+    /// Since when pods that the canary was given are awaited; no check is made meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub awaits: Option<Timestamp>,
     /// Hash of the revision that the primary ran when the run began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<String>,

@@ -4,6 +4,7 @@ use super::cache::CanaryKey;
 use crate::api::status::{CanaryStatus, Phase};
 use crate::rollout::Observed;
 use crate::rollout::subject::Subject;
+use crate::router::replicas::percent;
 use crate::telemetry::metrics::{Analysis, CanaryState, Metrics, Strategy};
 use jiff::Timestamp;
 use std::collections::BTreeMap;
@@ -18,7 +19,8 @@ pub(super) fn observed(metrics: &Metrics, observed: &Observed) {
         _ => CanaryState::Successful,
     };
     metrics.set_status(name, namespace, state);
-    if let Some(weight) = observed.routes.weight {
+    let counted = observed.pods.map(|pods| percent(pods.canary, pods.primary));
+    if let Some(weight) = counted.or(observed.routes.weight) {
         metrics.set_weight(name, namespace, 100 - weight, weight);
     }
 }

@@ -208,7 +208,8 @@ impl Connection {
         let observed = subject.observe();
         let remarks =
             observed.refusals.into_iter().chain(observed.warnings).chain(observed.routes.error).collect();
-        Ok(Tree { canary, weight: observed.routes.weight, remarks, deployments, replica_sets, pods })
+        let weight = observed.routes.weight.filter(|_| !observed.policy.by_replicas);
+        Ok(Tree { canary, weight, remarks, deployments, replica_sets, pods })
     }
 }
 

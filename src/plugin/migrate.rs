@@ -3,14 +3,13 @@
 use super::connection::{Connection, FIELD_MANAGER};
 use super::{DONE, Out, duration, view};
 use crate::admission::configuration;
-use crate::api::Canary;
 use crate::api::status::Phase;
-use crate::api::validate::review;
 use crate::cli::check::facts::{Facts, key, text};
 use crate::cli::check::gather::{gather, path};
 use crate::cli::check::settings;
 use crate::cli::manifests::installation;
 use crate::controller::clock;
+use crate::rollout::subject::Subject;
 use anyhow::bail;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -61,14 +60,14 @@ impl Move {
         for object in facts.canaries.clone()? {
             let (namespace, name) = key(&object);
             let at = format!("{namespace}/{name}");
-            let Ok(canary) = serde_json::from_value::<Canary>(object) else {
+            let (objects, snapshots, templates) = Default::default();
+            let Ok(subject) = Subject::new(object, objects, snapshots, &templates, &config) else {
                 plan.refused.push(format!("{at}: it cannot be read"));
                 continue;
             };
-            let review = review(&canary.spec, &config.mesh_provider, config.min_interval);
-            let phase = view::status(&canary).phase;
-            if !review.refusals.is_empty() {
-                plan.refused.push(format!("{at}: {}", review.refusals.join(" ")));
+            let phase = view::status(&subject.canary).phase;
+            if !subject.review.refusals.is_empty() {
+                plan.refused.push(format!("{at}: {}", subject.review.refusals.join(" ")));
                 continue;
             }
             if !matches!(phase, Phase::None | Phase::Initialized | Phase::Succeeded | Phase::Failed) {

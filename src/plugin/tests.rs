@@ -3,6 +3,7 @@ use super::screen::{Screen, Widths};
 use super::tree::{Tree, draw};
 use super::*;
 use crate::api::Canary;
+use crate::api::status::{Share, ShareBy};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -293,6 +294,21 @@ fn what_a_release_waits_for_comes_with_what_frees_it() {
     insta::assert_snapshot!("waits_for_a_resume", end(paused()));
     insta::assert_snapshot!("waits_for_another_revision", end(failed()));
     assert_eq!(end(at_rest()), "├─ The primary runs revision 23483cbbf2.");
+}
+
+/// Without a router the pods are the share.
+#[test]
+fn the_pods_that_make_the_share_are_shown() {
+    let mut canary = analysing();
+    let (by, step, percent, canary_pods, primary) = (ShareBy::Replicas, 20, 33, 1, 2);
+    let status = canary.status.as_mut().unwrap();
+    status.share = Some(Share { by, step, percent, canary: canary_pods, primary });
+    status.canary_weight = percent;
+    let row = |wide| format!("{:?}", view::row(&canary, false, wide, now()));
+    assert!(row(true).contains("33 (1 of 3 pods, step 20)") && !row(false).contains("pods, step"));
+    let drawn = draw(Screen::PLAIN, &tree(canary), now());
+    let line = "1 of 3 ready pods are the canary's: 33 % (step 20); failed checks 1 of 5";
+    assert!(drawn.contains(line), "{drawn}");
 }
 
 #[test]

@@ -89,9 +89,12 @@ fn root(tree: &Tree, now: Timestamp) -> Node {
         below.push(Node::painted(why, phase.colour).with(ways));
     }
     let seen = tree.weight.map_or_else(|| "no route".into(), |weight| format!("{weight} in the route"));
+    let weight = match &status.share {
+        Some(share) => share.to_string(),
+        None => format!("Weight {} set, {seen}", status.canary_weight),
+    };
     below.push(Node::new(format!(
-        "Weight {} set, {seen}; failed checks {} of {}",
-        status.canary_weight,
+        "{weight}; failed checks {} of {}",
         status.failed_checks,
         canary.spec.analysis.threshold()
     )));

@@ -1,7 +1,7 @@
 //! A Canary as people want to see it: one line of the list, and what it waits for. Pure.
 
 use super::screen::{Cell, Colour, age};
-use crate::api::status::{CanaryStatus, Condition, Phase, Run, Stage};
+use crate::api::status::{CanaryStatus, Condition, Phase, Run, Share, Stage};
 use crate::api::{Canary, keys};
 use crate::rollout::naming::Layout;
 use crate::rollout::revision::Revision;
@@ -144,6 +144,17 @@ pub fn headings(with_namespace: bool, wide: bool) -> Vec<Cell> {
     headings.into_iter().map(Cell::new).collect()
 }
 
+/// The canary's share of the traffic, in the wide list with the pods that make it.
+fn weight(status: &CanaryStatus, wide: bool) -> String {
+    match status.share.filter(|_| wide) {
+        Some(Share { canary, primary, step, .. }) => {
+            let all = canary.saturating_add(primary);
+            format!("{} ({canary} of {all} pods, step {step})", status.canary_weight)
+        }
+        None => status.canary_weight.to_string(),
+    }
+}
+
 /// The row of a Canary in the list.
 #[must_use]
 pub fn row(canary: &Canary, with_namespace: bool, wide: bool, now: Timestamp) -> Vec<Cell> {
@@ -160,7 +171,7 @@ pub fn row(canary: &Canary, with_namespace: bool, wide: bool, now: Timestamp) ->
     cells.extend([
         Cell::new(name(canary)),
         phase(canary),
-        Cell::new(status.canary_weight.to_string()),
+        Cell::new(weight(&status, wide)),
         Cell::new(short(status.revisions.primary.as_deref())),
         Cell::new(short(revision_of_release(&status))),
         failed,

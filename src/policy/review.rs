@@ -3,6 +3,7 @@
 use super::{freeze, generate, selection};
 use crate::api::canary_policy::{CanaryPolicySpec, Wave};
 use crate::api::{duration, validate};
+use crate::rollout::naming::Layout;
 use std::time::Duration;
 
 /// Most characters of the name: it stands in a label value.
@@ -78,7 +79,8 @@ fn canary(spec: &CanaryPolicySpec, default_provider: &str) -> Vec<String> {
             analysis.interval.as_deref().unwrap_or_default()
         ));
     }
-    let refused = validate::review(&sample, default_provider, Duration::ZERO).refusals;
+    let layout = Layout::parse(spec.layout.as_str()).unwrap_or_default();
+    let refused = validate::review(&sample, layout, default_provider, Duration::ZERO).refusals;
     found.extend(refused.into_iter().map(|text| text.replace("spec.", "spec.canary.")));
     found
 }

@@ -12,7 +12,7 @@ use crate::rollout::status::{Draft, REFUSED, TARGET_MISSING, if_new};
 use crate::rollout::workload::{NotReady, Workload};
 use crate::rollout::{
     analysis, bypass, checked, contest, in_place, initialise, leave, promotion, rebaseline, release, repair,
-    rest, rollback, taken, verbs,
+    rest, rollback, share, taken, verbs,
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -22,7 +22,9 @@ pub fn advance(observed: &Observed, memory: &mut Memory, now: Timestamp) -> Plan
     memory.note(observed, now);
     let ticks = memory.tick.is_some();
     let mut case = Case { o: observed, m: memory, now };
-    let mut plan = case.decide();
+    let plan = case.decide();
+    // A share that was stated a moment ago and has changed is stated again in time.
+    let mut plan = share::due(&case).into_iter().fold(plan, Plan::wake);
     checked::note(&mut plan, observed, memory, ticks, now);
     plan
 }
@@ -130,7 +132,10 @@ impl Case<'_> {
     }
 
     fn run(&mut self, target: &Workload, run: &Run) -> Plan {
-        if let Some(plan) = self.routes(target) {
+        if let Some(plan) = self.routes(run) {
+            return plan;
+        }
+        if let Some(plan) = share::restated(self, target, run) {
             return plan;
         }
         if let Some(plan) = bypass::target(self, target, Some(run)) {
@@ -173,9 +178,12 @@ impl Case<'_> {
     }
 
     /// Keeps routing objects and Services in being while a run goes on.
-    fn routes(&mut self, _target: &Workload) -> Option<Plan> {
+    fn routes(&mut self, run: &Run) -> Option<Plan> {
         if self.o.routes.stale {
-            return Some(Step::EnsureRoutes.into());
+            // Where the pods are the share, there may be more of them to be awaited.
+            let awaiting =
+                if self.o.policy.by_replicas { analysis::awaiting(self, run) } else { Plan::default() };
+            return Some(awaiting.then(Step::EnsureRoutes));
         }
         if self.o.services.stale || self.o.services.apex_stale {
             return Some(Step::EnsureServices { apex: Backend::Primary }.into());
@@ -351,7 +359,18 @@ impl Case<'_> {
             });
         }
         let policy = &o.policy;
-        canary.ready(&o.names.canary_deployment, policy.canary_ready, policy.deadline, run.since, self.now)
+        canary.ready(
+            &o.names.canary_deployment,
+            policy.canary_ready,
+            policy.deadline,
+            run.since,
+            self.now,
+        )?;
+        if policy.by_replicas && canary.replicas > 0 && canary.rollout.available == 0 {
+            // Of the few that make a share, a threshold below 100 would ask for none.
+            return Err(NotReady { message: "no updated replica is available".into(), deadline: false });
+        }
+        Ok(())
     }
 
     /// Judges the primary.
@@ -435,7 +454,7 @@ impl Case<'_> {
 
     /// The stage after this one, in status.
     pub(super) fn enter(&self, run: &Run, stage: Stage) -> Run {
-        Run { stage, since: self.now, ..run.clone() }
+        Run { stage, since: self.now, awaits: None, ..run.clone() }
     }
 
     /// The template of a revision must be at hand before it is written anywhere.

@@ -7,7 +7,7 @@ use crate::rollout::policy::HookKind;
 use crate::rollout::revision::Revision;
 use crate::rollout::status::Draft;
 use crate::rollout::workload::Workload;
-use crate::rollout::{promotion, rollback, verbs};
+use crate::rollout::{in_place, promotion, rollback, verbs};
 
 /// Decides within [`Stage::Analysing`].
 pub(super) fn advance(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
@@ -22,6 +22,14 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan
         return plan;
     }
     if let Some(plan) = foreign_weight(case, target, run) {
+        return plan;
+    }
+    if o.names.in_place()
+        && let Some(plan) = in_place::follow(case, run)
+    {
+        return plan;
+    }
+    if let Some(plan) = awaited(case, target, run) {
         return plan;
     }
     // On request the run stays, or is cut short; pods that are not ready count as ever.
@@ -68,7 +76,9 @@ fn backends(case: &mut Case<'_>, run: &Run) -> Option<Plan> {
         return Some(start_over(case, run, text));
     }
     let primary = case.primary_serves();
-    if weight > 0 && !canary && primary {
+    // Pods that have just been put into the application's Service get no requests before they are ready.
+    let awaited = o.policy.by_replicas && run.awaits.is_some();
+    if weight > 0 && !canary && primary && !awaited {
         let text = format!(
             "Halt {} advancement no ready pods of {} at weight {weight}, routing all traffic to primary",
             case.canary(),
@@ -76,12 +86,54 @@ fn backends(case: &mut Case<'_>, run: &Run) -> Option<Plan> {
         );
         return Some(start_over(case, run, text));
     }
-    if weight < 100 && run.weight > 0 && canary && !primary && o.primary.is_some() {
+    let routed = !o.policy.by_replicas;
+    if routed && weight < 100 && run.weight > 0 && canary && !primary && o.primary.is_some() {
         let text =
             format!("{} has no ready pods, routing all traffic to the canary until it has", case.primary());
         return Some(Plan::default().then(Step::SetWeight(100)).say(Message::warning(text)));
     }
     None
+}
+
+/// Pods that the canary was given (for a step where their number is the share, or because the primary got more) are awaited
+/// within the deadline: no check is made of what is not there yet, and none fails.
+fn awaited(case: &mut Case<'_>, target: &Workload, run: &Run) -> Option<Plan> {
+    let (o, since) = (case.o, run.awaits?);
+    match case.canary_ready(target, run) {
+        Ok(()) => {
+            // A step lasts an interval from when its pods are there.
+            let of_step = run.last_step == run.awaits;
+            let last_step = if of_step { Some(case.now) } else { run.last_step };
+            let next = Run { awaits: None, last_step, ..run.clone() };
+            Some(analysed(case, next).into())
+        }
+        Err(error) => {
+            let text = case.canary_not_ready(&error);
+            let end = since.saturating_add(o.policy.deadline).unwrap_or(case.now);
+            if error.deadline || case.now >= end {
+                return Some(rollback::begin(case, &because(run, text), None));
+            }
+            Some(case.overdue(since, Message::warning(text)).wake(end))
+        }
+    }
+}
+
+/// The run as it goes on, in status.
+fn analysed(case: &Case<'_>, run: Run) -> Step {
+    let waits_for = waits_for(&run);
+    Draft::from(case.o).run(Some(run)).finish(case.o.status.phase, waits_for, case.now)
+}
+
+const fn waits_for(run: &Run) -> &'static str {
+    if run.awaits.is_some() { "Pods of the canary are awaited." } else { "The canary is being analysed." }
+}
+
+/// Notes that pods are awaited which the canary is about to be given.
+pub(super) fn awaiting(case: &Case<'_>, run: &Run) -> Plan {
+    if run.stage != Stage::Analysing || run.awaits.is_some() {
+        return Plan::default();
+    }
+    analysed(case, Run { awaits: Some(case.now), ..run.clone() }).into()
 }
 
 /// Takes all traffic from the canary, counts that, and waits for its pods again.
@@ -113,22 +165,25 @@ fn foreign_weight(case: &mut Case<'_>, target: &Workload, run: &Run) -> Option<P
         return None;
     }
     let mut plan = Plan::default();
+    let mut next = run.clone();
     if case.m.confirmed_weight == Some(run.weight) {
-        let text = format!(
-            "Routes of {} were changed to canary weight {weight}, restoring weight {}",
-            case.canary(),
-            run.weight
-        );
+        let what = if case.o.policy.by_replicas {
+            format!("Pods of {}", case.canary_deployment())
+        } else {
+            format!("Routes of {}", case.canary())
+        };
+        let text = format!("{what} were changed to canary weight {weight}, restoring weight {}", run.weight);
         plan = plan.say(Message::warning(text));
     } else if run.last_step.is_some_and(|at| at < case.now) {
         // A process that died between intent and effect: the step is taken now, and lasts an interval from now.
-        let mut next = run.clone();
         next.last_step = Some(case.now);
-        plan = plan.then(Draft::from(case.o).run(Some(next)).finish(
-            case.o.status.phase,
-            "The canary is being analysed.",
-            case.now,
-        ));
+        next.awaits = run.awaits.and(next.last_step);
+    }
+    if case.o.policy.by_replicas && weight < run.weight {
+        next.awaits = next.awaits.or(Some(case.now));
+    }
+    if next != *run {
+        plan = plan.then(analysed(case, next));
     }
     Some(plan.then(Step::SetWeight(run.weight)))
 }
@@ -200,12 +255,11 @@ fn step(case: &mut Case<'_>, target: &Workload, run: &Run, mut said: Vec<Message
         let mut next = run.clone();
         next.weight = weight;
         next.last_step = Some(case.now);
+        next.awaits = next.last_step.filter(|_| o.policy.by_replicas);
         said.push(Message::normal(format!("Advance {} canary weight {weight}", case.canary())));
-        let status = Draft::from(o).weight(weight).run(Some(next)).finish(
-            Phase::Progressing,
-            "The canary is being analysed.",
-            case.now,
-        );
+        let waits_for = waits_for(&next);
+        let status =
+            Draft::from(o).weight(weight).run(Some(next)).finish(Phase::Progressing, waits_for, case.now);
         // Intent, effect, and only then the words.
         let plan = Plan::default().then(status).then(Step::SetWeight(weight));
         return said.into_iter().fold(plan, Plan::say).wake(case.after(o.policy.interval));

@@ -10,6 +10,7 @@ use crate::rollout::revision::Revision;
 use crate::rollout::status::Draft;
 use crate::rollout::workload::{NotReady, Workload};
 use crate::rollout::{analysis, promotion, release, rest, rollback};
+use crate::router::replicas::count;
 
 /// What comes before anything else of a Canary that is not leaving.
 pub(super) fn first(case: &mut Case<'_>, target: &Workload) -> Option<Plan> {
@@ -67,7 +68,9 @@ pub(super) fn releasing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
         return Step::Disown.into();
     }
     let other = o.canary_revision.as_ref().is_none_or(|r| r.as_str() != run.revision);
-    if o.canary.as_ref().is_some_and(|canary| other || canary.terminating) {
+    // Pods that have had requests are not begun with again.
+    let used = |canary: &Workload| o.policy.by_replicas && canary.replicas == 0;
+    if o.canary.as_ref().is_some_and(|canary| other || canary.terminating || used(canary)) {
         return remove(case).unwrap_or_default();
     }
     if o.canary.is_none() {
@@ -78,7 +81,10 @@ pub(super) fn releasing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
         if let Err(plan) = case.loaded(&revision) {
             return plan;
         }
-        return Step::CreateCanary { revision, replicas: release::canary_replicas(case) }.into();
+        return Step::CreateCanary { revision, replicas: replicas(case) }.into();
+    }
+    if let Some(plan) = follow(case, run) {
+        return plan;
     }
     match case.canary_ready(target, run) {
         Ok(()) => {
@@ -93,6 +99,25 @@ pub(super) fn releasing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
             case.overdue(run.since, Message::warning(text))
         }
     }
+}
+
+/// How many pods a canary begins with: as many as the primary has; where their number is the share, those of the first step.
+fn replicas(case: &Case<'_>) -> i32 {
+    let (policy, primary) = (&case.o.policy, case.o.primary.as_ref().map_or(1, |p| p.replicas));
+    if !policy.by_replicas {
+        return primary.max(1);
+    }
+    count(policy.steps.next(0).unwrap_or(0), primary).max(1)
+}
+
+/// The canary of a route gets more pods when the primary does: no autoscaler knows it, and its weight is of the same traffic.
+/// It keeps them when the primary has fewer again.
+pub(super) fn follow(case: &Case<'_>, run: &Run) -> Option<Plan> {
+    let (canary, primary) = case.o.canary.as_ref().zip(case.o.primary.as_ref())?;
+    if case.o.policy.by_replicas || canary.terminating || canary.replicas >= primary.replicas {
+        return None;
+    }
+    Some(analysis::awaiting(case, run).then(Step::ScaleCanary(primary.replicas)))
 }
 
 /// The analysis passed: the hold is released, and the primary rolls by itself.
@@ -188,7 +213,7 @@ pub(super) fn without_primary(case: &mut Case<'_>) -> Option<Plan> {
     let o = case.o;
     let weight = o.routes.weight.unwrap_or(0);
     let needed = weight > 0 && case.canary_serves() && !case.primary_serves();
-    if needed && weight < 100 {
+    if needed && weight < 100 && !o.policy.by_replicas {
         return Some(Step::SetWeight(100).into());
     }
     if let Some(run) = &o.status.run {

@@ -24,6 +24,7 @@ mod rest;
 mod restart;
 pub mod revision;
 mod rollback;
+mod share;
 pub mod status;
 pub mod subject;
 mod taken;

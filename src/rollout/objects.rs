@@ -26,6 +26,8 @@ pub struct Label {
     pub key: String,
     /// Its value on the target's pods; the generated Deployment's have it with the layout's suffix.
     pub value: String,
+    /// Where the canary's pods come to have the target's labels, what [`keys::PODS`] is on them.
+    pub pods: Option<String>,
 }
 
 impl Label {
@@ -35,7 +37,7 @@ impl Label {
         let labels = target.pointer("/spec/selector/matchLabels")?;
         SELECTOR_LABELS.iter().find_map(|key| {
             let value = labels.get(*key)?.as_str()?;
-            Some(Self { key: (*key).to_owned(), value: value.to_owned() })
+            Some(Self { key: (*key).to_owned(), value: value.to_owned(), pods: None })
         })
     }
 
@@ -81,6 +83,7 @@ pub fn generated_template(template: &Value, label: &Label, names: &Names) -> Val
     if let Some(metadata) = template.get_mut("metadata").and_then(Value::as_object_mut) {
         let mut labels = text_map(metadata.get("labels"));
         labels.insert(label.key.clone(), label.generated(names).into());
+        labels.extend(label.pods.clone().map(|pods| (keys::PODS.to_owned(), pods.into())));
         metadata.insert("labels".into(), Value::Object(labels));
         let mut annotations = text_map(metadata.get("annotations"));
         annotations.retain(|key, _| !key.contains("toolkit.fluxcd.io"));
@@ -94,6 +97,19 @@ pub fn generated_template(template: &Value, label: &Label, names: &Names) -> Val
     template
 }
 
+/// The generated Deployment's template once its pods are in the application's Service: as the target's, and the label by which
+/// they are told apart.
+#[must_use]
+pub fn attached_template(template: &Value, label: &Label) -> Value {
+    let mut template = template.clone();
+    if let Some(metadata) = template.get_mut("metadata").and_then(Value::as_object_mut) {
+        let mut labels = text_map(metadata.get("labels"));
+        labels.extend(label.pods.clone().map(|pods| (keys::PODS.to_owned(), pods.into())));
+        metadata.insert("labels".into(), Value::Object(labels));
+    }
+    template
+}
+
 /// The reverse of [`generated_template`], for a primary that somebody else has made.
 #[must_use]
 pub fn target_template(primary: &Value, label: &Label, names: &Names) -> Value {
@@ -101,6 +117,7 @@ pub fn target_template(primary: &Value, label: &Label, names: &Names) -> Value {
     if let Some(metadata) = template.get_mut("metadata").and_then(Value::as_object_mut) {
         let mut labels = text_map(metadata.get("labels"));
         labels.insert(label.key.clone(), label.value.clone().into());
+        labels.remove(keys::PODS);
         metadata.insert("labels".into(), Value::Object(labels));
         let mut annotations = text_map(metadata.get("annotations"));
         annotations.remove(FLAGGER_ID);
@@ -193,9 +210,13 @@ pub fn generated(
     let mut metadata_labels = Map::from_iter([(label.key.clone(), Value::from(own_label.clone()))]);
     metadata_labels
         .extend(labels(names, keys::ROLE_GENERATED).map(|(key, value)| (key.to_owned(), value.into())));
+    let selector = match &label.pods {
+        Some(pods) => json!({keys::PODS: pods}),
+        None => json!({label.key.clone(): own_label}),
+    };
     let mut spec = Map::from_iter([
         ("replicas".to_owned(), json!(replicas)),
-        ("selector".to_owned(), json!({"matchLabels": {label.key.clone(): own_label}})),
+        ("selector".to_owned(), json!({"matchLabels": selector})),
         ("template".to_owned(), own_template),
     ]);
     for key in SETTINGS {
@@ -369,6 +390,25 @@ mod tests {
         let template = target.pointer("/spec/template").unwrap();
         let made = generated(&target, template, &Revision::of(template), &names(), "uid", &label, 2);
         assert_eq!(&target_template(&made, &label, &names()), template);
+    }
+
+    /// A selector is immutable: it must select the pods before and after they come into the application's Service.
+    #[test]
+    fn a_canary_of_the_same_service_is_selected_by_a_label_of_its_own() {
+        let target = target();
+        let names = names().in_layout(crate::rollout::naming::Layout::InPlace);
+        let label = Label { pods: Some("podinfo".into()), ..Label::of(&target).unwrap() };
+        let template = target.pointer("/spec/template").unwrap();
+        let made = generated(&target, template, &Revision::of(template), &names, "uid", &label, 1);
+        assert_eq!(made.pointer("/spec/selector/matchLabels"), Some(&json!({keys::PODS: "podinfo"})));
+        let labels = |app: &str| json!({"app": app, "x": "y", keys::PODS: "podinfo"});
+        assert_eq!(made.pointer("/spec/template/metadata/labels"), Some(&labels("podinfo-canary")));
+        let attached = attached_template(template, &label);
+        assert_eq!(attached.pointer("/metadata/labels"), Some(&labels("podinfo")));
+        let shaped = json!({"spec": {"template": attached}});
+        for form in [&made, &shaped] {
+            assert_eq!(&target_template(form, &label, &names), template);
+        }
     }
 
     #[test]

@@ -46,8 +46,10 @@ pub struct Observed {
     pub primary_unguarded: bool,
     /// The Services.
     pub services: Services,
-    /// The routes.
+    /// The routes, or what takes their place.
     pub routes: Routes,
+    /// The pods that the share of the traffic is counted by; `None` where routes split it, and while nobody knows.
+    pub pods: Option<Pods>,
     /// The autoscaler of the primary is missing.
     pub autoscaler_gone: bool,
     /// The autoscaler of the primary needs to be created or updated.
@@ -106,6 +108,15 @@ pub struct Routes {
     pub unsettled: Option<String>,
     /// A routing object is missing or differs (weights aside).
     pub stale: bool,
+}
+
+/// Pods that are ready in the application's Service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pods {
+    /// The canary's.
+    pub canary: i32,
+    /// The primary's.
+    pub primary: i32,
 }
 
 /// Settings of the process that the core reads.
@@ -176,6 +187,8 @@ pub struct Memory {
     pub said: Option<Message>,
     /// When a state that lasts was last said.
     pub said_at: Option<Timestamp>,
+    /// When the share of the traffic was last stated for its own sake.
+    pub counted_at: Option<Timestamp>,
     /// The revisions that were held last; see [`contest`](crate::rollout::contest).
     pub turns: Turns,
     /// Revisions whose stored template is at hand.

@@ -18,6 +18,8 @@ pub struct Policy {
     pub primary_ready: i32,
     /// Time that a rollout may take.
     pub deadline: SignedDuration,
+    /// The canary's share of the traffic is its part of the pods: weights are set by their number.
+    pub by_replicas: bool,
     /// Promote without analysis.
     pub skip_analysis: bool,
     /// Do nothing.

@@ -24,7 +24,7 @@ pub(super) fn begin(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
     }
     let mut next = run.clone();
     next.skip |= o.policy.skip_analysis || target.glassed(&run.revision) || run.shortcut.is_some();
-    if target.recreate && o.routes.weight != Some(100) {
+    if target.recreate && o.routes.weight != Some(100) && !o.policy.by_replicas {
         // Recreate takes every pod of the primary away at once: its traffic leaves first (interlock I4).
         next = case.enter(&next, Stage::Clearing);
         return Draft::from(o)

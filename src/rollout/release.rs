@@ -186,7 +186,7 @@ pub(super) fn supersede(case: &mut Case<'_>, target: &Workload, hold: &Revision)
 
 /// How many canary pods a run starts with: what the primary has, or the autoscaler's minimum
 /// (Flagger: deployment scaling from zero).
-pub(super) fn canary_replicas(case: &Case<'_>) -> i32 {
+fn canary_replicas(case: &Case<'_>) -> i32 {
     let o = case.o;
     match &o.policy.autoscaler {
         Some(autoscaler) => autoscaler.min.unwrap_or(1).max(1),

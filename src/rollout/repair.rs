@@ -114,6 +114,9 @@ pub(super) fn serving(case: &Case<'_>, run: &Run) -> Option<Plan> {
     if weight > 0 && !canary && primary {
         return Some(Step::SetWeight(0).into());
     }
+    if case.o.policy.by_replicas {
+        return None; // pods that are not ready get no traffic in any case
+    }
     let passed =
         matches!(run.stage, Stage::Promoting | Stage::Returning | Stage::Finalising | Stage::Restoring)
             && case.o.canary_revision.as_ref().is_some_and(|r| r.as_str() == run.revision);

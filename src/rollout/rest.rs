@@ -203,6 +203,7 @@ pub(super) fn begin(case: &Case<'_>, target: &Workload, hold: &Revision, stage: 
         since: case.now,
         last_step: None,
         weight: 0,
+        awaits: None,
         previous: target.keys.promoted.as_ref().map(|r| r.as_str().to_owned()),
         skip: false,
         reason: None,

@@ -2,11 +2,12 @@
 
 use crate::api::request::{Request, Verb};
 use crate::api::status::{
-    Answered, CanaryStatus, Condition, Outcome, Past, Phase, RequestOutcome, Run, Stage,
+    Answered, CanaryStatus, Condition, Outcome, Past, Phase, RequestOutcome, Run, Share, ShareBy, Stage,
 };
-use crate::rollout::observed::Observed;
+use crate::rollout::observed::{Observed, Pods};
 use crate::rollout::plan::{Plan, Step};
 use crate::rollout::revision::Revision;
+use crate::router::replicas::percent;
 use jiff::Timestamp;
 
 /// Kind of target that the messages name.
@@ -23,10 +24,18 @@ pub(super) const TARGET_TAKEN: &str = "TargetTaken";
 
 /// A status being drafted from the stored one.
 #[derive(Clone, Debug)]
-pub struct Draft(CanaryStatus, Applied, bool);
+pub struct Draft(CanaryStatus, Applied, Shape);
 
 /// The target's revision, and who applied it.
 type Applied = Option<(String, String)>;
+
+/// The layout; and whether the share of the traffic is what the pods make it, and these, where they are known.
+#[derive(Clone, Copy, Debug, Default)]
+struct Shape {
+    in_place: bool,
+    by_replicas: bool,
+    pods: Option<Pods>,
+}
 
 impl Draft {
     /// Starts from what is stored.
@@ -37,12 +46,34 @@ impl Draft {
         status.warnings.clone_from(&observed.warnings);
         let target = observed.target.as_ref();
         let applied = target.and_then(|t| Some((t.revision.as_str().to_owned(), t.keys.applied_by.clone()?)));
-        Self(status, applied, observed.names.in_place())
+        let shape = Shape {
+            in_place: observed.names.in_place(),
+            by_replicas: observed.policy.by_replicas,
+            pods: observed.pods,
+        };
+        let mut draft = Self(status, applied, shape);
+        draft.count(None);
+        draft
+    }
+
+    /// States the share that the pods make at a weight, without one at the weight that is stated already.
+    fn count(&mut self, weight: Option<i32>) {
+        let stated = self.0.share;
+        let Some(step) = weight.or_else(|| stated.map(|s| s.step)).filter(|_| self.2.by_replicas) else {
+            return;
+        };
+        // As long as nobody knows, what was counted last stands.
+        let before = stated.map(|s| Pods { canary: s.canary, primary: s.primary }).unwrap_or_default();
+        let Pods { canary, primary } = self.2.pods.unwrap_or(before);
+        let percent = percent(canary, primary);
+        self.0.share = Some(Share { by: ShareBy::Replicas, step, percent, canary, primary });
+        self.0.canary_weight = percent;
     }
 
     /// Sets weight and counters to zero.
     #[must_use]
     pub const fn zeroed(mut self) -> Self {
+        self.0.share = None;
         self.0.canary_weight = 0;
         self.0.failed_checks = 0;
         self.0.iterations = 0;
@@ -51,9 +82,27 @@ impl Draft {
 
     /// Sets the canary's weight in percent.
     #[must_use]
-    pub const fn weight(mut self, weight: i32) -> Self {
+    pub fn weight(mut self, weight: i32) -> Self {
         self.0.canary_weight = weight;
+        if weight > 0 {
+            self.count(Some(weight));
+        } else {
+            self.0.share = None;
+        }
         self
+    }
+
+    /// Completes a draft in which nothing but the share of the traffic is another one; `None` when it is not.
+    #[must_use]
+    pub fn recounted(mut self, observed: &Observed) -> Option<Step> {
+        let (was, is) = (observed.status.share?, self.0.share?);
+        if was == is {
+            return None;
+        }
+        for condition in &mut self.0.conditions {
+            condition.message = condition.message.replace(&was.to_string(), &is.to_string());
+        }
+        Some(Step::Status(Box::new(self.0)))
     }
 
     /// Counts one failed check.
@@ -139,10 +188,17 @@ impl Draft {
         for past in self.0.history.iter_mut().filter(|past| past.at.is_none()) {
             past.at = Some(now);
         }
-        let (status, message) = promoted_condition(phase, self.2);
+        let (status, message) = promoted_condition(phase, self.2.in_place);
         let mut conditions =
             vec![next(&self.0.conditions, ("Promoted", status, &reason(phase)), message.as_str(), now)];
-        conditions.extend(kstatus(&self.0, phase, waits_for, now));
+        let waits_for = match &self.0.share {
+            None => waits_for.to_owned(),
+            Some(share) if waits_for.is_empty() || waits_for.ends_with('.') => {
+                format!("{waits_for} {share}.").trim_start().to_owned()
+            }
+            Some(share) => format!("{waits_for}. {share}."),
+        };
+        conditions.extend(kstatus(&self.0, phase, &waits_for, now));
         self.0.conditions = conditions;
         Step::Status(Box::new(self.0))
     }
@@ -374,6 +430,7 @@ mod tests {
                     since: Timestamp::UNIX_EPOCH,
                     last_step: None,
                     weight: 40,
+                    awaits: None,
                     previous: Some(one.as_str().into()),
                     skip: false,
                     reason: None,
@@ -390,7 +447,7 @@ mod tests {
                 }],
                 ..CanaryStatus::default()
             };
-            let mut draft = Draft(of_status, None, false);
+            let mut draft = Draft(of_status, None, Shape::default());
             draft.0.conditions = vec![next(
                 &[],
                 ("Ready", "Unknown", "Progressing"),

@@ -297,7 +297,7 @@ proptest! {
             names: Names::new("test", "app", "app", None),
             owner: Owner { name: "app".into(), uid: "1".into() },
             service,
-            selector: Selector { key: "app".into(), value: "app".into() },
+            selector: Selector { key: "app".into(), value: "app".into(), pods: None },
             discovered: ports.into_iter().map(|(name, port)| DiscoveredPort { name, port }).collect(),
             apex_selects: if to_target { ApexSelects::Target } else { ApexSelects::Primary },
         };
@@ -338,7 +338,7 @@ fn a_former_port_of_the_canary_goes_and_a_foreign_one_stays_and_gets_a_name() {
         names: Names::new("test", "app", "app", None),
         owner: Owner { name: "app".into(), uid: "1".into() },
         service: serde_json::from_value(json!({"port": 80, "portName": "web"})).unwrap(),
-        selector: Selector { key: "app".into(), value: "app".into() },
+        selector: Selector { key: "app".into(), value: "app".into(), pods: None },
         discovered: Vec::new(),
         apex_selects: ApexSelects::Primary,
     };
@@ -404,7 +404,7 @@ fn apex_goes_back_to_the_target_and_only_an_adopted_one_keeps_its_own_selector()
         names: Names::new("test", "app", "app", None),
         owner: Owner { name: "app".into(), uid: "1".into() },
         service: serde_json::from_value(json!({"port": 80})).unwrap(),
-        selector: Selector { key: "app".into(), value: "v".into() },
+        selector: Selector { key: "app".into(), value: "v".into(), pods: None },
         discovered: Vec::new(),
         apex_selects,
     };

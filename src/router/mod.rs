@@ -13,6 +13,7 @@ mod gateway_rules;
 mod istio;
 mod object;
 mod provider;
+pub mod replicas;
 mod service;
 pub mod services;
 mod smi;
@@ -25,7 +26,7 @@ mod replay;
 pub(crate) mod traces;
 
 pub use object::Owner;
-pub use provider::{Provider, ProviderError, SmiVersion};
+pub use provider::{Provider, ProviderError, SmiVersion, Traffic};
 pub use service::{Metadata, Rewrite, ServiceSpec, UnmanagedMetadata};
 
 use crate::object::{ObjectRef, Write};

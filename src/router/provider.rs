@@ -16,6 +16,26 @@ pub enum Provider {
     GatewayApi,
 }
 
+/// How the canary gets its share of the traffic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Traffic {
+    /// By the weights of a route.
+    Routes(Provider),
+    /// By the number of its pods in the application's own Service (`kubernetes`); see [`super::replicas`].
+    Replicas,
+}
+
+impl Traffic {
+    /// Reads a provider name.
+    ///
+    /// # Errors
+    ///
+    /// When the name is not served or not known.
+    pub fn parse(name: &str) -> Result<Self, ProviderError> {
+        if name == "kubernetes" { Ok(Self::Replicas) } else { Provider::parse(name).map(Self::Routes) }
+    }
+}
+
 /// Versions of SMI's traffic split API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SmiVersion {
@@ -41,19 +61,8 @@ pub enum ProviderError {
 }
 
 /// Names that Flagger knows and Sidetrack does not serve; with a colon more may follow.
-const NOT_SERVED: [&str; 11] = [
-    "kubernetes",
-    "appmesh",
-    "contour",
-    "gloo",
-    "knative",
-    "nginx",
-    "skipper",
-    "traefik",
-    "apisix",
-    "kuma",
-    "crossover",
-];
+const NOT_SERVED: [&str; 10] =
+    ["appmesh", "contour", "gloo", "knative", "nginx", "skipper", "traefik", "apisix", "kuma", "crossover"];
 
 impl Provider {
     /// Reads a provider name; `linkerd` and `osm` are SMI (flagger.app, `spec.provider`).
@@ -117,10 +126,11 @@ mod tests {
 
     #[test]
     fn other_names_are_told_apart() {
-        for name in ["nginx", "appmesh:v1beta2", "kubernetes"] {
+        assert_eq!(Traffic::parse("kubernetes"), Ok(Traffic::Replicas));
+        for name in ["nginx", "appmesh:v1beta2"] {
             assert_eq!(Provider::parse(name), Err(ProviderError::NotServed(name.into())));
         }
-        for name in ["", "istioo", "gatewayapi:v1alpha2", "smi:v1"] {
+        for name in ["", "istioo", "gatewayapi:v1alpha2", "smi:v1", "kubernetes"] {
             assert_eq!(Provider::parse(name), Err(ProviderError::Unknown(name.into())));
         }
     }

@@ -216,7 +216,7 @@ impl Replay<'_> {
             .chain(self.trace.flag("-selector-labels").unwrap_or_default().split(','))
             .find(|key| labels.contains_key(*key))
             .unwrap();
-        Selector { key: key.into(), value: labels[key].as_str().unwrap().into() }
+        Selector { key: key.into(), value: labels[key].as_str().unwrap().into(), pods: None }
     }
 
     fn router(&self) -> Router {
@@ -413,7 +413,7 @@ fn live_objects_with_defaults_need_no_write() {
                 names: router.names.clone(),
                 owner: router.owner.clone(),
                 service: router.service.clone(),
-                selector: Selector { key: "app".into(), value: "podinfo".into() },
+                selector: Selector { key: "app".into(), value: "podinfo".into(), pods: None },
                 discovered: Vec::new(),
                 apex_selects: ApexSelects::Primary,
             };

@@ -26,6 +26,9 @@ pub struct Selector {
     pub key: String,
     /// The value in the target's `matchLabels`.
     pub value: String,
+    /// Where the canary's pods have the target's labels, what [`keys::PODS`] is on them; then there is no Service that selects
+    /// the primary's pods alone, and none is made.
+    pub pods: Option<String>,
 }
 
 impl Selector {
@@ -34,6 +37,9 @@ impl Selector {
     }
 
     fn generated(&self, layout: Layout) -> Value {
+        if let Some(pods) = &self.pods {
+            return json!({ keys::PODS: pods });
+        }
         json!({ &self.key: format!("{}{}", self.value, layout.suffix()) })
     }
 }
@@ -151,6 +157,7 @@ impl Services {
         // Flagger's order: the apex last, when both sides are there.
         [(canary, desired_canary), (primary, desired_primary), (apex, desired_apex)]
             .into_iter()
+            .filter(|(at, _)| self.selector.pods.is_none() || at.name != self.names.apex_primary)
             .filter_map(|(at, desired)| match live(&at) {
                 None => Some(Write::Create { object: desired }),
                 Some(found) => object::update(&at, found, &self.repaired(&at, found, &desired)),

@@ -3,6 +3,7 @@
 use super::trace::Trace;
 use sidetrack::api::CanarySpec;
 use sidetrack::api::validate::review;
+use sidetrack::rollout::naming::Layout;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -101,7 +102,7 @@ impl LeftOut {
         let provider = trace.flag("-mesh-provider").unwrap_or("istio");
         let refusal = trace.canaries().iter().find_map(|canary| {
             let spec: CanarySpec = serde_json::from_value(canary["spec"].clone()).unwrap();
-            review(&spec, provider, Duration::from_secs(10)).refusals.into_iter().next()
+            review(&spec, Layout::default(), provider, Duration::from_secs(10)).refusals.into_iter().next()
         });
         let row = || self.rows.iter().find(|(name, _)| *name == trace.name());
         let reason = match (refusal, row()) {

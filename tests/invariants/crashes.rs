@@ -2,7 +2,7 @@
 
 use crate::sim::World;
 use crate::sim::cluster::Defaults;
-use crate::sim::manifests::{canary, deployment, in_place};
+use crate::sim::manifests::{by_replicas, canary, deployment, in_place};
 use crate::sim::world::{Fuse, revision};
 use serde_json::{Value, json};
 use sidetrack::api::status::{Phase, RequestOutcome};
@@ -56,9 +56,26 @@ fn ready_in_place() -> World {
     World::initialised(in_place(&[("gate", "confirm-rollout"), ("report", "post-rollout")]))
 }
 
+fn ready_by_replicas() -> World {
+    World::initialised(by_replicas(&[("gate", "confirm-rollout"), ("smoke", "pre-rollout")]))
+}
+
 #[test]
 fn stories_in_place_survive_a_crash_at_any_write() {
-    let stories: [fn(&mut World); 6] = [
+    for story in stories_in_place() {
+        survives(ready_in_place, story);
+    }
+}
+
+#[test]
+fn stories_by_replicas_survive_a_crash_at_any_write() {
+    for story in stories_in_place() {
+        survives(ready_by_replicas, story);
+    }
+}
+
+fn stories_in_place() -> [fn(&mut World); 6] {
+    [
         |world| {
             world.update("v2");
             world.until_over(Phase::Succeeded);
@@ -92,10 +109,7 @@ fn stories_in_place_survive_a_crash_at_any_write() {
             world.until("the Canary to go", |w| w.cluster.get(&w.canary).is_none());
             world.run(10);
         },
-    ];
-    for story in stories {
-        survives(ready_in_place, story);
-    }
+    ]
 }
 
 /// A place in line and an approval are kept through crashes, and spent once.

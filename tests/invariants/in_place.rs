@@ -439,3 +439,27 @@ fn the_promoted_revision_is_let_run_whoever_put_it_back() {
     world.until_over(Phase::Succeeded);
     assert!(world.key(keys::HOLD).is_none() && world.target().unwrap()["spec"].get("paused").is_none());
 }
+
+/// An autoscaler knows the primary only: what it adds there during a release, the canary gets as well.
+#[test]
+fn a_canary_begins_with_the_pods_of_the_primary_and_follows_it() {
+    let mut canary = in_place(&[]);
+    canary["spec"]["autoscalerRef"] = serde_json::json!({"kind": "HorizontalPodAutoscaler", "name": "app"});
+    let mut world = World::applied(deployment("v1", None, Some(5)), canary);
+    world.apply(serde_json::json!({
+        "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
+        "metadata": {"namespace": "test", "name": "app"},
+        "spec": {"minReplicas": 2, "maxReplicas": 20, "scaleTargetRef": {"kind": "Deployment", "name": "app"}},
+    }));
+    world.until_phase(Phase::Initialized);
+    world.update("v2");
+    world.until_weight(40);
+    assert_eq!(world.replicas("app-canary"), 5);
+    world.scale("app", 8).unwrap();
+    world.until("as many pods", |w| w.canary_pods().ready(w.cluster.now) == 8);
+    world.scale("app", 3).unwrap();
+    world.run(3);
+    assert_eq!(world.replicas("app-canary"), 8, "what has weight is not taken away");
+    world.until_over(Phase::Succeeded);
+    assert_eq!((world.status().failed_checks, world.replicas("app")), (0, 3));
+}

@@ -5,7 +5,7 @@
 
 use crate::sim::World;
 use crate::sim::cluster::Defaults;
-use crate::sim::manifests::{canary, deployment, in_place};
+use crate::sim::manifests::{by_replicas, canary, deployment, in_place};
 use crate::sim::world::Fuse;
 use crate::sim::writers::Webhook;
 use proptest::prelude::*;
@@ -109,6 +109,7 @@ fn act(world: &mut World, deed: &Deed) {
         Deed::Kill { write, after } => Ok(world.arm(Fuse { write: *write, after: *after })),
         Deed::Skip(skip) => Ok(world.edit_canary("/spec/skipAnalysis", json!(skip))),
         Deed::Step(step) => Ok(world.edit_canary("/spec/analysis/stepWeight", json!(step))),
+        Deed::Route(weight) if world.by_replicas => world.scale(canary, i32::try_from(weight / 25).unwrap()),
         Deed::Route(weight) => Ok(world.set_route(*weight)),
         Deed::DeleteGenerated => {
             let at = world.deployment(names.generated());
@@ -226,6 +227,13 @@ proptest! {
         deeds in prop::collection::vec((deed(), 0u32..250), 1..14),
     ) {
         check(in_place, &deeds);
+    }
+
+    #[test]
+    fn whatever_happens_by_replicas_the_invariants_hold_and_all_comes_to_rest(
+        deeds in prop::collection::vec((deed(), 0u32..250), 1..14),
+    ) {
+        check(by_replicas, &deeds);
     }
 }
 

@@ -16,6 +16,7 @@ mod plugin;
 mod processes;
 mod promotion;
 mod repairs;
+mod replicas;
 mod routers;
 mod story;
 mod supersede;

@@ -4,7 +4,7 @@
 //! they change, and answers from what was answered.
 
 use super::cluster::text;
-use super::traffic::{self, Shares};
+use super::traffic::Shares;
 use super::world::World;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -149,7 +149,7 @@ pub(super) fn primary_revision(
     selector: Option<&(String, String)>,
 ) -> Option<Revision> {
     let (key, value) = selector?.clone();
-    Some(Revision::of(&target_template(primary, &Label { key, value }, names)))
+    Some(Revision::of(&target_template(primary, &Label { key, value, pods: None }, names)))
 }
 
 impl World {
@@ -162,7 +162,11 @@ impl World {
 
     /// Whether pods of a Deployment have the ready threshold (or, `whole`, just one is ready).
     fn has_threshold(&self, name: &str, field: &str) -> bool {
-        let Some(object) = self.cluster.get(&self.deployment(name)) else { return false };
+        self.cluster.get(&self.deployment(name)).is_some_and(|object| self.had_threshold(name, object, field))
+    }
+
+    /// The same as the Deployment stood before a write.
+    fn had_threshold(&self, name: &str, object: &Value, field: &str) -> bool {
         let pods = self.workloads.of(&self.cluster, &self.deployment(name));
         let new = pods.sets.iter().find(|s| Some(&s.template) == object.pointer("/spec/template"));
         let updated = new.map_or(0, |s| s.pods.len());
@@ -203,14 +207,19 @@ impl World {
             self.judge_status();
         }
         let shares = self.shares();
-        if let Some((route, shares)) = traffic::route(&self.cluster, &self.names.namespace, &self.names.apex)
+        if let Some((route, shares)) = self.route()
             && route == *at
-            && let Some(was) = before.and_then(|b| traffic::of(b, &self.names.apex))
+            && let Some(was) = before.and_then(|b| self.weights_of(b))
             && was != shares
         {
             self.laws.foreign_weight = !ours;
             if ours {
-                self.judge_weight(was, shares);
+                let ready = match before.filter(|_| self.by_replicas) {
+                    // There the write that raises the weight asks for the pods as well.
+                    Some(before) => self.had_threshold(&at.name, before, "canaryReadyThreshold"),
+                    None => self.has_threshold(&self.names.canary_deployment.clone(), "canaryReadyThreshold"),
+                };
+                self.judge_weight(was, shares, ready);
             }
         }
         let zero =
@@ -303,7 +312,7 @@ impl World {
         self.laws.asked.contains(&(revision.clone(), verb))
     }
 
-    fn hooks(&self, kind: &str) -> Vec<usize> {
+    pub(super) fn hooks(&self, kind: &str) -> Vec<usize> {
         let canary = self.cluster.get(&self.canary);
         let all =
             canary.and_then(|c| c["spec"]["analysis"]["webhooks"].as_array()).cloned().unwrap_or_default();
@@ -346,7 +355,8 @@ impl World {
     /// A revision reaches the primary: it must have passed, or been let through on purpose.
     pub(super) fn judge_promotion(&mut self, revision: &Revision, primary: &Value) {
         let now = self.cluster.now;
-        if primary.pointer("/spec/strategy/type").is_some_and(|t| t == "Recreate") {
+        let recreate = primary.pointer("/spec/strategy/type").is_some_and(|t| t == "Recreate");
+        if recreate && !self.by_replicas {
             let away = self.laws.primary_zero.is_some_and(|at| at + self.drain() <= now);
             self.law("I4", away, "a Recreate primary is written while it has traffic");
         }
@@ -396,7 +406,7 @@ impl World {
         SignedDuration::from_secs(seconds).max(SignedDuration::try_from(self.config.min_interval).unwrap())
     }
 
-    fn judge_weight(&mut self, was: Shares, is: Shares) {
+    fn judge_weight(&mut self, was: Shares, is: Shares, canary_ready: bool) {
         let now = self.cluster.now;
         let (canary, primary) = (self.canary_pods().ready(now), self.primary_pods().ready(now));
         let status = self.status();
@@ -410,7 +420,7 @@ impl World {
                 status.run.as_ref().map(|r| Revision::from_key(&r.revision)).or_else(|| live.clone());
             let Some(revision) = revision else { return };
             let ready = live.as_ref() != Some(&revision) && self.canary_pods().revisions() == [&revision]
-                || self.has_threshold(&self.names.canary_deployment.clone(), "canaryReadyThreshold");
+                || canary_ready;
             self.law(
                 "I3",
                 evacuates || (ready && canary > 0),
@@ -451,6 +461,8 @@ impl World {
         if stated && self.statuses.last() != Some(&status) {
             self.statuses.push(status.clone());
         }
+        let counted = status.share.is_none_or(|share| share.percent == status.canary_weight);
+        self.law("I9", counted, "the weight that is stated is not the share of the pods");
         let run_closes = status.run.as_ref().is_none_or(|r| r.stage == Stage::Closing);
         if status.phase != Phase::Succeeded || !run_closes {
             return;

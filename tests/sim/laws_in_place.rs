@@ -1,6 +1,7 @@
 //! The same invariants where the applied Deployment is the primary and the canary is generated.
 
 use super::laws::{annotation, held};
+use super::traffic;
 use super::world::World;
 use serde_json::Value;
 use sidetrack::api::keys;
@@ -21,7 +22,7 @@ impl World {
     pub(super) fn back(&self, template: &Value) -> Option<Revision> {
         let (key, value) = self.laws.selector.clone()?;
         let shaped = serde_json::json!({"spec": {"template": template}});
-        Some(Revision::of(&target_template(&shaped, &Label { key, value }, &self.names)))
+        Some(Revision::of(&target_template(&shaped, &Label { key, value, pods: None }, &self.names)))
     }
 
     /// Revisions of the canary's pods.
@@ -89,7 +90,10 @@ impl World {
                 self.law("I4", self.shares().is_none_or(|s| s.canary == 0), "a canary is made at weight");
                 self.judge_gates(&revision);
                 self.laws.made_for = Some(revision);
+                let app = made.pointer("/spec/template/metadata/labels/app");
+                self.law("I1", app.is_some_and(|app| app == "app-canary"), "a canary is made with requests");
             }
+            (Some(was), Some(is)) if self.by_replicas => self.judge_count(was, is),
             (Some(was), Some(is)) => {
                 self.law("I4", revision_of(was) == revision_of(is), "the template of a canary is changed");
                 if replicas(was) > 0 && replicas(is) == 0 {
@@ -100,9 +104,37 @@ impl World {
                     );
                 }
             }
+            // There the end of the pods is how their traffic leaves.
+            (Some(_), None) if self.by_replicas => {}
             (Some(_), None) => self.law("I4", drained, "the canary is deleted before its traffic has left"),
             (None, None) => {}
         }
+    }
+
+    /// A write to a canary whose number of pods is its share.
+    fn judge_count(&mut self, was: &Value, is: &Value) {
+        let back = |world: &Self, of: &Value| of.pointer("/spec/template").and_then(|t| world.back(t));
+        self.law("I4", back(self, was) == back(self, is), "a canary gets another revision");
+        if revision_of(was) != revision_of(is) {
+            let (before, now) = (traffic::set(was), traffic::set(is));
+            let first = before.is_none() && now.is_some_and(|(weight, _)| weight > 0);
+            self.law("I4", first, "pods are replaced although they have requests");
+            for index in self.hooks("pre-rollout") {
+                let yes = self.laws.answers.get(&format!("hook {index}")).is_some_and(|(passed, _)| *passed);
+                self.law("I1", yes, "requests come before a pre-rollout hook has passed");
+            }
+        }
+        let Some((weight, count)) = traffic::set(is) else { return };
+        if replicas(is) <= replicas(was) && traffic::set(was).is_some_and(|(w, _)| w == weight) {
+            return; // pods that were there before the primary had fewer
+        }
+        let primary = self.primary().map_or(0, replicas);
+        let allowed = match weight {
+            0 => 0,
+            1..50 => (weight * primary / (100 - weight)).max(1),
+            _ => primary.max(1),
+        };
+        self.law("I3", count <= allowed && replicas(is) <= allowed, "more pods than the weight allows");
     }
 
     /// The pods that are there now.

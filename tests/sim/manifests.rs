@@ -58,3 +58,16 @@ pub(crate) fn in_place(hooks: &[(&str, &str)]) -> Value {
     canary["metadata"]["annotations"] = json!({"sidetrack.dev/layout": "in-place"});
     canary
 }
+
+/// The same without a router: the share is the ratio of pods in the owner's Service.
+pub(crate) fn by_replicas(hooks: &[(&str, &str)]) -> Value {
+    let mut canary = in_place(hooks);
+    canary["spec"]["provider"] = "kubernetes".into();
+    canary
+}
+
+/// The owner's Service.
+pub(crate) fn service(selector: &Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": NAMESPACE, "name": "app"},
+        "spec": {"selector": selector, "ports": [{"port": 80}]}})
+}

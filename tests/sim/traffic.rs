@@ -32,6 +32,12 @@ pub(crate) fn of(route: &Value, apex: &str) -> Option<Shares> {
     Some(Shares { primary: share("primary")?, canary: share("canary")? })
 }
 
+/// What Sidetrack says that it has set on a canary whose pods stand in the owner's Service.
+pub(crate) fn set(canary: &Value) -> Option<(i64, i64)> {
+    let (weight, count) = text(canary, "/metadata/annotations/sidetrack.dev~1share")?.split_once(' ')?;
+    Some((weight.parse().ok()?, count.parse().ok()?))
+}
+
 fn backends(route: &Value, service: &str) -> Option<i64> {
     let rules = route
         .pointer("/spec/http")

@@ -2,7 +2,8 @@
 //!
 //! A Deployment moves one small step a round, so that half-finished rollouts are seen. Pods are ready 300 ms after they
 //! are made, or as the template's label `ready` says: `slow` (15 s), `never`, `canaryonly` (never as a
-//! generated primary's pod), `generatedonly` (as a generated canary's pod only).
+//! generated primary's pod), `generatedonly` (as a generated canary's pod only),
+//! `detachedonly` (as one that the application's Service does not select).
 
 use super::cluster::{Cluster, Manager, text};
 use jiff::{SignedDuration, Timestamp};
@@ -106,6 +107,16 @@ impl Pods {
 
     pub(crate) fn ready(&self, now: Timestamp) -> usize {
         self.sets.iter().flat_map(|s| &s.pods).filter(|p| p.ready(now)).count()
+    }
+
+    /// Ready pods that a Service with this selector leads to.
+    pub(crate) fn ready_behind(&self, selector: &Value, now: Timestamp) -> usize {
+        let labels = |set: &ReplicaSet| set.template.pointer("/metadata/labels").cloned().unwrap_or_default();
+        let selects = |set: &&ReplicaSet| {
+            let labels = labels(set);
+            selector.as_object().is_some_and(|s| s.iter().all(|(key, value)| labels.get(key) == Some(value)))
+        };
+        self.sets.iter().filter(selects).flat_map(|s| &s.pods).filter(|p| p.ready(now)).count()
     }
 
     /// Revisions of the pods that exist.
@@ -257,12 +268,13 @@ fn resize(set: &mut ReplicaSet, size: usize, now: Timestamp) {
         let mut names = ["app", "name", "app.kubernetes.io/name"].iter().filter_map(|k| label(k));
         names.any(|v| v.ends_with(suffix))
     };
-    let (primary, generated) = (ends("-primary"), ends("-canary"));
+    let (primary, generated) = (ends("-primary"), ends("-canary") || label(keys::PODS).is_some());
     let ready_at = match label("ready") {
         None => Some(now + QUICK),
         Some("slow") => Some(now + SLOW),
         Some("canaryonly") if !primary => Some(now + QUICK),
         Some("generatedonly") if generated => Some(now + QUICK),
+        Some("detachedonly") if ends("-canary") => Some(now + QUICK),
         Some(_) => None,
     };
     while set.pods.len() < size {

@@ -50,6 +50,8 @@ pub(crate) struct World {
     pub(crate) webhook: Webhook,
     /// What the policy says that governs the target.
     pub(crate) guard: Guard,
+    /// Nothing routes: the share of the traffic is the ratio of pods.
+    pub(crate) by_replicas: bool,
     pub(crate) laws: Laws,
     pub(crate) said: Vec<Message>,
     /// Sidetrack's writes that were accepted, and the object after each.
@@ -84,6 +86,7 @@ impl World {
             names: Names::new(namespace, canary, target, apex),
             webhook: Webhook::Up,
             guard: Guard::default(),
+            by_replicas: false,
             laws: Laws::default(),
             said: Vec::new(),
             written: Vec::new(),
@@ -113,6 +116,7 @@ impl World {
             names: self.names.clone(),
             webhook: self.webhook,
             guard: self.guard.clone(),
+            by_replicas: self.by_replicas,
             laws: self.laws.clone(),
             said: self.said.clone(),
             written: self.written.clone(),
@@ -147,6 +151,10 @@ impl World {
         let mut world = Self::empty(manifests::NAMESPACE, "app", "app", None);
         let layout = canary.pointer("/metadata/annotations").and_then(|a| a.get(keys::LAYOUT)?.as_str());
         world.names = world.names.in_layout(layout.and_then(Layout::parse).unwrap_or_default());
+        world.by_replicas = canary["spec"]["provider"] == "kubernetes";
+        if world.by_replicas {
+            world.apply(manifests::service(&json!({"app": "app"})));
+        }
         world.apply(target);
         world.apply(canary);
         world
@@ -307,7 +315,7 @@ impl World {
             moved.insert(was, Revision::of(template));
             moved.extend(was_back.zip(back(template).as_ref().map(Revision::of)));
         };
-        let label = self.laws.selector.clone().map(|(key, value)| Label { key, value });
+        let label = self.laws.selector.clone().map(|(key, value)| Label { key, value, pods: None });
         self.cluster.defaults = defaults;
         for (_, object) in self.cluster.objects.iter_mut().filter(|(at, _)| at.kind == Kind::Deployment) {
             show(&mut object["spec"]["template"], label.as_ref(), &self.names);
@@ -405,13 +413,40 @@ impl World {
     }
 
     pub(crate) fn shares(&self) -> Option<Shares> {
+        if self.by_replicas {
+            let at = ObjectRef::new(Kind::Service, &self.names.namespace, &self.names.apex);
+            let selector = self.cluster.get(&at)?.pointer("/spec/selector")?;
+            let ready = |pods: &Pods| i64::try_from(pods.ready_behind(selector, self.cluster.now)).unwrap();
+            let (canary, primary) = (ready(self.canary_pods()), ready(self.primary_pods()));
+            let share = |pods: i64| (pods * 100).checked_div(canary + primary).unwrap_or(0);
+            return Some(Shares { primary: share(primary), canary: share(canary) });
+        }
         let selector = self.laws.selector.as_ref()?;
         traffic::shares(&self.cluster, &self.names.namespace, &self.names.apex, (&selector.0, &selector.1))
     }
 
-    /// The canary's weight in the route.
+    /// The canary's weight in the route, or what is set in its place.
     pub(crate) fn weight(&self) -> i64 {
-        traffic::route(&self.cluster, &self.names.namespace, &self.names.apex).map_or(0, |(_, s)| s.canary)
+        self.route().map_or(0, |(_, s)| s.canary)
+    }
+
+    /// What states the weights.
+    pub(crate) fn route(&self) -> Option<(ObjectRef, Shares)> {
+        if !self.by_replicas {
+            return traffic::route(&self.cluster, &self.names.namespace, &self.names.apex);
+        }
+        let at = self.deployment(&self.names.canary_deployment);
+        let shares = self.weights_of(self.cluster.get(&at)?)?;
+        Some((at, shares))
+    }
+
+    /// The weights that such an object states.
+    pub(crate) fn weights_of(&self, object: &Value) -> Option<Shares> {
+        if !self.by_replicas {
+            return traffic::of(object, &self.names.apex);
+        }
+        let canary = traffic::set(object).map_or(0, |(weight, _)| weight);
+        Some(Shares { primary: 100 - canary, canary })
     }
 
     pub(crate) fn has_said(&self, part: &str) -> bool {

@@ -9,6 +9,7 @@ mod history;
 mod layout;
 mod observe;
 mod rebaseline;
+mod share;
 mod target;
 #[cfg(test)]
 mod testing;
@@ -23,13 +24,13 @@ use crate::api::{Canary, CanarySpec, keys};
 use crate::metrics::judge::{self, MetricSpec};
 use crate::object::{Kind, ObjectRef};
 use crate::rollout::guard::Guard;
-use crate::rollout::naming::{Layout, Names};
+use crate::rollout::naming::{Layout, Names, label_value};
 use crate::rollout::objects::Label;
 use crate::rollout::policy::{Autoscaler, Hook, HookKind, Policy};
 use crate::rollout::revision::Revision;
 use crate::rollout::weights::Steps;
 use crate::router::services::{ApexSelects, Selector, Services, discovered_ports};
-use crate::router::{Owner, Provider, Router, ServiceSpec};
+use crate::router::{Owner, Router, ServiceSpec, Traffic};
 use jiff::SignedDuration;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -108,20 +109,13 @@ impl<'a> Subject<'a> {
         config: &'a Config,
     ) -> Result<Self, serde_json::Error> {
         let canary: Canary = serde_json::from_value(object.clone())?;
-        let names = names_of(&canary);
-        let mut review = review(&canary.spec, &config.mesh_provider, config.min_interval);
-        let names = layout::choose(names, &object, &objects, &mut review);
-        Ok(Self {
-            object,
-            canary,
-            names,
-            review,
-            objects,
-            snapshots,
-            templates,
-            guard: Guard::default(),
-            config,
-        })
+        let mut of_layout = Review::default();
+        let names = layout::choose(names_of(&canary), &object, &objects, &mut of_layout);
+        let mut review = review(&canary.spec, names.layout, &config.mesh_provider, config.min_interval);
+        review.refusals.append(&mut of_layout.refusals);
+        review.warnings.append(&mut of_layout.warnings);
+        let guard = Guard::default();
+        Ok(Self { object, canary, names, review, objects, snapshots, templates, guard, config })
     }
 
     /// Names the objects that a Canary's decisions depend on, the Canary itself aside.
@@ -214,7 +208,13 @@ impl<'a> Subject<'a> {
     /// The label by which the target's pods are selected.
     #[must_use]
     pub fn label(&self) -> Option<Label> {
-        Label::of(self.target()?)
+        let pods = self.by_replicas().then(|| label_value(&self.names.canary));
+        Some(Label { pods, ..Label::of(self.target()?)? })
+    }
+
+    /// Whether the share of the traffic is the ratio of pods; routes split it otherwise.
+    fn by_replicas(&self) -> bool {
+        self.names.in_place() && traffic_of(&self.canary, self.config) == Some(Traffic::Replicas)
     }
 
     fn owner(&self) -> Owner {
@@ -237,7 +237,7 @@ impl<'a> Subject<'a> {
             owner: self.owner(),
             discovered: discovered_ports(template, &service),
             service,
-            selector: Selector { key: label.key, value: label.value },
+            selector: Selector { key: label.key, value: label.value, pods: label.pods },
             apex_selects,
         })
     }
@@ -270,6 +270,7 @@ impl<'a> Subject<'a> {
             canary_ready: analysis.canary_ready_threshold(),
             primary_ready: analysis.primary_ready_threshold(),
             deadline: span(spec.progress_deadline()),
+            by_replicas: self.by_replicas(),
             skip_analysis: spec.skip_analysis,
             suspend: spec.suspend,
             autoscaler: spec.autoscaler_ref.as_ref().map(|r| Autoscaler {
@@ -299,8 +300,12 @@ fn service_of(canary: &Canary) -> ServiceSpec {
     serde_json::to_value(&canary.spec.service).and_then(serde_json::from_value).unwrap_or_default()
 }
 
+fn traffic_of(canary: &Canary, config: &Config) -> Option<Traffic> {
+    Traffic::parse(canary.spec.provider(&config.mesh_provider)).ok()
+}
+
 fn router_of(canary: &Canary, names: &Names, config: &Config, selector_label: String) -> Option<Router> {
-    let provider = Provider::parse(canary.spec.provider(&config.mesh_provider)).ok()?;
+    let Some(Traffic::Routes(provider)) = traffic_of(canary, config) else { return None };
     Some(Router {
         provider,
         names: names.clone(),

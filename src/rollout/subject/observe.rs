@@ -34,7 +34,12 @@ impl Subject<'_> {
         }
         let running = self.canary.status.as_ref().is_some_and(|s| s.run.is_some());
         if self.names.in_place() && !running {
-            refusals.extend(self.apex_meets_canary());
+            refusals.extend(self.apex_meets_canary().or_else(|| self.apex_lacks_canary()));
+        }
+        let mut warnings = self.review.warnings.clone();
+        warnings.extend(self.share_warnings());
+        if running {
+            warnings.extend(self.apex_lacks_canary());
         }
         let mut snapshots: Vec<(&String, &str)> =
             self.snapshots.iter().map(|(name, s)| (name, s.created.as_str())).collect();
@@ -50,7 +55,7 @@ impl Subject<'_> {
             status: self.canary.status.clone().unwrap_or_default(),
             policy: self.policy(),
             refusals,
-            warnings: self.review.warnings.clone(),
+            warnings,
             primary_revision: self.primary_revision(),
             primary_drifted: !self.names.in_place() && drifted(self.primary()),
             primary_unguarded: !self.names.in_place() && self.primary().is_some_and(|p| !self.guarded(p)),
@@ -59,7 +64,8 @@ impl Subject<'_> {
             primary,
             canary,
             services: self.observed_services(),
-            routes: self.observed_routes(),
+            routes: if self.by_replicas() { self.observed_share() } else { self.observed_routes() },
+            pods: self.counted(),
             autoscaler_gone: matches!(self.autoscaler_write(), Some(Write::Create { .. })),
             autoscaler_stale: self.autoscaler_write().is_some(),
             autoscaler_missing: self.autoscaler_missing(),
@@ -104,12 +110,15 @@ impl Subject<'_> {
         said.or_else(|| Some(Revision::of(&objects::target_template(primary, &self.label()?, &self.names))))
     }
 
-    /// The target's own, or what the generated canary was made from, as long as nobody edited it.
+    /// The target's own, or what the generated canary was made from, as long as nobody edited it and its pods are told from
+    /// the primary's as the provider needs it (the Canary may have had another one).
     fn canary_revision(&self) -> Option<Revision> {
         if !self.names.in_place() {
             return self.target_template().map(Revision::of);
         }
-        let canary = self.generated().filter(|canary| !drifted(Some(canary)))?;
+        let own = |canary: &Value| canary.pointer("/spec/selector/matchLabels")?.get(keys::PODS).cloned();
+        let fits = |canary: &Value| own(canary).is_some() == self.by_replicas();
+        let canary = self.generated().filter(|canary| !drifted(Some(canary)) && fits(canary))?;
         annotation(canary, keys::REVISION).map(Revision::from_key)
     }
 
@@ -188,7 +197,7 @@ impl Subject<'_> {
     }
 }
 
-fn annotation<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
+pub(super) fn annotation<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
     object.pointer("/metadata/annotations")?.get(key)?.as_str()
 }
 

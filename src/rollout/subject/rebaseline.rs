@@ -7,6 +7,7 @@ use crate::object::Write;
 use crate::rollout::objects;
 use crate::rollout::patch::Edit;
 use crate::rollout::revision::Revision;
+use crate::router::replicas::Set;
 use serde_json::Value;
 
 /// Records of a revision on a target.
@@ -46,7 +47,10 @@ impl Subject<'_> {
         if self.names.in_place()
             && let Some((canary, label)) = self.generated().zip(self.label())
         {
-            let written = objects::generated_template(self.template(to)?, &label, &self.names);
+            let written = match Set::of(canary) {
+                Some(_) => objects::attached_template(self.template(to)?, &label),
+                None => objects::generated_template(self.template(to)?, &label, &self.names),
+            };
             let made_of = canary.pointer("/metadata/annotations").and_then(|a| a.get(keys::REVISION));
             let live = canary.pointer("/spec/template").map(Revision::of);
             if made_of.is_some_and(|r| r == from.as_str()) && live == Some(Revision::of(&written)) {

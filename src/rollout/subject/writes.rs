@@ -119,6 +119,8 @@ impl Subject<'_> {
                 Backend::Primary => ApexSelects::Primary,
                 Backend::Target => ApexSelects::Target,
             })),
+            Step::EnsureRoutes if self.by_replicas() => self.correct_count(),
+            Step::SetWeight(weight) if self.by_replicas() => self.set_share(*weight),
             Step::EnsureRoutes => {
                 let live = |at: &ObjectRef| self.objects.get(at);
                 let router = self.router().ok_or_else(|| missing("the router"))?;
@@ -181,7 +183,7 @@ impl Subject<'_> {
         Ok(Edit::new(self.at(&self.names.target), target))
     }
 
-    fn generated_edit(&self) -> Result<Edit<'_>, Impossible> {
+    pub(super) fn generated_edit(&self) -> Result<Edit<'_>, Impossible> {
         let generated = self.generated().ok_or_else(|| missing("the generated Deployment"))?;
         Ok(Edit::new(self.at(self.names.generated()), generated))
     }

@@ -13,7 +13,7 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 /// The owner's Service, which nobody else may write.
-fn service(namespace: &str) -> Value {
+pub(crate) fn service(namespace: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": "app", "namespace": namespace},
         "spec": {"selector": {"app": "app"}, "ports": [{"port": 80, "targetPort": 8080}]},
@@ -47,7 +47,7 @@ pub(crate) async fn pods(world: &World, ns: &str, app: &str) -> Result<Vec<(Stri
 }
 
 /// Nothing of ours is left, and the Deployment runs this.
-async fn plain(world: &World, ns: &str, version: &str) -> Result<()> {
+pub(crate) async fn plain(world: &World, ns: &str, version: &str) -> Result<()> {
     world.gone(ns, "canary", "app").await?;
     let left = world
         .until(ns, "deploy", "app", "it runs the right revision", |d| {
