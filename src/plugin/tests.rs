@@ -284,6 +284,20 @@ fn an_application_without_pods_is_scaled_where_its_pods_are() {
 }
 
 #[test]
+fn what_a_policy_holds_says_what_frees_it() {
+    let waits = |text: &str| {
+        let run = json!({"revision": "b", "stage": "Gated", "since": "2026-01-01T00:00:00Z"});
+        let status = json!({"phase": "Waiting", "run": run, "conditions": says("Ready", "Unknown", text)});
+        view::advice(&canary("app", &status)).join("; ")
+    };
+    let approval = "Revision b waits for an approval by somebody other than who applied it.";
+    assert_eq!(waits(approval), "kubectl sidetrack approve app");
+    assert!(waits("Frozen until 2026-01-01T00:00:00Z: weekend (policy shop).").contains("the freeze ends"));
+    assert!(waits("It waits for its turn: policy shop lets 1 run at once.").contains("those before it"));
+    assert!(waits("Revision b waits for its wave: cluster one runs a.").contains("clusters before"));
+}
+
+#[test]
 fn what_a_release_waits_for_comes_with_what_frees_it() {
     let end = |canary| {
         let drawn = draw(Screen::PLAIN, &tree(canary), now());

@@ -81,7 +81,9 @@ pub fn advice(canary: &Canary) -> Vec<String> {
     }
     match &status.run {
         Some(run) if run.paused => say(format!("kubectl sidetrack resume {name}")),
-        Some(Run { stage: Stage::Gated, .. }) => gate(canary, "confirm-rollout"),
+        Some(Run { stage: Stage::Gated, .. }) => {
+            held_by_policy(message(&status), name).unwrap_or_else(|| gate(canary, "confirm-rollout"))
+        }
         Some(_) if status.phase == Phase::WaitingPromotion => gate(canary, "confirm-promotion"),
         None if status.phase == Phase::Failed => {
             let undo = match &status.revisions.mixed {
@@ -113,6 +115,22 @@ pub fn advice(canary: &Canary) -> Vec<String> {
 fn in_place(canary: &Canary) -> bool {
     let asked = canary.metadata.annotations.as_ref().and_then(|a| a.get(keys::LAYOUT));
     asked.is_some_and(|layout| layout == Layout::InPlace.as_str())
+}
+
+/// What frees a release that a policy holds.
+fn held_by_policy(message: &str, name: &str) -> Option<Vec<String>> {
+    if message.contains("waits for an approval") {
+        return Some(vec![format!("kubectl sidetrack approve {name}")]);
+    }
+    let by_itself = |what: &str| Some(vec![format!("it goes by itself when {what}")]);
+    if message.starts_with("Frozen") {
+        return by_itself("the freeze ends; a break-glass passes it");
+    }
+    if message.starts_with("It waits for its turn") {
+        return by_itself("those before it have ended");
+    }
+    (message.contains("its wave") || message.contains("soak"))
+        .then(|| vec!["it goes by itself when the clusters before have passed it".into()])
 }
 
 fn gate(canary: &Canary, kind: &str) -> Vec<String> {
