@@ -130,7 +130,6 @@ async fn a_canary_of_the_teams_own_wins() -> Result<()> {
     let other = namespace(world, "own-canary").await?;
     world.flux(deployment(&other, "v1", 2)).await?;
     phase(world, &other, "app", "Initialized").await?;
-    let mut own = own;
     json_patch::merge(&mut own, &json!({"metadata": {"namespace": other, "name": "mine"}}));
     world.cp.apply_as("flux", "kustomize-controller", own).await?;
     world.gone(&other, "canary", "app").await?;

@@ -3,9 +3,10 @@
 use crate::harness::{at, deployment, image, shared};
 use crate::stage::{enforced, key, message, named, namespace, phase, policy, runs};
 use anyhow::{Context as _, Result, ensure};
-use jiff::{SignedDuration, Timestamp, tz::TimeZone};
+use jiff::{SignedDuration, tz::TimeZone};
 use serde_json::{Value, json};
 use sidetrack::api::keys;
+use sidetrack::controller::clock;
 
 const ALWAYS: &str = "* * * * *";
 
@@ -79,7 +80,7 @@ async fn what_was_held_goes_when_the_window_ends() -> Result<()> {
     world.flux(deployment(&ns, "v1", 2)).await?;
     phase(world, &ns, "app", "Initialized").await?;
     // A window that began with this minute and ends a few seconds from now.
-    let now = Timestamp::now().to_zoned(TimeZone::UTC);
+    let now = clock::now().to_zoned(TimeZone::UTC);
     let seconds = now.second() + 8;
     let schedule = format!("{} {} {} {} *", now.minute(), now.hour(), now.day(), now.month());
     let freeze =
@@ -91,7 +92,7 @@ async fn what_was_held_goes_when_the_window_ends() -> Result<()> {
     let end = now.start_of_day()?.with().hour(now.hour()).minute(now.minute()).build()?.timestamp();
     let end = end.checked_add(SignedDuration::from_secs(seconds.into()))?;
     phase(world, &ns, "app", "Progressing").await?;
-    ensure!(Timestamp::now() >= end, "it went before the window ended");
+    ensure!(clock::now() >= end, "it went before the window ended");
     phase(world, &ns, "app", "Succeeded").await?;
     Ok(())
 }
