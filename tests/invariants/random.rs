@@ -9,6 +9,7 @@ use crate::sim::manifests::{by_replicas, canary, deployment, in_place};
 use crate::sim::world::Fuse;
 use crate::sim::writers::Webhook;
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use serde_json::json;
 use sidetrack::api::status::Phase;
 use sidetrack::api::{Verb, keys};
@@ -213,7 +214,7 @@ fn check(canary: Canary, deeds: &[(Deed, u32)]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, max_shrink_iters: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), rng_seed: seed(), failure_persistence: None, max_shrink_iters: 400, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_happens_the_invariants_hold_and_all_comes_to_rest(
@@ -237,7 +238,16 @@ proptest! {
     }
 }
 
-/// `SIDETRACK_CASES` for a long search.
+/// `SIDETRACK_CASES` for a long search, through other cases each time.
+fn search() -> Option<u32> {
+    std::env::var("SIDETRACK_CASES").ok()?.parse().ok()
+}
+
 fn cases() -> u32 {
-    std::env::var("SIDETRACK_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(64)
+    search().unwrap_or(64)
+}
+
+/// A known one, as long as nobody searches: who changes something else is not to meet a case that nobody has seen.
+fn seed() -> RngSeed {
+    search().map_or(RngSeed::Fixed(1), |_| RngSeed::Random)
 }
