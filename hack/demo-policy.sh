@@ -1,22 +1,7 @@
 # Played by demo.sh inside a control plane: a platform team's policies over two namespaces.
 # shellcheck shell=sh
 
-app() { # NAMESPACE VERSION: what a team has in Git, and nothing else
-    cat <<YAML
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: app, namespace: $1}
-spec:
-  replicas: 2
-  selector: {matchLabels: {app: app}}
-  template:
-    metadata: {labels: {app: app}}
-    spec:
-      terminationGracePeriodSeconds: 0
-      containers: [{name: app, image: "app:$2", ports: [{containerPort: 8080}]}]
-YAML
-}
-flux() { app "$1" "$2" | kubectl apply --server-side --force-conflicts --field-manager=kustomize-controller -f - | sed "s/^/\$ flux applies $1 $2: /"; }
+flux() { app "$1" "$2" | as_flux | sed "s/^/\$ flux applies $1 $2: /"; }
 of() { kubectl -n "$1" get canary app -o "jsonpath={$2}"; }
 until_phase() { # NAMESPACE PHASE
     if ! kubectl -n "$1" wait canary/app --for="jsonpath={.status.phase}=$2" --timeout=90s >/dev/null; then

@@ -26,19 +26,7 @@ if [ "$stage" -lt 3 ]; then
     exec "$bin/ground" exec --istio --crds manifests/crds.yaml -- "$0" $((stage + 1))
 fi
 
-work=$(mktemp -d)
-pids=
-finish() {
-    for pid in $pids; do kill "$pid" 2>/dev/null || true; done
-    wait 2>/dev/null || true
-    rm -rf "$work"
-}
-trap finish EXIT
-trap 'exit 1' INT TERM
-
-if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then bold=$(printf '\033[1m') dim=$(printf '\033[2m') plain=$(printf '\033[0m'); else bold= dim= plain=; fi
-say() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
-show() { printf '%s$ %s%s\n' "$dim" "$*" "$plain"; "$@"; }
+. hack/stage.sh
 
 # kubectl of a cluster.
 eu1() { KUBECONFIG=$EU1 kubectl "$@"; }
@@ -47,11 +35,7 @@ us1() { KUBECONFIG=$US1 kubectl "$@"; }
 
 install() { # CLUSTER RIGHTS: manifests/, with the webhook reached on loopback instead of through a Service
     webhook=$("$bin/ground" port) metrics=$("$bin/ground" port)
-    client="{\"url\":\"https://127.0.0.1:$webhook/mutate\"}" patch=
-    for entry in 0 1 2 3; do
-        patch="$patch${patch:+,}{\"op\":\"replace\",\"path\":\"/webhooks/$entry/clientConfig\",\"value\":$client}"
-    done
-    "$1" patch --local -f manifests/webhook.yaml --type=json -p "[$patch]" -o yaml >"$work/webhook.yaml"
+    webhook_at "$webhook" >"$work/webhook.yaml"
     for file in manifests/namespace.yaml manifests/rbac.yaml "$work/webhook.yaml" manifests/policies-webhook.yaml manifests/policy.yaml; do
         "$1" apply --server-side -f "$file" >/dev/null
     done
@@ -89,24 +73,9 @@ peer() { # CLUSTER NAME
     } >/dev/null
 }
 
-app() { # VERSION: what a team has in Git, for all clusters
-    cat <<YAML
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: app, namespace: shop}
-spec:
-  replicas: 2
-  selector: {matchLabels: {app: app}}
-  template:
-    metadata: {labels: {app: app}}
-    spec:
-      terminationGracePeriodSeconds: 0
-      containers: [{name: app, image: "app:$1", ports: [{containerPort: 8080}]}]
-YAML
-}
 flux() { # VERSION: one change, applied to all clusters at once
     for cluster in eu1 eu2 us1; do
-        app "$1" | "$cluster" apply --server-side --force-conflicts --field-manager=kustomize-controller -f - | sed "s/^/$cluster \$ flux applies $1: /"
+        app shop "$1" | "$cluster" apply --server-side --force-conflicts --field-manager=kustomize-controller -f - | sed "s/^/$cluster \$ flux applies $1: /"
     done
 }
 

@@ -19,19 +19,7 @@ if [ "${1:-}" != inside ]; then
 fi
 
 bin=$(cd "${CARGO_TARGET_DIR:-target}/debug" && pwd)
-work=$(mktemp -d)
-pids=
-finish() {
-    for pid in $pids; do kill "$pid" 2>/dev/null || true; done
-    wait 2>/dev/null || true
-    rm -rf "$work"
-}
-trap finish EXIT
-trap 'exit 1' INT TERM
-
-if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then bold=$(printf '\033[1m') dim=$(printf '\033[2m') plain=$(printf '\033[0m'); else bold= dim= plain=; fi
-say() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
-show() { printf '%s$ %s%s\n' "$dim" "$*" "$plain"; "$@"; }
+. hack/stage.sh
 # What the controller has logged about the Canary since the last call.
 lines=0
 narrate() {
@@ -55,8 +43,7 @@ webhook=$("$bin/ground" port) hook=$("$bin/ground" port) metrics=$("$bin/ground"
 pids="$pids $!"
 
 say "1. Install (manifests/, with the webhook reached on loopback instead of through a Service)"
-url='[{"op":"replace","path":"/webhooks/0/clientConfig","value":{"url":"https://127.0.0.1:PORT/mutate"}},{"op":"replace","path":"/webhooks/1/clientConfig","value":{"url":"https://127.0.0.1:PORT/mutate"}},{"op":"replace","path":"/webhooks/2/clientConfig","value":{"url":"https://127.0.0.1:PORT/mutate"}},{"op":"replace","path":"/webhooks/3/clientConfig","value":{"url":"https://127.0.0.1:PORT/mutate"}}]'
-kubectl patch --local -f manifests/webhook.yaml --type=json -p "$(echo "$url" | sed "s/PORT/$webhook/g")" -o yaml >"$work/webhook.yaml"
+webhook_at "$webhook" >"$work/webhook.yaml"
 for file in manifests/namespace.yaml manifests/rbac.yaml "$work/webhook.yaml" manifests/policies-webhook.yaml manifests/policy.yaml; do
     kubectl apply --server-side -f "$file" | sed 's/^/  /'
 done
@@ -71,23 +58,7 @@ if [ -n "${POLICY:-}" ]; then
 fi
 kubectl create namespace test >/dev/null
 
-app() { # VERSION: what a team has in Git
-    cat <<YAML
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: app, namespace: test}
-spec:
-  replicas: 2
-  selector: {matchLabels: {app: app}}
-  template:
-    metadata: {labels: {app: app}}
-    spec:
-      terminationGracePeriodSeconds: 0
-      containers: [{name: app, image: "app:$1", ports: [{containerPort: 8080}]}]
-YAML
-}
-# Server-side apply, forced, under Flux's field manager: what Flux sends.
-flux() { app "$1" | kubectl apply --server-side --force-conflicts --field-manager=kustomize-controller -f - | sed "s/^/\$ flux applies $1: /"; }
+flux() { app test "$1" | as_flux | sed "s/^/\$ flux applies $1: /"; }
 
 columns=NAME:.metadata.name,IMAGE:.spec.template.spec.containers[0].image,PAUSED:.spec.paused,READY:.status.readyReplicas
 pods() { show kubectl -n test get pods -l app=app -o custom-columns=POD:.metadata.name,IMAGE:.spec.containers[0].image; }

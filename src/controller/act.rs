@@ -10,10 +10,9 @@ use crate::kubernetes::election::Leadership;
 use crate::kubernetes::writer::{WriteError, Writer};
 use crate::object::{Kind, ObjectRef, Write};
 use crate::rollout::naming::label_value;
-use crate::rollout::observed::Evicted;
 use crate::rollout::plan::{Check, Level, Message, Plan, Step};
 use crate::rollout::revision::Revision;
-use crate::rollout::subject::{Config, Impossible, Older, Question, Subject, logged};
+use crate::rollout::subject::{Config, Impossible, Question, Subject, logged};
 use crate::rollout::{Memory, advance, objects};
 use crate::telemetry::log::chain;
 use crate::telemetry::metrics::Metrics;
@@ -61,10 +60,10 @@ impl ActError {
 
 /// What is remembered of a Canary between two looks.
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct State {
     /// Name of the target, which the metrics are labelled with.
     target: String,
-    memory: Memory,
+    pub(super) memory: Memory,
     templates: BTreeMap<Revision, Value>,
 }
 
@@ -112,7 +111,7 @@ impl Actor {
         Self { writer, sender, events, cache, changes, config, metrics, leadership, states: Arc::default() }
     }
 
-    fn states(&self) -> MutexGuard<'_, HashMap<CanaryKey, State>> {
+    pub(super) fn states(&self) -> MutexGuard<'_, HashMap<CanaryKey, State>> {
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -265,7 +264,7 @@ impl Actor {
 
     /// Executes a write and takes its answer into the cache. A write that was refused because something changed makes
     /// the object be read again, so that the next decision sees what changed.
-    async fn write(&self, write: &Write) -> Result<(), ActError> {
+    pub(super) async fn write(&self, write: &Write) -> Result<(), ActError> {
         match self.writer.write(write).await {
             Ok(answer) => {
                 if let Some(object) = answer {
@@ -325,75 +324,6 @@ impl Actor {
         Ok(())
     }
 
-    async fn replica_sets(&self, subject: &Subject<'_>) -> Result<Vec<Value>, WriteError> {
-        let Some(label) = subject.label() else { return Ok(Vec::new()) };
-        let label = (label.key.as_str(), label.value.as_str());
-        self.writer.list(Kind::ReplicaSet, &subject.names.namespace, label).await
-    }
-
-    /// Stores what the target's pods were made from before a newer template was held on it.
-    async fn store_running(
-        &self,
-        key: &CanaryKey,
-        subject: &Subject<'_>,
-        revision: &Revision,
-    ) -> Result<(), ActError> {
-        let sets = self.replica_sets(subject).await?;
-        let Some(template) = subject.template_among(&sets, revision) else {
-            self.states().entry(key.clone()).or_default().memory.lost = Some(revision.clone());
-            return Err(ActError::Snapshot(subject.names.snapshot(revision)));
-        };
-        for write in subject.store(&template, revision)? {
-            self.write(&write).await?;
-        }
-        self.keep(key, revision, template);
-        Ok(())
-    }
-
-    async fn empty_history(&self, subject: &Subject<'_>) -> Result<(), ActError> {
-        let sets = self.replica_sets(subject).await?;
-        for write in subject.idle_history(&sets) {
-            self.write(&write).await?;
-        }
-        Ok(())
-    }
-
-    /// Evicts one pod of the primary that is older, if there is one and it may go, and notes what there is.
-    async fn evict_older(
-        &self,
-        key: &CanaryKey,
-        subject: &Subject<'_>,
-        than: Timestamp,
-    ) -> Result<(), ActError> {
-        let Some(label) = subject.label() else { return Ok(()) };
-        let of = (label.key.as_str(), label.value.as_str());
-        let list = |kind| self.writer.list(kind, &subject.names.namespace, of);
-        let (sets, pods) = tokio::try_join!(list(Kind::ReplicaSet), list(Kind::Pod))?;
-        let found = match subject.older(&sets, &pods, than) {
-            Older::None => Evicted::All,
-            Older::Wait => Evicted::Some,
-            Older::Stay(why) => Evicted::Refused(why),
-            Older::Evict(write) => match self.writer.write(&write).await {
-                Ok(_) => {
-                    let pod = write.target().map(|at| at.name).unwrap_or_default();
-                    self.say(subject, &Message::log(format!("Pod {pod} evicted")));
-                    Evicted::Some
-                }
-                Err(error) => match error.answer() {
-                    Some((403 | 429, why)) => Evicted::Refused(why.to_owned()),
-                    Some((404 | 409, _)) => Evicted::Some,
-                    _ => return Err(error.into()),
-                },
-            },
-        };
-        if let Some(state) = self.states().get_mut(key)
-            && let Some(renewal) = state.memory.renewal.as_mut().filter(|renewal| renewal.at == than)
-        {
-            renewal.found = found;
-        }
-        Ok(())
-    }
-
     /// Shows a stored template to the API server, and notes what it makes of it today. A template that is refused, or
     /// is not there, stays what it is: then what is live is somebody's.
     async fn redefault(
@@ -436,7 +366,7 @@ impl Actor {
         Ok(())
     }
 
-    fn keep(&self, key: &CanaryKey, revision: &Revision, template: Value) {
+    pub(super) fn keep(&self, key: &CanaryKey, revision: &Revision, template: Value) {
         let mut states = self.states();
         let state = states.entry(key.clone()).or_default();
         state.templates.insert(revision.clone(), template);
@@ -445,7 +375,7 @@ impl Actor {
         }
     }
 
-    fn say(&self, subject: &Subject<'_>, message: &Message) {
+    pub(super) fn say(&self, subject: &Subject<'_>, message: &Message) {
         let canary = format!("{}.{}", subject.names.canary, subject.names.namespace);
         if message.level == Level::Error {
             tracing::error!(canary, "{}", message.text);

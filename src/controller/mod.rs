@@ -7,6 +7,7 @@ pub mod clock;
 pub mod events;
 pub mod outbound;
 pub mod peers;
+mod pods;
 pub mod policies;
 pub mod queue;
 mod record;

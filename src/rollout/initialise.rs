@@ -1,7 +1,8 @@
 //! Adoption, and the way to the first `Initialized`.
 
 use crate::api::status::Phase;
-use crate::rollout::advance::{Asked, Case};
+use crate::rollout::advance::Case;
+use crate::rollout::asking::Asked;
 use crate::rollout::observed::Backend;
 use crate::rollout::plan::{Check, Message, Plan, Step};
 use crate::rollout::status::Draft;

@@ -3,6 +3,7 @@
 //! Nothing in here does IO, reads a clock or fails: an impossible state becomes a sentence in status.
 mod advance;
 mod analysis;
+mod asking;
 mod bypass;
 pub mod checked;
 mod contest;

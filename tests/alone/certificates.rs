@@ -42,7 +42,7 @@ async fn no_write_is_lost_when_certificates_are_deleted_or_the_process_replaced(
         anyhow::Ok(serde_json::from_str::<Value>(&text)?)
     };
     let before = configuration().await?;
-    ensure!(bundles(&before).len() == 3 && bundles(&before).iter().all(|b| b.is_string()), "{before:#}");
+    ensure!(bundles(&before).len() == 4 && bundles(&before).iter().all(|b| b.is_string()), "{before:#}");
 
     let (stop, passed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     // A client each: a connection pool must not hide that a handshake failed. The API server's own connections to the

@@ -68,7 +68,7 @@ impl Lock {
             let configuration: Value = serde_json::from_str(&text)?;
             let hooks = at(&configuration, "/webhooks").as_array();
             let injected = |hook: &Value| at(hook, "/clientConfig/caBundle").is_string();
-            Ok(hooks.is_some_and(|h| h.len() == 3 && h.iter().all(injected)).then_some(()))
+            Ok(hooks.is_some_and(|h| h.len() == 4 && h.iter().all(injected)).then_some(()))
         })
         .await?;
         self.world.wait_for_webhook().await

@@ -1,0 +1,84 @@
+//! Steps that look at a target's ReplicaSets and pods: these are listed when they are needed, and followed by no watch.
+
+use super::act::{ActError, Actor};
+use super::cache::CanaryKey;
+use crate::kubernetes::writer::WriteError;
+use crate::object::Kind;
+use crate::rollout::observed::Evicted;
+use crate::rollout::plan::Message;
+use crate::rollout::revision::Revision;
+use crate::rollout::subject::{Older, Subject};
+use jiff::Timestamp;
+use serde_json::Value;
+
+impl Actor {
+    async fn replica_sets(&self, subject: &Subject<'_>) -> Result<Vec<Value>, WriteError> {
+        let Some(label) = subject.label() else { return Ok(Vec::new()) };
+        let label = (label.key.as_str(), label.value.as_str());
+        self.writer.list(Kind::ReplicaSet, &subject.names.namespace, label).await
+    }
+
+    /// Stores what the target's pods were made from before a newer template was held on it.
+    pub(super) async fn store_running(
+        &self,
+        key: &CanaryKey,
+        subject: &Subject<'_>,
+        revision: &Revision,
+    ) -> Result<(), ActError> {
+        let sets = self.replica_sets(subject).await?;
+        let Some(template) = subject.template_among(&sets, revision) else {
+            self.states().entry(key.clone()).or_default().memory.lost = Some(revision.clone());
+            return Err(ActError::Snapshot(subject.names.snapshot(revision)));
+        };
+        for write in subject.store(&template, revision)? {
+            self.write(&write).await?;
+        }
+        self.keep(key, revision, template);
+        Ok(())
+    }
+
+    /// Deletes the target's ReplicaSets that are idle, but for the promoted one.
+    pub(super) async fn empty_history(&self, subject: &Subject<'_>) -> Result<(), ActError> {
+        let sets = self.replica_sets(subject).await?;
+        for write in subject.idle_history(&sets) {
+            self.write(&write).await?;
+        }
+        Ok(())
+    }
+
+    /// Evicts one pod of the primary that is older, if there is one and it may go, and notes what there is.
+    pub(super) async fn evict_older(
+        &self,
+        key: &CanaryKey,
+        subject: &Subject<'_>,
+        than: Timestamp,
+    ) -> Result<(), ActError> {
+        let Some(label) = subject.label() else { return Ok(()) };
+        let of = (label.key.as_str(), label.value.as_str());
+        let list = |kind| self.writer.list(kind, &subject.names.namespace, of);
+        let (sets, pods) = tokio::try_join!(list(Kind::ReplicaSet), list(Kind::Pod))?;
+        let found = match subject.older(&sets, &pods, than) {
+            Older::None => Evicted::All,
+            Older::Wait => Evicted::Some,
+            Older::Stay(why) => Evicted::Refused(why),
+            Older::Evict(write) => match self.writer.write(&write).await {
+                Ok(_) => {
+                    let pod = write.target().map(|at| at.name).unwrap_or_default();
+                    self.say(subject, &Message::log(format!("Pod {pod} evicted")));
+                    Evicted::Some
+                }
+                Err(error) => match error.answer() {
+                    Some((403 | 429, why)) => Evicted::Refused(why.to_owned()),
+                    Some((404 | 409, _)) => Evicted::Some,
+                    _ => return Err(error.into()),
+                },
+            },
+        };
+        if let Some(state) = self.states().get_mut(key)
+            && let Some(renewal) = state.memory.renewal.as_mut().filter(|renewal| renewal.at == than)
+        {
+            renewal.found = found;
+        }
+        Ok(())
+    }
+}
