@@ -1,6 +1,6 @@
 //! One look at one Canary: observe, decide, act, and again until there is nothing to do.
 
-use super::cache::CanaryKey;
+use super::cache::{Cache, CanaryKey};
 use super::clock;
 use super::outbound::Sender;
 use super::record;
@@ -192,18 +192,33 @@ impl Actor {
     /// Reads what has been neither seen nor found missing.
     async fn read_unknown(&self, key: &CanaryKey) -> Result<(), WriteError> {
         let unknown = lock(&self.cache).unknown(key);
-        let reads = join_all(unknown.iter().map(|at| self.refresh(at))).await;
+        let reads = join_all(unknown.iter().map(|at| self.refresh(key, at))).await;
         reads.into_iter().collect()
     }
 
-    async fn refresh(&self, at: &ObjectRef) -> Result<(), WriteError> {
+    async fn refresh(&self, key: &CanaryKey, at: &ObjectRef) -> Result<(), WriteError> {
         let read = self.writer.read(at).await?;
-        let mut cache = lock(&self.cache);
-        match read {
+        self.take_in(key, |cache| match read {
             Some(object) => cache.upsert(object),
             None => cache.forget(at),
-        };
+        })
+        .await;
         Ok(())
+    }
+
+    /// Takes in what the API server has answered, and tells the loop whom else that concerns: what the watch says of it
+    /// later is no news any more.
+    async fn take_in(&self, key: &CanaryKey, change: impl FnOnce(&mut Cache) -> Vec<CanaryKey>) {
+        let (mut others, of_policies) = {
+            let mut cache = lock(&self.cache);
+            let before = cache.roster.changes;
+            let dirty = change(&mut cache);
+            (dirty, cache.roster.changes != before)
+        };
+        others.retain(|other| other != key);
+        if of_policies || !others.is_empty() {
+            let _ = self.changes.send(Change::Dirty(others)).await;
+        }
     }
 
     fn subject<'t>(
@@ -239,13 +254,13 @@ impl Actor {
             }
             Step::LoadSnapshot(revision) => return self.load(key, subject, revision).await,
             Step::Redefault { revision, live } => return self.redefault(key, subject, revision, live).await,
-            Step::EmptyHistory => return self.empty_history(subject).await,
+            Step::EmptyHistory => return self.empty_history(key, subject).await,
             Step::StoreRunning(revision) => return self.store_running(key, subject, revision).await,
             Step::EvictOlder(than) => return self.evict_older(key, subject, *than).await,
             _ => {}
         }
         for write in subject.writes(&step)? {
-            self.write(&write).await?;
+            self.write(key, &write).await?;
             if let Some(message) = logged(&step, &write) {
                 self.say(subject, &message);
             }
@@ -264,11 +279,11 @@ impl Actor {
 
     /// Executes a write and takes its answer into the cache. A write that was refused because something changed makes
     /// the object be read again, so that the next decision sees what changed.
-    pub(super) async fn write(&self, write: &Write) -> Result<(), ActError> {
+    pub(super) async fn write(&self, key: &CanaryKey, write: &Write) -> Result<(), ActError> {
         match self.writer.write(write).await {
             Ok(answer) => {
                 if let Some(object) = answer {
-                    drop(lock(&self.cache).upsert(object));
+                    self.take_in(key, |cache| cache.upsert(object)).await;
                 }
                 Ok(())
             }
@@ -282,7 +297,7 @@ impl Actor {
                 if matches!(code, Some(404 | 409 | 422))
                     && let Some(at) = write.target()
                 {
-                    self.refresh(&at).await?;
+                    self.refresh(key, &at).await?;
                 }
                 Err(error.into())
             }
@@ -348,7 +363,9 @@ impl Actor {
                     let at = objects::deployment(&subject.names, &subject.names.target);
                     let seen = self.writer.read(&at).await?;
                     if !subject.shows_same_template(seen.as_ref()) {
-                        seen.map(|object| lock(&self.cache).upsert(object));
+                        if let Some(object) = seen {
+                            self.take_in(key, |cache| cache.upsert(object)).await;
+                        }
                         return Err(error.into());
                     }
                     None

@@ -31,17 +31,17 @@ impl Actor {
             return Err(ActError::Snapshot(subject.names.snapshot(revision)));
         };
         for write in subject.store(&template, revision)? {
-            self.write(&write).await?;
+            self.write(key, &write).await?;
         }
         self.keep(key, revision, template);
         Ok(())
     }
 
     /// Deletes the target's ReplicaSets that are idle, but for the promoted one.
-    pub(super) async fn empty_history(&self, subject: &Subject<'_>) -> Result<(), ActError> {
+    pub(super) async fn empty_history(&self, key: &CanaryKey, subject: &Subject<'_>) -> Result<(), ActError> {
         let sets = self.replica_sets(subject).await?;
         for write in subject.idle_history(&sets) {
-            self.write(&write).await?;
+            self.write(key, &write).await?;
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use crate::stage::{
     enforced, enrolled, in_configuration, key, message, namespace, phase, policy, runs, said,
 };
 use anyhow::{Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use sidetrack::api::keys;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -57,11 +57,15 @@ async fn a_deployment_is_protected_from_its_first_write_and_plain_when_the_polic
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_update_of_what_a_policy_comes_to_select_is_held() -> Result<()> {
     let (world, _) = shared().await;
-    for (layout, primary) in [("in-place", "app"), ("primary-copy", "app-primary")] {
+    for (layout, primary, generated, images) in [
+        ("in-place", "app", "app-canary", &["app:v2"][..]),
+        ("primary-copy", "app-primary", "app-primary", &["app:v1", "app:v2"]),
+    ] {
         let team = format!("first-update-{layout}");
         let spec = json!({"layout": layout, "selector": {"matchLabels": {"protect": "yes"}}});
         enforced(world, &team, &spec).await?;
         let ns = namespace(world, &team).await?;
+        let timeline = world.timeline(&ns, &["deploy"]).await?;
         world.flux(deployment(&ns, "v1", 2)).await?;
         let before = runs(world, &ns, "app", "v1").await?;
         ensure!(!enrolled(&before), "{before:#}");
@@ -70,16 +74,12 @@ async fn the_first_update_of_what_a_policy_comes_to_select_is_held() -> Result<(
         let held = world.cp.apply_as("flux", "kustomize-controller", update.clone()).await?;
         let held = serde_json::to_value(&held[0])?;
         ensure!(enrolled(&held) && at(&held, "/spec/paused") == true, "{layout}: {held:#}");
-        let released = phase(world, &ns, "app", "Progressing").await?;
-        ensure!(at(&released, "/status/revisions/primary") == key(&held, keys::PROMOTED).unwrap_or_default());
-        ensure!(
-            image(
-                &world
-                    .get(&ns, "deploy", if layout == "in-place" { "app-canary" } else { "app-primary" })
-                    .await?
-            ) == if layout == "in-place" { "app:v2" } else { "app:v1" }
-        );
-        phase(world, &ns, "app", "Succeeded").await?;
+        let done = phase(world, &ns, "app", "Succeeded").await?;
+        let first = key(&held, keys::PROMOTED).unwrap_or_default();
+        ensure!(at(&done, "/status/history/0/revision") == first, "{layout}: {done:#}");
+        let image_of = |d: &Value| Some(image(d).to_owned());
+        let ran = timeline.values(world, "deploy", generated, image_of).await?;
+        ensure!(ran == images, "{layout}: {ran:?}");
         ensure!(image(&world.get(&ns, "deploy", primary).await?) == "app:v2", "{layout}");
     }
     Ok(())
