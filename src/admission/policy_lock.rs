@@ -8,7 +8,7 @@ use super::configuration::{literal, not_controller};
 use super::second_lock::{Rules, policy_on, template_changed};
 use crate::api::keys;
 use crate::object::Kind;
-use crate::policy::selection::PROTECTED;
+use crate::policy::selection::{NAMESPACE_NAME, PROTECTED};
 use serde_json::{Value, json};
 
 /// Name of the policy and of its binding.
@@ -79,7 +79,12 @@ pub fn policies(controller_user: &str) -> [Value; 2] {
         policy_on(NAME, &resources, "UPDATE", json!({}), &json!([not_controller(controller_user)]), rules);
     json_patch::merge(
         &mut policy,
-        &json!({"spec": {"paramKind": {"apiVersion": Kind::CanaryPolicy.api_version(), "kind": Kind::CanaryPolicy.as_str()}}}),
+        &json!({"spec": {
+            // Whatever is wrong with the definition of CanaryPolicy, what keeps a cluster alive is not asked about.
+            "matchConstraints": {"namespaceSelector": {"matchExpressions": [
+                {"key": NAMESPACE_NAME, "operator": "NotIn", "values": PROTECTED},
+            ]}},
+            "paramKind": {"apiVersion": Kind::CanaryPolicy.api_version(), "kind": Kind::CanaryPolicy.as_str()}}}),
     );
     let binding = json!({
         "apiVersion": "admissionregistration.k8s.io/v1",

@@ -160,6 +160,10 @@ impl Write {
         Self { user: user.to_owned(), ..self }
     }
 
+    pub(super) fn managed_by(self, manager: &'static str) -> Self {
+        Self { manager: Some(manager), ..self }
+    }
+
     pub(super) fn without_manager(self) -> Self {
         Self { manager: None, ..self }
     }

@@ -208,7 +208,9 @@ impl Controller {
         if any {
             POLICY_KINDS.into_iter().for_each(|kind| self.watch(kind));
         }
-        let synced = any && POLICY_KINDS.iter().all(|kind| self.synced.contains(kind));
+        // Without a policy there may still be something of one that is gone.
+        let needed: &[Kind] = if any { &POLICY_KINDS } else { &[Kind::CanaryPolicy, Kind::Canary] };
+        let synced = needed.iter().all(|kind| self.synced.contains(kind));
         self.policies_synced.send_if_modified(|known| std::mem::replace(known, synced) != synced);
         if std::mem::replace(&mut self.policy_changes, changes) != changes {
             let clusters = lock(&self.actor.cache).roster.clusters();

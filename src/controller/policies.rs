@@ -72,7 +72,7 @@ impl Policies {
         for name in [crate::admission::configuration::NAME, webhooks::NAME] {
             tokio::spawn(follow(self.client.clone(), name, sender.clone(), self.changed.clone()));
         }
-        let mut policies = BTreeMap::new();
+        let mut governed = BTreeMap::new();
         loop {
             if self.synced.wait_for(|synced| *synced).await.is_err() {
                 return;
@@ -81,10 +81,14 @@ impl Policies {
                 self.leadership.turned(false).await;
                 continue;
             }
-            let (work, configuration, now_policies) = self.decide(&mut seen);
-            if now_policies != policies {
-                policies = now_policies;
-                let concerned = lock(&self.cache).roster.concerned();
+            let (work, configuration) = self.decide(&mut seen);
+            let concerned = {
+                let roster = &lock(&self.cache).roster;
+                let concerned = roster.concerned(&governed);
+                governed = roster.versions();
+                concerned
+            };
+            if !concerned.is_empty() {
                 let _ = self.changes.send(Change::Dirty(concerned)).await;
             }
             let idle = work.writes.is_empty() && work.mends.is_empty() && work.orphans.is_empty();
@@ -111,11 +115,8 @@ impl Policies {
         }
     }
 
-    /// What is to be done now: writes, the webhook configuration if it differs, and the policies by generation.
-    fn decide(
-        &self,
-        seen: &mut watch::Receiver<Configurations>,
-    ) -> (Work, Option<Value>, BTreeMap<String, Option<i64>>) {
+    /// What is to be done now: writes, and the webhook configuration if it differs.
+    fn decide(&self, seen: &mut watch::Receiver<Configurations>) -> (Work, Option<Value>) {
         let configurations = seen.borrow_and_update();
         let live = |name| configurations.0.get(name).and_then(Option::as_ref);
         let mut cache = lock(&self.cache);
@@ -133,12 +134,7 @@ impl Policies {
             };
             entries(Some(wanted)) != entries(live(webhooks::NAME))
         });
-        let policies = roster
-            .policies
-            .iter()
-            .map(|(name, held)| (name.clone(), held.policy.metadata.generation))
-            .collect();
-        (work, configuration, policies)
+        (work, configuration)
     }
 
     /// Writes the configuration as a whole.
@@ -172,6 +168,12 @@ impl Policies {
             .await
     }
 
+    /// Whether the policy that a Deployment was enrolled for selects it: watches of different kinds are not in step.
+    fn selected(&self, namespace: Option<&Value>, deployment: &Value) -> bool {
+        let by = deployment.pointer("/metadata/annotations").and_then(|a| a.get(keys::POLICY)?.as_str());
+        by.zip(namespace).is_some_and(|(by, of)| lock(&self.cache).roster.selects(by, of, deployment))
+    }
+
     async fn take(&self, task: Task) -> Result<(), WriteError> {
         if !self.leadership.may_write() {
             return Ok(());
@@ -183,8 +185,10 @@ impl Policies {
                 self.writer.read(&at).await?.and_then(|live| mended(at, &live, &mend))
             }
             Task::LetGo((namespace, name)) => {
+                let of = ObjectRef::new(Kind::Namespace, "", &namespace);
                 let at = ObjectRef::new(Kind::Deployment, namespace, name);
-                self.writer.read(&at).await?.and_then(|live| let_go(at, &live))
+                let (of, live) = (self.writer.read(&of).await?, self.writer.read(&at).await?);
+                live.filter(|live| !self.selected(of.as_ref(), live)).and_then(|live| let_go(at, &live))
             }
         };
         let Some(write) = write else { return Ok(()) };
@@ -269,7 +273,10 @@ fn mended(at: ObjectRef, live: &Value, mend: &Mend) -> Option<Write> {
 /// The patch that makes a Deployment a plain one, which the webhook has enrolled and no Canary has taken up.
 fn let_go(at: ObjectRef, live: &Value) -> Option<Write> {
     live.pointer("/metadata/annotations")?.get(keys::POLICY)?;
-    let held = live.pointer("/metadata/annotations").is_some_and(|a| a.get(keys::HOLD).is_some());
+    // A pause of the owner's own stays.
+    let held = live
+        .pointer("/metadata/annotations")
+        .is_some_and(|a| a.get(keys::HOLD).is_some() && a.get(keys::PAUSED_BEFORE).is_none());
     let edit =
         Edit::new(at, live).same_generation().without_keys().without_finalizer(keys::TRAFFIC_FINALIZER);
     let edit =

@@ -8,6 +8,8 @@ use jiff::{SignedDuration, Timestamp};
 
 /// Longest window; it also bounds how many starts are looked at.
 const LONGEST: SignedDuration = SignedDuration::from_hours(31 * 24);
+/// Most starts of a window within its own duration: each of them is looked at.
+const STARTS: usize = 100;
 /// Windows that follow on each other without a gap, after which the end is no longer looked for.
 const CHAINED: usize = 64;
 
@@ -47,7 +49,13 @@ pub fn problems(field: &str, window: &FreezeWindow) -> Vec<String> {
                 window.duration
             ));
         }
-        Some(_) => {}
+        Some(length) => {
+            if crontab(window).is_ok_and(|crontab| crowded(&crontab, length)) {
+                found.push(format!(
+                    "{field}.schedule: it begins more than {STARTS} times within its own duration; write a longer one that begins less often"
+                ));
+            }
+        }
     }
     if window.reason.trim().is_empty() {
         found.push(format!("{field}.reason: it is empty; say why, for whoever waits"));
@@ -58,6 +66,16 @@ pub fn problems(field: &str, window: &FreezeWindow) -> Vec<String> {
 fn crontab(window: &FreezeWindow) -> Result<Crontab, cronexpr::Error> {
     let zone = window.time_zone.as_deref().unwrap_or("UTC");
     cronexpr::parse_crontab(&format!("{} {zone}", window.schedule.trim()))
+}
+
+/// Whether it begins too often within its own duration, counted from some moment.
+fn crowded(crontab: &Crontab, length: SignedDuration) -> bool {
+    let from = Timestamp::UNIX_EPOCH;
+    let within = |start: &Result<jiff::Zoned, cronexpr::Error>| {
+        start.as_ref().is_ok_and(|start| start.timestamp().duration_since(from) < length)
+    };
+    let starts = crontab.iter_after(MakeTimestamp(from)).ok();
+    starts.is_some_and(|starts| starts.take_while(within).nth(STARTS).is_some())
 }
 
 fn length(window: &FreezeWindow) -> Option<SignedDuration> {
@@ -169,6 +187,7 @@ mod tests {
             (window("0 1 * * *", "", "0s", "x"), "not between"),
             (window("0 1 * * *", "", "9000h", "x"), "not between"),
             (window("0 1 * * *", "", "1h", " "), "f.reason"),
+            (window("* * * * *", "", "744h", "x"), "more than 100 times"),
         ] {
             let found = problems("f", &bad);
             assert!(found.len() == 1 && found[0].contains(said) && !found[0].contains('\n'), "{found:?}");

@@ -147,12 +147,16 @@ fn deployment(
     let found =
         found.or_else(|| candidate.port.clone().map(|target| Port { port: None, target: Some(target) }));
     let spec = generate::spec(&held.policy.spec, name, found);
-    if spec.service.port == 0 {
+    if spec.service.port == 0 && held.counts() {
         return Verdict::Other(
             "no port is known: give its containers a port, or the policy spec.canary.service.port".into(),
         );
     }
     wanted.insert(key.clone());
+    // What a policy that went wrong has made stays as it is.
+    if !held.counts() {
+        return Verdict::Enrolled;
+    }
     let uid = held.policy.metadata.uid.as_deref().unwrap_or_default();
     let policy = held.policy.metadata.name.as_deref().unwrap_or_default();
     let maker = Maker { name: policy, uid, layout: held.policy.spec.layout.as_str() };
@@ -209,8 +213,7 @@ fn finish(
     work: &mut Work,
 ) {
     let at = ObjectRef::new(Kind::CanaryPolicy, "", name);
-    let finalizers = held.object.pointer("/metadata/finalizers").and_then(Value::as_array);
-    let guarded = finalizers.is_some_and(|all| all.iter().any(|f| f == keys::POLICY_FINALIZER));
+    let guarded = held.guarded();
     let edit = || crate::rollout::patch::Edit::new(at.clone(), &held.object);
     let left = roster.canaries.values().filter(|facts| facts.policy.as_ref() == Some(name)).count()
         + roster.deployments.values().filter(|c| c.enrolled_by.as_ref() == Some(name)).count();
@@ -298,7 +301,7 @@ fn sentence(
             "False",
             "TooMany",
             format!(
-                "It would select {selects}, more than the {limit} of spec.maxTargets: nothing is done until that is raised or the selection is narrower."
+                "It would select {selects}, more than the {limit} of spec.maxTargets: none is enrolled until that is raised or the selection is narrower."
             ),
         );
     }

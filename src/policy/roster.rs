@@ -55,6 +55,8 @@ pub struct Facts {
     pub stage: Option<Stage>,
     /// Since when it stands in line.
     pub queued: Option<Timestamp>,
+    /// It could not go although it were its turn: paused, suspended or leaving.
+    pub stays: bool,
 }
 
 /// A policy with what was found wrong in it.
@@ -69,6 +71,19 @@ pub struct Held {
 }
 
 impl Held {
+    /// Whether what it selects is to be released by it: it is not leaving, and no audit.
+    #[must_use]
+    pub fn enforces(&self) -> bool {
+        self.policy.metadata.deletion_timestamp.is_none() && self.policy.spec.mode == Mode::Enforce
+    }
+
+    /// Whether our finalizer is on it: before that nothing is done for it that would have to be undone.
+    #[must_use]
+    pub fn guarded(&self) -> bool {
+        let finalizers = self.policy.metadata.finalizers.as_deref().unwrap_or_default();
+        finalizers.iter().any(|finalizer| finalizer == keys::POLICY_FINALIZER)
+    }
+
     /// Whether it is to be acted on.
     #[must_use]
     pub fn counts(&self) -> bool {
@@ -153,6 +168,7 @@ impl Roster {
             Kind::Namespace => self.note(|roster| roster.namespaces.remove(&key.1).is_some()),
             Kind::Deployment => self.note(|roster| roster.deployments.remove(&key).is_some()),
             Kind::Canary if self.canaries.remove(&key).is_some() => {
+                self.index = None;
                 self.changes += 1;
                 return self.granted();
             }
@@ -211,7 +227,11 @@ impl Roster {
         if before == Some(&facts) {
             return Vec::new();
         }
-        let (line, room) = (before.map(|b| (b.stage, b.queued)), Some((facts.stage, facts.queued)));
+        let place = |facts: &Facts| (facts.stage, facts.queued, facts.stays, facts.terminating);
+        let (line, room) = (before.map(place), Some(place(&facts)));
+        if before.map(|b| &b.policy) != Some(&facts.policy) {
+            self.index = None;
+        }
         self.canaries.insert(key, facts);
         self.changes += 1;
         if line == room { Vec::new() } else { self.granted() }
@@ -241,29 +261,35 @@ impl Roster {
                         .is_some_and(|l| selection::matches(&spec.namespace_selector, l))
                     && selection::matches(&spec.selector, &candidate.labels)
             };
-            let targets: BTreeSet<Key> = if held.problems.is_empty() {
-                self.deployments.iter().filter(|(k, c)| selected(k, c)).map(|(k, _)| k.clone()).collect()
-            } else {
-                BTreeSet::new()
-            };
+            let targets: BTreeSet<Key> =
+                self.deployments.iter().filter(|(k, c)| selected(k, c)).map(|(k, _)| k.clone()).collect();
             let too_many = targets.len() > spec.max_targets();
             selections.insert(name.clone(), Selection { targets, too_many });
         }
         let mut governed = BTreeMap::new();
         for name in self.ranked() {
-            if self.acts(&name, &selections) {
-                for key in selections.get(&name).into_iter().flat_map(|s| &s.targets) {
-                    governed.entry(key.clone()).or_insert_with(|| name.clone());
-                }
+            let Some(held) = self.policies.get(&name).filter(|held| held.enforces()) else { continue };
+            let Some(selection) = selections.get(&name) else { continue };
+            // A policy that went wrong enrols nobody any more; what it has enrolled stays under its guard.
+            let whole = held.counts() && !selection.too_many;
+            let enrolled = |key: &&Key| {
+                self.canaries.get(*key).is_some_and(|facts| facts.policy.as_ref() == Some(&name))
+            };
+            for key in selection.targets.iter().filter(|key| whole || enrolled(key)) {
+                governed.entry(key.clone()).or_insert_with(|| name.clone());
             }
         }
         Index { selections, governed }
     }
 
-    fn acts(&self, name: &str, selections: &BTreeMap<String, Selection>) -> bool {
-        let enforces =
-            self.policies.get(name).is_some_and(|p| p.counts() && p.policy.spec.mode == Mode::Enforce);
-        enforces && selections.get(name).is_some_and(|s| !s.too_many)
+    /// Whether a policy that acts selects a Deployment with these labels, in a namespace with those.
+    #[must_use]
+    pub fn selects(&self, policy: &str, namespace: &Value, deployment: &Value) -> bool {
+        self.policies.get(policy).filter(|held| held.counts() && held.enforces()).is_some_and(|held| {
+            let spec = &held.policy.spec;
+            selection::matches(&spec.namespace_selector, &labels(namespace))
+                && selection::matches(&spec.selector, &labels(deployment))
+        })
     }
 
     /// Returns the names of all policies, the one that counts first of two before the other.
@@ -306,7 +332,7 @@ impl Roster {
             match facts.stage {
                 None | Some(Stage::Closing | Stage::Cancelling) => {}
                 Some(Stage::Gated) => {
-                    if let Some(since) = facts.queued {
+                    if let Some(since) = facts.queued.filter(|_| !facts.stays && !facts.terminating) {
                         line.push(Waiting { key: (namespace.clone(), name.clone()), since, policy });
                     }
                 }
@@ -371,29 +397,37 @@ impl Roster {
         waves.flat_map(|wave| &wave.after).cloned().collect()
     }
 
-    /// Returns the Canaries that a change of a policy may concern: all that a policy governs.
+    /// Returns which policy, in which version, governs each Deployment.
     #[must_use]
-    pub fn concerned(&self) -> Vec<Key> {
-        self.governed_by(|_| true)
+    pub fn versions(&self) -> BTreeMap<Key, (String, Option<i64>)> {
+        let version =
+            |name: &String| self.policies.get(name).and_then(|held| held.policy.metadata.generation);
+        self.governed().into_iter().map(|(key, name)| (key, (name.clone(), version(&name)))).collect()
     }
 
     /// Returns the Canaries whose revisions come after a cluster.
     #[must_use]
     pub fn after(&self, cluster: &str) -> Vec<Key> {
-        self.governed_by(|policy| policy.spec.wave.iter().any(|w| w.after.iter().any(|name| name == cluster)))
+        let governed = self.governed();
+        self.those(|target| {
+            let held = governed.get(target).and_then(|name| self.policies.get(name));
+            let wave = held.and_then(|held| held.policy.spec.wave.as_ref());
+            wave.is_some_and(|wave| wave.after.iter().any(|name| name == cluster))
+        })
     }
 
-    fn governed_by(&self, policy: impl Fn(&CanaryPolicy) -> bool) -> Vec<Key> {
-        let governed = self.governed();
-        let concerned = |(namespace, _): &Key, facts: &Facts| {
-            let governor = governed.get(&(namespace.clone(), facts.target.clone()));
-            governor.and_then(|name| self.policies.get(name)).is_some_and(|held| policy(&held.policy))
-        };
-        self.canaries
-            .iter()
-            .filter(|(key, facts)| concerned(key, facts))
-            .map(|(key, _)| key.clone())
-            .collect()
+    /// Returns the Canaries of some targets.
+    fn those(&self, target: impl Fn(&Key) -> bool) -> Vec<Key> {
+        let of =
+            |((namespace, _), facts): &(&Key, &Facts)| target(&(namespace.clone(), facts.target.clone()));
+        self.canaries.iter().filter(of).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Returns the Canaries of targets that another policy governs than before, another version of it, or none any more.
+    #[must_use]
+    pub fn concerned(&self, before: &BTreeMap<Key, (String, Option<i64>)>) -> Vec<Key> {
+        let now = self.versions();
+        self.those(|target| before.get(target) != now.get(target))
     }
 }
 
@@ -450,6 +484,7 @@ fn facts(canary: &Canary, object: &Value) -> Facts {
         uid: canary.metadata.uid.clone().unwrap_or_default(),
         stage: status.and_then(|s| Some(s.run.as_ref()?.stage)),
         queued: status.and_then(|s| s.queued),
+        stays: canary.spec.suspend || status.is_some_and(|s| s.run.as_ref().is_some_and(|run| run.paused)),
     }
 }
 

@@ -282,3 +282,81 @@ fn a_wave_closes_what_its_policy_governs_and_status_names_a_cluster_that_cannot_
     assert!(text.ends_with("Wave: cluster eu-1 cannot be asked: there is no Secret eu-1."), "{text}");
     assert_eq!(ready["status"], "True");
 }
+
+/// One Deployment too many enrols nobody any more, and lets nobody out.
+#[test]
+fn what_is_enrolled_stays_so_when_a_policy_goes_wrong() {
+    let freeze = json!([{"schedule": "* * * * *", "duration": "5m", "reason": "inventory"}]);
+    let change = json!({"spec": {"maxTargets": 1, "freeze": freeze}});
+    let mut roster = roster(&[namespace("cart"), deployment("cart", "a"), policy("shop", &change)]);
+    let canary = created(&plan(&roster, NOW)).remove(0);
+    see(&mut roster, &canary);
+    see(&mut roster, &deployment("cart", "b"));
+    for wrong in [
+        policy("shop", &change),
+        policy("shop", &json!({"spec": {"freeze": freeze, "maxConcurrentReleases": 0}})),
+    ] {
+        see(&mut roster, &wrong);
+        roster.refresh();
+        let work = plan(&roster, NOW);
+        assert!(deleted(&work).is_empty() && made(&work).is_empty() && work.mends.is_empty(), "{work:#?}");
+        assert_ne!(status(&work, "shop")["conditions"][0]["status"], "True");
+        let key = |name: &str| ("cart".to_owned(), name.to_owned());
+        assert!(roster.guard(&key("a"), "a", NOW, || None).frozen.is_some());
+        assert!(roster.guard(&key("b"), "b", NOW, || None).frozen.is_none());
+    }
+}
+
+#[test]
+fn whoever_was_governed_hears_when_that_ends() {
+    let key = ("cart".to_owned(), "mine".to_owned());
+    let own = json!({"apiVersion": "flagger.app/v1beta1", "kind": "Canary", "metadata": {"namespace": "cart", "name": "mine"},
+        "spec": {"targetRef": {"name": "a"}}});
+    let mut roster = roster(&[namespace("cart"), deployment("cart", "a"), policy("shop", &json!({})), own]);
+    let before = roster.versions();
+    assert!(roster.concerned(&before).is_empty());
+    let mut elsewhere = namespace("cart");
+    elsewhere["metadata"]["labels"] = json!({});
+    see(&mut roster, &elsewhere);
+    roster.refresh();
+    assert_eq!(roster.concerned(&before), [key.clone()]);
+    see(&mut roster, &namespace("cart"));
+    see(&mut roster, &policy("shop", &json!({"metadata": {"generation": 2}})));
+    roster.refresh();
+    assert_eq!(roster.concerned(&before), [key]);
+}
+
+/// One that is paused at the head of the line holds up nobody.
+#[test]
+fn whoever_could_not_go_is_passed_over_in_the_line() {
+    let waiting = |name: &str, since: &str, paused: bool| {
+        json!({"apiVersion": "flagger.app/v1beta1", "kind": "Canary", "metadata": {"namespace": "cart", "name": name},
+            "spec": {"targetRef": {"name": name}},
+            "status": {"queued": since, "run": {"revision": "r", "stage": "Gated", "since": since, "paused": paused}}})
+    };
+    let mut roster = roster(&[
+        namespace("cart"),
+        deployment("cart", "a"),
+        deployment("cart", "b"),
+        policy("shop", &json!({"spec": {"maxConcurrentReleases": 1}})),
+        waiting("a", "2026-01-01T00:00:00Z", true),
+        waiting("b", "2026-01-01T00:00:01Z", false),
+    ]);
+    let turn = |roster: &mut Roster, name: &str| {
+        roster.guard(&("cart".to_owned(), name.to_owned()), name, NOW, || None).turn.unwrap().granted
+    };
+    assert_eq!((turn(&mut roster, "a"), turn(&mut roster, "b")), (false, true));
+    let granted = roster.see(Kind::Canary, &waiting("a", "2026-01-01T00:00:00Z", false));
+    assert_eq!(granted, [("cart".to_owned(), "a".to_owned())], "resumed, it is the first again");
+}
+
+#[test]
+fn a_selector_is_written_as_the_api_server_stores_it() {
+    let empty = json!({"spec": {"selector": {"matchLabels": {}, "matchExpressions": [{"key": "a", "operator": "Exists", "values": []}]}}});
+    let roster = roster(&[policy("shop", &empty)]);
+    let configuration = webhooks::configuration(&roster, &json!({"url": "https://127.0.0.1:1/mutate"}), "me");
+    assert_eq!(
+        configuration["webhooks"][0]["objectSelector"],
+        json!({"matchExpressions": [{"key": "a", "operator": "Exists"}]})
+    );
+}

@@ -6,6 +6,7 @@ use super::roster::Roster;
 use super::selection::{NAMESPACE_NAME, PROTECTED};
 use crate::admission::configuration::{enrolment, entrance};
 use crate::api::canary_policy::Mode;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde_json::{Value, json};
 
 /// Name of the configuration.
@@ -22,6 +23,17 @@ pub fn empty() -> Value {
     })
 }
 
+/// The selector as the API server stores it in a configuration: without what is empty.
+fn normal(selector: &LabelSelector) -> LabelSelector {
+    let mut selector = selector.clone();
+    selector.match_labels.take_if(|labels| labels.is_empty());
+    selector.match_expressions.take_if(|expressions| expressions.is_empty());
+    for requirement in selector.match_expressions.iter_mut().flatten() {
+        requirement.values.take_if(|values| values.is_empty());
+    }
+    selector
+}
+
 /// Builds the configuration. `client` is the `clientConfig` of the installation's own entries: how the API server reaches
 /// the webhook, with the authority that it trusts.
 #[must_use]
@@ -31,13 +43,13 @@ pub fn configuration(roster: &Roster, client: &Value, controller_user: &str) -> 
         .ranked()
         .iter()
         .filter_map(|name| {
-            let held = roster.policies.get(name).filter(|held| held.counts())?;
+            let held = roster.policies.get(name).filter(|held| held.counts() && held.guarded())?;
             let spec = &held.policy.spec;
             if selections.get(name).is_some_and(|s| s.too_many) {
                 return None;
             }
             let layout = (spec.mode == Mode::Enforce).then(|| spec.layout.as_str());
-            let mut namespaces = json!(spec.namespace_selector);
+            let mut namespaces = json!(normal(&spec.namespace_selector));
             let protected = json!({"key": NAMESPACE_NAME, "operator": "NotIn", "values": PROTECTED});
             match namespaces.get_mut("matchExpressions").and_then(Value::as_array_mut) {
                 Some(all) => all.push(protected),
@@ -48,7 +60,7 @@ pub fn configuration(roster: &Roster, client: &Value, controller_user: &str) -> 
                 name,
                 &client,
                 &namespaces,
-                &json!(spec.selector),
+                &json!(normal(&spec.selector)),
                 layout.is_some(),
                 controller_user,
             ))

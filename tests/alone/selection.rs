@@ -68,7 +68,6 @@ async fn without_the_webhook_no_new_template_of_what_a_policy_selects_runs() -> 
     world.flux(glass).await?;
 
     // All of it heals: the configuration is written again, and the Deployment is adopted on what runs.
-    world.cp.apply(sidetrack::policy::webhooks::empty()).await?;
     let _sidetrack = world.run(&[])?;
     eventually("the API server asks again", async || {
         Ok(entries(&world).await?.contains("lock.policies.sidetrack.dev").then_some(()))

@@ -2,6 +2,7 @@
 //!
 //! Labels are read from the stored object only: what the request says about them counts for nothing.
 
+use super::applier;
 use super::break_glass::BreakGlass;
 use super::keyset::KeySet;
 use crate::admission::outcome::{Change, Outcome, Rule};
@@ -271,7 +272,7 @@ impl<'a> Write<'a> {
         let paused_before = self.paused_before(revision).then_some(Cow::Borrowed("true"));
         self.keys.set(keys::PAUSED_BEFORE, paused_before);
         self.keys.set(keys::HOLD, Cow::Owned(revision.as_str().to_owned()));
-        let manager = self.request.field_manager().unwrap_or("-");
+        let manager = applier(self.request);
         let user = &self.request.user_info.username;
         self.keys.set(keys::APPLIED_BY, Cow::Owned(format!("{manager} {user}")));
         self.keys.remove(keys::REVERTED);

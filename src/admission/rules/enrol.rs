@@ -4,6 +4,7 @@
 //! before is what runs, and the new one is held. A Deployment whose own roll-out is under way is left to it: the
 //! controller takes it over when that is complete.
 
+use super::applier;
 use super::break_glass::BreakGlass;
 use super::keyset::KeySet;
 use crate::admission::decide::Entrance;
@@ -116,7 +117,7 @@ fn put_on(
     wanted.set(keys::POLICY, Cow::Borrowed(policy));
     if let Some(hold) = hold {
         wanted.set(keys::HOLD, Cow::Borrowed(hold.as_str()));
-        let manager = request.field_manager().unwrap_or("-");
+        let manager = applier(request);
         wanted.set(keys::APPLIED_BY, Cow::Owned(format!("{manager} {}", request.user_info.username)));
         wanted.set(keys::PAUSED_BEFORE, paused_before.then_some(Cow::Borrowed("true")));
     }

@@ -7,3 +7,9 @@ pub(super) mod policy;
 pub(super) mod request;
 pub(super) mod service;
 pub(super) mod strip;
+
+/// The field manager as `applied-by` has it before the user: one word, so that it cannot pass for part of the user's name.
+fn applier(request: &crate::admission::review::Request) -> String {
+    let words: Vec<&str> = request.field_manager().unwrap_or("-").split_whitespace().collect();
+    words.join("_")
+}

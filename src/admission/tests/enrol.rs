@@ -59,6 +59,21 @@ fn the_first_new_template_is_held_and_the_one_before_is_what_runs() {
     assert!(held.warned_of("is held by policy shop"));
 }
 
+/// Who applied it is told from who approves it by the user alone.
+#[test]
+fn a_field_manager_of_several_words_does_not_pass_for_a_user() {
+    for write in
+        [plain().template("v2").managed_by("x y"), Write::in_place().template("v2").managed_by("x y")]
+    {
+        let at = if write.old["metadata"]["labels"].get(keys::CANARY).is_some() {
+            Entrance::Enrolled
+        } else {
+            entrance("in-place")
+        };
+        assert_eq!(write.run_at(&at).annotation(keys::APPLIED_BY), Some("x_y flux"));
+    }
+}
+
 #[test]
 fn a_pause_in_the_write_that_is_held_is_the_owners() {
     let fields = json!({"metadata": {"managedFields": [owner("kustomize-controller", &["f:paused"])]}, "spec": {"paused": true}});

@@ -98,8 +98,8 @@ pub const RIGHTS: [Right; 27] = [
     Right::new("", "events", &["get", "create", "patch"]),
     Right::new("admissionregistration.k8s.io", "mutatingwebhookconfigurations", READ_PATCH)
         .named(configuration::NAME),
-    Right::new("admissionregistration.k8s.io", "mutatingwebhookconfigurations", READ_PATCH)
-        .named(webhooks::NAME),
+    // Made again when it was deleted: an apply asks for `create` too, by name.
+    Right::new("admissionregistration.k8s.io", "mutatingwebhookconfigurations", MAKE).named(webhooks::NAME),
     // A right to create cannot be limited to a name.
     Right::new("coordination.k8s.io", "leases", &["create"]).within(Scope::Own),
     Right::new("coordination.k8s.io", "leases", &["get", "update"]).named(LEASE).within(Scope::Own),
