@@ -14,8 +14,9 @@ async fn refused(world: &World, object: Value, why: &str) -> Result<()> {
     Ok(())
 }
 
+/// Names of the entries; none while the configuration is not there.
 async fn entries(world: &World) -> Result<String> {
-    world.kubectl(&[&["get", "-o", "jsonpath={.webhooks[*].name}"][..], &CONFIGURATION].concat()).await
+    world.kubectl_says(&[&["get", "-o", "jsonpath={.webhooks[*].name}"][..], &CONFIGURATION].concat()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
