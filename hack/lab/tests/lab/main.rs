@@ -11,6 +11,7 @@ mod life;
 mod outages;
 mod stage;
 mod traffic;
+mod waves;
 mod writer;
 
 use std::fmt::Write as _;
@@ -93,6 +94,7 @@ fn scenarios() -> Vec<Scenario> {
         scenario!(outages::webhook_down, "webhook down while Flux applies v2", alone),
         scenario!(outages::flux_killed, "kustomize-controller killed while v2 is analysed", alone),
         scenario!(outages::sidetrack_killed, "both replicas of Sidetrack killed at weight", alone),
+        scenario!(waves::one_source_three_clusters, "one commit, three clusters in waves", alone),
         scenario!(life::owner_killed, "the lab's own process killed with SIGKILL", alone),
     ]
 }
@@ -114,6 +116,8 @@ fn run() -> Result<bool> {
     chosen.retain(|s| filters.is_empty() || filters.iter().any(|filter| s.name.contains(filter)));
     let wanted = Wanted::new(&Part::ALL, env!("CARGO_BIN_EXE_lab").as_ref())?;
     wanted.prepare()?;
+    // For the clusters beside the lab's own.
+    ground::build(&[ground::Part::Kwok])?;
     let namespace = Namespace::enter()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {

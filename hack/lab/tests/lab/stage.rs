@@ -220,7 +220,8 @@ pub(crate) async fn until<T>(what: &str, probe: impl AsyncFnMut() -> Result<Opti
     ground::eventually(what, PATIENCE, probe).await
 }
 
-async fn get(client: &Client, path: &str) -> Result<Value> {
+/// Reads an object; `Null` when there is none.
+pub(crate) async fn get(client: &Client, path: &str) -> Result<Value> {
     let request = http::Request::get(path).body(Vec::new())?;
     match client.request(request).await {
         Ok(object) => Ok(object),
