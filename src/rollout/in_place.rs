@@ -24,6 +24,10 @@ pub(super) fn first(case: &mut Case<'_>, target: &Workload) -> Option<Plan> {
         return Some(Step::CorrectHold(target.revision.clone()).into());
     }
     let glassed = target.glassed(target.revision.as_str());
+    if glassed && !case.o.snapshots.contains(&case.o.names.snapshot(&target.revision)) {
+        // No analysis has stored it: under other defaults nobody could tell what the primary runs from a bypass.
+        return Some(Step::StoreSnapshot(target.revision.clone()).into());
+    }
     if glassed && let Some(hold) = target.keys.hold.as_ref().filter(|_| target.held()) {
         return Some(Step::ClearHold(hold.clone()).into());
     }
