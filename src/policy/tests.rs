@@ -319,7 +319,7 @@ fn whoever_was_governed_hears_when_that_ends() {
     elsewhere["metadata"]["labels"] = json!({});
     see(&mut roster, &elsewhere);
     roster.refresh();
-    assert_eq!(roster.concerned(&before), [key.clone()]);
+    assert_eq!(roster.concerned(&before), std::slice::from_ref(&key));
     see(&mut roster, &namespace("cart"));
     see(&mut roster, &policy("shop", &json!({"metadata": {"generation": 2}})));
     roster.refresh();
