@@ -20,7 +20,7 @@
 //!   knows which object plays which role and turns steps into writes.
 //! - [`router`], [`metrics`], [`hooks`]: traffic providers, queries and webhooks, as pure functions over JSON and
 //!   HTTP messages.
-//! - [`object`], [`outbound`]: a Kubernetes write, and an HTTP request, as values.
+//! - [`object`], [`outbound`], [`foreign`]: a Kubernetes write, an HTTP request, and text from outside, as values.
 //! - [`policy`]: which Deployments are protected without a Canary of their own, and when a release may begin: freeze
 //!   windows, turns, and waves across clusters.
 //! - [`controller`]: watches, cache, queue and the loop that executes what the core decided.
@@ -31,6 +31,7 @@ pub mod admission;
 pub mod api;
 pub mod cli;
 pub mod controller;
+pub mod foreign;
 pub mod hooks;
 pub mod kubernetes;
 pub mod metrics;

@@ -244,6 +244,7 @@ fn annotations_allowed() -> String {
             same(keys::TEMPLATE),
             same(keys::POLICY),
             same(keys::SHARE),
+            same(keys::CARRIED),
             same_or_gone(keys::FAILED),
             format!("({} || variables.glass)", same_or_gone(keys::BREAK_GLASS)),
             format!("({} || variables.glass)", same_or_gone(keys::GLASSED)),

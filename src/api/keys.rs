@@ -39,12 +39,16 @@ pub const BREAK_GLASS: &str = "sidetrack.dev/break-glass";
 pub const GLASSED: &str = "sidetrack.dev/glassed";
 /// Annotation on an adopted Service: names of the ports that the Canary defines, comma-separated.
 pub const PORTS: &str = "sidetrack.dev/ports";
+/// Annotation on an adopted Service or route: what its owner had where adoption changed it, as JSON. Leaving puts it back.
+pub const ORIGINAL: &str = "sidetrack.dev/original";
 /// Annotation: a Canary name too long for a label value, in full.
 pub const CANARY_NAME: &str = "sidetrack.dev/canary-name";
 /// Annotation on a generated canary (`in-place`): hash of the target's template that it was made from.
 pub const REVISION: &str = "sidetrack.dev/revision";
 /// Annotation on a generated Deployment: hash of the template as it was written, by which a change by hand is seen.
 pub const TEMPLATE: &str = "sidetrack.dev/template";
+/// Annotation on a generated Deployment: which labels and annotations it has from the target, as JSON.
+pub const CARRIED: &str = "sidetrack.dev/carried";
 /// Annotation on a generated canary (`in-place`, provider `kubernetes`), from when its pods are in the application's Service:
 /// the weight that is set, and the number of pods for it ([`crate::router::replicas::Set`]).
 pub const SHARE: &str = "sidetrack.dev/share";
@@ -79,7 +83,7 @@ pub const POLICY_FINALIZER: &str = "sidetrack.dev/policy";
 /// Every label of ours on a Deployment.
 pub const LABELS: [&str; 3] = [CANARY, LAYOUT, ROLE];
 /// Every annotation of ours on a Deployment.
-pub const ANNOTATIONS: [&str; 14] = [
+pub const ANNOTATIONS: [&str; 15] = [
     HOLD,
     FAILED,
     PAUSED_BEFORE,
@@ -94,6 +98,7 @@ pub const ANNOTATIONS: [&str; 14] = [
     TEMPLATE,
     POLICY,
     SHARE,
+    CARRIED,
 ];
 
 /// Condition of a target while a release of it goes on. kstatus takes any object that has it for one that is not done,

@@ -120,6 +120,10 @@ pub struct CanaryStatus {
     /// What is doubtful in the spec, a sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// What else depends on the pods of the target and does not follow by itself, a sentence each, as it was when the target
+    /// was adopted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dependants: Vec<String>,
     /// What became of revisions, the latest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<Past>,

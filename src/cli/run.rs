@@ -74,6 +74,9 @@ pub struct RunArgs {
     /// Time between a route that leaves a backend and the backend's end.
     #[arg(long, default_value = "5s", value_parser = super::duration)]
     pub drain_delay: Duration,
+    /// Prefixes of labels of a Deployment that its generated Deployment gets too, comma-separated; `*` for every label.
+    #[arg(long, value_delimiter = ',')]
+    pub include_label_prefix: Vec<String>,
     /// Releases that may run at once in the whole cluster; 0 for no limit.
     #[arg(long, default_value_t = 0)]
     pub max_concurrent_releases: usize,
@@ -163,6 +166,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
             metrics_server: args.metrics_server.clone(),
             min_interval: args.min_interval,
             drain_delay: args.drain_delay,
+            label_prefixes: args.include_label_prefix.clone(),
             max_releases: Some(args.max_concurrent_releases).filter(|n| *n > 0),
         }),
         metrics,

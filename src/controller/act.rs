@@ -4,16 +4,20 @@ use super::cache::{Cache, CanaryKey};
 use super::clock;
 use super::outbound::Sender;
 use super::record;
+use super::survey::Surveyor;
 use super::watch::{Change, Shared, lock};
 use crate::api::Canary;
+use crate::api::status::Phase;
+use crate::foreign;
 use crate::kubernetes::election::Leadership;
 use crate::kubernetes::writer::{WriteError, Writer};
 use crate::object::{Kind, ObjectRef, Write};
 use crate::rollout::naming::label_value;
+use crate::rollout::neighbours::Neighbours;
 use crate::rollout::plan::{Check, Level, Message, Plan, Step};
 use crate::rollout::revision::Revision;
 use crate::rollout::subject::{Config, Impossible, Question, Subject, logged};
-use crate::rollout::{Memory, advance, objects};
+use crate::rollout::{Memory, Refused, advance, objects};
 use crate::telemetry::log::chain;
 use crate::telemetry::metrics::Metrics;
 use futures::future::join_all;
@@ -39,6 +43,9 @@ pub enum ActError {
     /// What the step needs has changed.
     #[error(transparent)]
     Impossible(#[from] Impossible),
+    /// It is not known what else there is in the namespace.
+    #[error("the namespace cannot be looked at")]
+    Survey(#[from] kube::Error),
     /// A stored template is gone or is not what its name says.
     #[error("the stored template {0} is gone or does not match its hash")]
     Snapshot(String),
@@ -54,8 +61,20 @@ impl ActError {
     /// Whether something had changed since it was observed. What the write was for has been read again.
     #[must_use]
     pub fn is_conflict(&self) -> bool {
-        matches!(self, Self::Write(error) if matches!(error.code(), Some(404 | 409 | 422)))
+        matches!(self, Self::Write(error) if matches!(error.code(), Some(404 | 409 | 422)) && !error.is_refusal())
     }
+}
+
+/// What the core is told of a write that the API server refused as such: trying it again at once would not change the answer.
+fn refusal(step: &Step, error: &ActError) -> Option<Refused> {
+    // A status that tells of a refused status could not be written either.
+    let ActError::Write(error) = error else { return None };
+    if matches!(step, Step::Status(_)) || !error.is_refusal() {
+        return None;
+    }
+    let (_, words) = error.answer()?;
+    let (why, what) = (foreign::cut(words), error.attempt());
+    Some(Refused { step: step.clone(), what, why, at: clock::now(), told: false })
 }
 
 /// What is remembered of a Canary between two looks.
@@ -65,6 +84,8 @@ pub(super) struct State {
     target: String,
     pub(super) memory: Memory,
     templates: BTreeMap<Revision, Value>,
+    /// What else there is in its namespace, while that matters.
+    pub(super) neighbours: Option<Arc<Neighbours>>,
 }
 
 /// Takes the steps.
@@ -87,6 +108,7 @@ pub struct Actor {
     /// Whether this process may write now: asked before every step.
     pub leadership: Leadership,
     states: Arc<Mutex<HashMap<CanaryKey, State>>>,
+    surveyor: Arc<Surveyor>,
 }
 
 impl std::fmt::Debug for Actor {
@@ -108,7 +130,18 @@ impl Actor {
         metrics: Arc<Metrics>,
         leadership: Leadership,
     ) -> Self {
-        Self { writer, sender, events, cache, changes, config, metrics, leadership, states: Arc::default() }
+        Self {
+            writer,
+            sender,
+            events,
+            cache,
+            changes,
+            config,
+            metrics,
+            leadership,
+            states: Arc::default(),
+            surveyor: Arc::default(),
+        }
     }
 
     pub(super) fn states(&self) -> MutexGuard<'_, HashMap<CanaryKey, State>> {
@@ -140,6 +173,9 @@ impl Actor {
                 if plan.steps.is_empty() && observed.status.run.is_none() {
                     state.templates.clear();
                     state.memory.loaded.clear();
+                    if observed.refusals.is_empty() && observed.status.phase != Phase::Initializing {
+                        (state.neighbours, state.memory.surveyed) = (None, None);
+                    }
                 }
                 (plan, state.memory.analysed)
             };
@@ -154,6 +190,16 @@ impl Actor {
                     return Ok(None);
                 }
                 let taken = join_all(steps.iter().map(|step| self.take(key, &subject, step.clone()))).await;
+                let refused =
+                    steps.iter().zip(&taken).find_map(|(step, taken)| refusal(step, taken.as_ref().err()?));
+                if let Some(refused) = refused {
+                    tracing::warn!(
+                        canary = %format_args!("{}.{}", key.1, key.0),
+                        "the API server refuses to {}: {}", refused.what, refused.why
+                    );
+                    self.states().entry(key.clone()).or_default().memory.refused = Some(refused);
+                    continue 'decisions;
+                }
                 match taken.into_iter().collect::<Result<(), ActError>>() {
                     Err(error) if error.is_conflict() && conflicts < MAX_CONFLICTS => {
                         conflicts += 1;
@@ -238,7 +284,9 @@ impl Actor {
         )
         .map_err(ActError::Unreadable)?;
         let held = || subject.held_revision();
-        subject.guard = cache.roster.guard(key, &subject.names.target, clock::now(), held);
+        let guard = cache.roster.guard(key, &subject.names.target, clock::now(), held);
+        subject.guard = guard;
+        subject.neighbours = self.states().get(key).and_then(|state| state.neighbours.clone());
         Ok(Some(subject))
     }
 
@@ -254,13 +302,18 @@ impl Actor {
             }
             Step::LoadSnapshot(revision) => return self.load(key, subject, revision).await,
             Step::Redefault { revision, live } => return self.redefault(key, subject, revision, live).await,
+            Step::Survey => return self.survey(key, subject).await,
+            Step::GiveBackPods(promoted) => return self.give_back_pods(key, subject, promoted).await,
             Step::EmptyHistory => return self.empty_history(key, subject).await,
             Step::StoreRunning(revision) => return self.store_running(key, subject, revision).await,
             Step::EvictOlder(than) => return self.evict_older(key, subject, *than).await,
             _ => {}
         }
         for write in subject.writes(&step)? {
-            self.write(key, &write).await?;
+            let answer = self.write(key, &write).await?;
+            if let Some(correction) = answer.and_then(|answer| subject.as_kept(&write, &answer)) {
+                self.write(key, &correction).await?;
+            }
             if let Some(message) = logged(&step, &write) {
                 self.say(subject, &message);
             }
@@ -279,20 +332,20 @@ impl Actor {
 
     /// Executes a write and takes its answer into the cache. A write that was refused because something changed makes
     /// the object be read again, so that the next decision sees what changed.
-    pub(super) async fn write(&self, key: &CanaryKey, write: &Write) -> Result<(), ActError> {
+    pub(super) async fn write(&self, key: &CanaryKey, write: &Write) -> Result<Option<Value>, ActError> {
         match self.writer.write(write).await {
             Ok(answer) => {
-                if let Some(object) = answer {
+                if let Some(object) = answer.clone() {
                     self.take_in(key, |cache| cache.upsert(object)).await;
                 }
-                Ok(())
+                Ok(answer)
             }
             Err(error) => {
                 let code = error.code();
                 let exists = code == Some(409) && matches!(write, Write::Create { .. });
                 let gone = code == Some(404) && matches!(write, Write::Delete { .. });
                 if exists && write.target().is_some_and(|at| at.kind == Kind::ControllerRevision) || gone {
-                    return Ok(());
+                    return Ok(None);
                 }
                 if matches!(code, Some(404 | 409 | 422))
                     && let Some(at) = write.target()
@@ -336,6 +389,15 @@ impl Actor {
             .or_else(|| subject.target_template().filter(|t| Revision::of(t) == *revision).cloned())
             .ok_or(ActError::Snapshot(name))?;
         self.keep(key, revision, template);
+        Ok(())
+    }
+
+    /// Looks at what else there is in the namespace.
+    async fn survey(&self, key: &CanaryKey, subject: &Subject<'_>) -> Result<(), ActError> {
+        let found = self.surveyor.look(self.writer.client(), &subject.names.namespace).await?;
+        let mut states = self.states();
+        let state = states.entry(key.clone()).or_default();
+        (state.neighbours, state.memory.surveyed) = (Some(found), Some(clock::now()));
         Ok(())
     }
 

@@ -11,6 +11,7 @@ mod pods;
 pub mod policies;
 pub mod queue;
 mod record;
+mod survey;
 pub mod watch;
 
 use crate::api::Canary;

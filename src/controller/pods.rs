@@ -46,6 +46,21 @@ impl Actor {
         Ok(())
     }
 
+    /// Makes a ReplicaSet of the promoted revision, if there is none.
+    pub(super) async fn give_back_pods(
+        &self,
+        key: &CanaryKey,
+        subject: &Subject<'_>,
+        promoted: &Revision,
+    ) -> Result<(), ActError> {
+        let sets = self.replica_sets(subject).await?;
+        let Ok(template) = subject.template(promoted) else { return Ok(()) };
+        if let Some(write) = subject.given_back(&sets, promoted, template) {
+            self.write(key, &write).await?;
+        }
+        Ok(())
+    }
+
     /// Evicts one pod of the primary that is older, if there is one and it may go, and notes what there is.
     pub(super) async fn evict_older(
         &self,

@@ -6,4 +6,5 @@ pub mod lease;
 mod lease_simulation;
 pub mod pauses;
 pub mod serve;
+pub mod survey;
 pub mod writer;

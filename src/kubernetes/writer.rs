@@ -56,6 +56,34 @@ impl WriteError {
     }
 }
 
+/// How the API server's answer begins when a `test` of a JSON patch has failed, or the patch does not fit
+/// (apimachinery, `NewGenericServerResponse` for 422).
+const NOT_APPLIED: &str = "the server rejected our request due to an error in our request";
+
+impl WriteError {
+    /// Whether the API server understood the write and says no: by a schema, a quota, a policy, a webhook, or for want of a
+    /// right. Nothing that it rests on has changed meanwhile.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        let create = matches!(self, Self::Request { verb: "create", .. });
+        self.answer().is_some_and(|(code, words)| match code {
+            400 | 403 | 405 | 413 => true,
+            422 => !words.starts_with(NOT_APPLIED),
+            404 => create,
+            _ => false,
+        })
+    }
+
+    /// What was to be done, such as `create Service test/app`.
+    #[must_use]
+    pub fn attempt(&self) -> String {
+        match self {
+            Self::Request { verb, object, .. } | Self::Timeout { verb, object } => format!("{verb} {object}"),
+            Self::Malformed(what) => what.clone(),
+        }
+    }
+}
+
 /// Sends writes to the API server under our own field manager.
 #[derive(Clone)]
 pub struct Writer {
@@ -89,6 +117,12 @@ impl Writer {
     #[must_use]
     pub const fn new(client: Client) -> Self {
         Self { client }
+    }
+
+    /// Returns the client that it writes with.
+    #[must_use]
+    pub const fn client(&self) -> &Client {
+        &self.client
     }
 
     /// Executes a write and returns the object as the API server stored it; for an eviction and a delete, nothing.

@@ -120,7 +120,7 @@ fn collapse(query: &str) -> String {
     out
 }
 
-/// Reads the number from an answer: the value of the last series.
+/// Reads the number from an answer: the value of the last series, or of the scalar that a query such as `scalar(…)` has.
 ///
 /// # Errors
 ///
@@ -143,6 +143,13 @@ pub fn sample(exchange: &Exchange) -> Result<f64, SampleError> {
         Ok(answer) => answer,
         Err(error) => return failed(format!("error unmarshaling result: {error}, '{body}'")),
     };
+    let scalar = answer.pointer("/data/resultType").is_some_and(|kind| kind == "scalar");
+    if let Some(text) = answer.pointer("/data/result/1").and_then(Value::as_str).filter(|_| scalar) {
+        let Ok(value) = text.parse::<f64>() else {
+            return failed(format!("strconv.ParseFloat: parsing {text:?}: invalid syntax"));
+        };
+        return Some(value).filter(|v| !v.is_nan()).ok_or(SampleError::NoValues);
+    }
     let empty = Vec::new();
     let series = match answer.pointer("/data/result") {
         None | Some(Value::Null) => &empty,
@@ -259,6 +266,13 @@ mod tests {
     fn matrix_is_refused() {
         let body = r#"{"data":{"resultType":"matrix","result":[{"metric":{},"values":[[1,"1"],[2,"2"]]}]}}"#;
         assert_eq!(sample(&answer(200, body)), Err(SampleError::MultipleValues));
+    }
+
+    #[test]
+    fn a_scalar_is_a_value() {
+        let body = |value: &str| format!(r#"{{"data":{{"resultType":"scalar","result":[1.5,"{value}"]}}}}"#);
+        assert_eq!(sample(&answer(200, &body("100"))), Ok(100.0));
+        assert_eq!(sample(&answer(200, &body("NaN"))), Err(SampleError::NoValues));
     }
 
     #[test]

@@ -10,8 +10,8 @@ use crate::rollout::revision::Revision;
 use crate::rollout::status::{Draft, REFUSED, TARGET_MISSING, if_new};
 use crate::rollout::workload::{NotReady, Workload};
 use crate::rollout::{
-    analysis, bypass, checked, contest, in_place, initialise, leave, promotion, rebaseline, release, repair,
-    rest, rollback, share, taken, verbs,
+    analysis, bypass, checked, contest, in_place, initialise, leave, promotion, rebaseline, refused, release,
+    repair, rest, rollback, share, taken, verbs,
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -22,6 +22,8 @@ pub fn advance(observed: &Observed, memory: &mut Memory, now: Timestamp) -> Plan
     let ticks = memory.tick.is_some();
     let mut case = Case { o: observed, m: memory, now };
     let plan = case.decide();
+    let plan = refused::heard(&mut case, plan);
+    let plan = refused::over(&case, plan);
     // A share that was stated a moment ago and has changed is stated again in time.
     let mut plan = share::due(&case).into_iter().fold(plan, Plan::wake);
     checked::note(&mut plan, observed, memory, ticks, now);
@@ -53,9 +55,13 @@ impl Case<'_> {
                 return plan;
             }
             let refused = Draft::from(o).stall(REFUSED, &why, self.now);
-            return refused.map_or_else(Plan::default, |status| {
-                Plan::default().say(Message::warning(why)).then(status)
-            });
+            let plan = refused
+                .map_or_else(Plan::default, |status| Plan::default().say(Message::warning(why)).then(status));
+            // What others have in the namespace changes without a word to us.
+            return match self.surveyed() {
+                Some(looks) if o.surveyed && plan.steps.is_empty() => looks,
+                _ => self.m.survey_due(o.policy.interval).into_iter().fold(plan, Plan::wake),
+            };
         }
         if !o.guarded {
             return Step::GuardCanary.into();
@@ -86,6 +92,12 @@ impl Case<'_> {
         if target.terminating {
             return self.terminating(target);
         }
+        if o.status.phase == Phase::Initializing
+            && o.status.run.is_none()
+            && let Some(plan) = self.surveyed()
+        {
+            return plan;
+        }
         // Flagger's is met at any phase. Whatever it runs is asked for only when nobody can change it any more.
         if o.primary_unguarded {
             return Step::GuardPrimary.into();
@@ -107,6 +119,12 @@ impl Case<'_> {
             (None, Phase::Initializing) => initialise::advance(self, target),
             (None, _) => rest::advance(self, target),
         }
+    }
+
+    /// Before a Deployment is adopted and its traffic is moved, it is looked at who else lives on its pods.
+    fn surveyed(&self) -> Option<Plan> {
+        let due = self.m.survey_due(self.o.policy.interval);
+        (!self.o.surveyed || due.is_none_or(|due| self.now >= due)).then(|| Step::Survey.into())
     }
 
     fn run(&mut self, target: &Workload, run: &Run) -> Plan {
@@ -328,6 +346,15 @@ impl Case<'_> {
             return Err(NotReady { message: "it is scaled to 0".into(), deadline: false });
         }
         Ok(())
+    }
+
+    /// When the roll of the primary that goes on since then is late.
+    pub(super) fn primary_late_at(&self, since: Timestamp) -> Timestamp {
+        let deadline = self.o.policy.deadline;
+        match &self.o.primary {
+            Some(primary) => primary.late_at(since, deadline, self.now),
+            None => since.saturating_add(deadline).unwrap_or(self.now),
+        }
     }
 
     /// Whether pods of the canary can take traffic at all.

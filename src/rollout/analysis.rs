@@ -110,7 +110,8 @@ fn awaited(case: &mut Case<'_>, target: &Workload, run: &Run) -> Option<Plan> {
         }
         Err(error) => {
             let text = case.canary_not_ready(&error);
-            let end = since.saturating_add(o.policy.deadline).unwrap_or(case.now);
+            let end =
+                o.canary.as_ref().map_or(since, |canary| canary.late_at(since, o.policy.deadline, case.now));
             if error.deadline || case.now >= end {
                 return Some(rollback::begin(case, &because(run, text), None));
             }

@@ -19,6 +19,9 @@ pub(super) fn first(case: &mut Case<'_>, target: &Workload) -> Option<Plan> {
         case.m.emptied = Some(target.generation);
         return Some(Step::EmptyHistory.into());
     }
+    if let Some(plan) = given_back(case, target) {
+        return Some(plan);
+    }
     if target.held() && target.keys.hold.as_ref() != Some(&target.revision) {
         // Written while the webhook was gone: what is analysed is not what would be released.
         return Some(Step::CorrectHold(target.revision.clone()).into());
@@ -52,6 +55,21 @@ pub(super) fn first(case: &mut Case<'_>, target: &Workload) -> Option<Plan> {
         "Break-glass: the primary rolls to the revision unanalysed.",
         case.now,
     )))
+}
+
+/// Pods that are asked for while a revision is held are the promoted one's, also where Kubernetes keeps no ReplicaSet of it.
+fn given_back(case: &mut Case<'_>, target: &Workload) -> Option<Plan> {
+    let bare = target.held()
+        && target.replicas > 0
+        && target.rollout.replicas == 0
+        && target.rollout.observed_generation >= target.generation;
+    let promoted =
+        target.keys.promoted.clone().filter(|_| bare && case.m.given_back != Some(target.generation))?;
+    if let Err(plan) = case.loaded(&promoted) {
+        return Some(plan);
+    }
+    case.m.given_back = Some(target.generation);
+    Some(Step::GiveBackPods(promoted).into())
 }
 
 /// Whether a run has come to where its revision is let run.
@@ -147,7 +165,7 @@ pub(super) fn promoting(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
         Some(Newer::Reverted) => return rollback::cancel(case, run),
         Some(Newer::Superseded(hold)) => {
             // A roll that is late does not get there any more: it is what the newer revision may be to mend.
-            let late = run.since.saturating_add(case.o.policy.deadline).is_ok_and(|end| case.now >= end);
+            let late = case.now >= case.primary_late_at(run.since);
             if let Err(error) = case.primary_ready()
                 && !(late && case.primary_serves())
             {
@@ -184,7 +202,7 @@ pub(super) fn promoting(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
 pub(super) fn rolling(case: &mut Case<'_>, run: &Run, error: &NotReady) -> Plan {
     let o = case.o;
     let text = case.primary_not_ready(error);
-    let deadline = run.since.saturating_add(o.policy.deadline).unwrap_or(case.now);
+    let deadline = case.primary_late_at(run.since);
     if !error.deadline && case.now < deadline {
         return case.overdue(run.since, Message::warning(text)).wake(deadline);
     }

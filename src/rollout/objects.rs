@@ -75,6 +75,29 @@ fn text_map(value: Option<&Value>) -> Map<String, Value> {
     value.and_then(Value::as_object).cloned().unwrap_or_default()
 }
 
+/// Returns the selector of the generated Deployment: the target's whole one, the telling label with its suffix, so that it
+/// selects no pods of another component or release which shares that label. Where the canary's pods come to have the
+/// target's labels, it is the one label that only they have.
+#[must_use]
+pub fn generated_selector(target: &Value, label: &Label, names: &Names) -> Value {
+    if let Some(pods) = &label.pods {
+        return json!({"matchLabels": {keys::PODS: pods}});
+    }
+    let mut selector = target.pointer("/spec/selector").cloned().unwrap_or_else(|| json!({}));
+    respell_selector(&mut selector, &label.key, (&label.value, &label.generated(names)));
+    selector
+}
+
+/// Returns the labels by which Services select the pods of the target, and those of the generated Deployment: the target's
+/// `matchLabels`, and the same with the telling label's suffix.
+#[must_use]
+pub fn pod_labels(target: &Value, label: &Label, names: &Names) -> [Map<String, Value>; 2] {
+    let own = text_map(target.pointer("/spec/selector/matchLabels"));
+    let mut generated = own.clone();
+    generated.insert(label.key.clone(), label.generated(names).into());
+    [own, generated]
+}
+
 /// Turns the target's template into the generated Deployment's: the selector label, and what refers to it, gets the
 /// layout's suffix.
 #[must_use]
@@ -93,7 +116,7 @@ pub fn generated_template(template: &Value, label: &Label, names: &Names) -> Val
             metadata.insert("annotations".into(), Value::Object(annotations));
         }
     }
-    respell(&mut template, &names.target, names.generated());
+    respell(&mut template, &label.key, (&label.value, &label.generated(names)));
     template
 }
 
@@ -127,65 +150,104 @@ pub fn target_template(primary: &Value, label: &Label, names: &Names) -> Value {
             metadata.insert("annotations".into(), Value::Object(annotations));
         }
     }
-    respell(&mut template, names.generated(), &names.target);
+    respell(&mut template, &label.key, (&label.generated(names), &label.value));
     template
 }
 
-/// Rewrites the label selectors of pod anti-affinity and topology spread that select `from` to select `to`
-/// (Flagger does so for anti-affinity and spread constraints, not for affinity).
-fn respell(template: &mut Value, from: &str, to: &str) {
-    let Some(spec) = template.get_mut("spec") else { return };
-    let mut selectors: Vec<&mut Value> = Vec::new();
-    let (mut anti, mut spread) = (None, None);
-    if let Some(spec) = spec.as_object_mut() {
-        for (key, value) in spec.iter_mut() {
-            match key.as_str() {
-                "affinity" => anti = value.pointer_mut("/podAntiAffinity"),
-                "topologySpreadConstraints" => spread = value.as_array_mut(),
-                _ => {}
+/// Rewrites the rules by which pods of a template stay apart, or near each other, so that they go on meaning the pods of
+/// their own Deployment: where a rule names the telling label's value, it gets the one that these pods have. (Flagger does
+/// so for anti-affinity and spread constraints, by the Deployment's name.)
+fn respell(template: &mut Value, key: &str, (from, to): (&str, &str)) {
+    let Some(spec) = template.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    let mut rules: Vec<&mut Value> = Vec::new();
+    for (field, value) in spec.iter_mut() {
+        match (field.as_str(), value) {
+            ("affinity", Value::Object(affinity)) => {
+                let of_pods = affinity.iter_mut().filter(|(kind, _)| *kind != "nodeAffinity");
+                let terms = of_pods.filter_map(|(_, kind)| kind.as_object_mut()).flatten();
+                rules.extend(terms.filter_map(|(_, terms)| terms.as_array_mut()).flatten());
+            }
+            ("topologySpreadConstraints", Value::Array(constraints)) => rules.extend(constraints),
+            _ => {}
+        }
+    }
+    for rule in rules {
+        let preferred = rule.get("podAffinityTerm").is_some();
+        let pointer = if preferred { "/podAffinityTerm/labelSelector" } else { "/labelSelector" };
+        if let Some(selector) = rule.pointer_mut(pointer) {
+            respell_selector(selector, key, (from, to));
+        }
+    }
+}
+
+/// Replaces the value of one label in a label selector.
+fn respell_selector(selector: &mut Value, key: &str, (from, to): (&str, &str)) {
+    if let Some(value) = selector.get_mut("matchLabels").and_then(|labels| labels.get_mut(key))
+        && *value == from
+    {
+        *value = to.into();
+    }
+    for expression in selector.get_mut("matchExpressions").and_then(Value::as_array_mut).into_iter().flatten()
+    {
+        if expression.get("key").and_then(Value::as_str) != Some(key) {
+            continue;
+        }
+        for value in expression.get_mut("values").and_then(Value::as_array_mut).into_iter().flatten() {
+            if value == from {
+                *value = to.into();
             }
         }
     }
-    if let Some(anti) = anti.and_then(Value::as_object_mut) {
-        for (key, terms) in anti.iter_mut() {
-            for term in terms.as_array_mut().into_iter().flatten() {
-                let pointer = if key.starts_with("preferred") {
-                    "/podAffinityTerm/labelSelector"
-                } else {
-                    "/labelSelector"
-                };
-                selectors.extend(term.pointer_mut(pointer));
-            }
-        }
+}
+
+/// Metadata that the generated Deployment has from the target.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Carried {
+    /// Labels that begin with one of the prefixes (Flagger's `-include-label-prefix`).
+    pub labels: Map<String, Value>,
+    /// Annotations but Flux's, kubectl's, the Deployment controller's and ours.
+    pub annotations: Map<String, Value>,
+}
+
+impl Carried {
+    /// Reads it from the target; the prefix `*` stands for every label.
+    #[must_use]
+    pub fn of(target: &Value, prefixes: &[String], label: &Label) -> Self {
+        let mut labels = text_map(target.pointer("/metadata/labels"));
+        labels.retain(|key, _| {
+            let included = prefixes.iter().any(|p| p == "*" || !p.is_empty() && key.starts_with(p.as_str()));
+            included
+                && !key.contains("toolkit.fluxcd.io")
+                && !keys::LABELS.contains(&key.as_str())
+                && *key != label.key
+        });
+        let mut annotations = text_map(target.pointer("/metadata/annotations"));
+        annotations.retain(|key, _| {
+            !key.contains("toolkit.fluxcd.io")
+                && !keys::ANNOTATIONS.contains(&key.as_str())
+                && !key.starts_with("kubectl.kubernetes.io/")
+                && !key.starts_with("deployment.kubernetes.io/")
+        });
+        Self { labels, annotations }
     }
-    for constraint in spread.into_iter().flatten() {
-        selectors.extend(constraint.get_mut("labelSelector"));
+
+    /// The value of [`keys::CARRIED`]: what was carried over, so that what its owner takes out can be taken out.
+    #[must_use]
+    pub fn record(&self) -> String {
+        let keys = |map: &Map<String, Value>| map.keys().cloned().collect::<Vec<_>>();
+        json!({"labels": keys(&self.labels), "annotations": keys(&self.annotations)}).to_string()
     }
-    for selector in selectors {
-        if let Some(labels) = selector.get_mut("matchLabels").and_then(Value::as_object_mut) {
-            for (key, value) in labels.iter_mut() {
-                if SELECTOR_LABELS.contains(&key.as_str()) && value == from {
-                    *value = to.into();
-                }
-            }
-        }
-        for expression in
-            selector.get_mut("matchExpressions").and_then(Value::as_array_mut).into_iter().flatten()
-        {
-            if !expression.get("key").and_then(Value::as_str).is_some_and(|k| SELECTOR_LABELS.contains(&k)) {
-                continue;
-            }
-            for value in expression.get_mut("values").and_then(Value::as_array_mut).into_iter().flatten() {
-                if value == from {
-                    *value = to.into();
-                }
-            }
-        }
+
+    /// Whether there is nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty() && self.annotations.is_empty()
     }
 }
 
 /// Builds the generated Deployment from the target and a stored template.
 #[must_use]
+#[expect(clippy::too_many_arguments, reason = "each is a fact of its own, and there is one caller")]
 pub fn generated(
     target: &Value,
     template: &Value,
@@ -193,30 +255,23 @@ pub fn generated(
     names: &Names,
     uid: &str,
     label: &Label,
+    carried: Carried,
     replicas: i32,
 ) -> Value {
-    let mut annotations = text_map(target.pointer("/metadata/annotations"));
-    annotations.retain(|key, _| {
-        !key.contains("toolkit.fluxcd.io")
-            && !keys::ANNOTATIONS.contains(&key.as_str())
-            && !key.starts_with("kubectl.kubernetes.io/")
-            && !key.starts_with("deployment.kubernetes.io/")
-    });
+    let record = (!carried.is_empty()).then(|| carried.record());
+    let Carried { labels: mut metadata_labels, mut annotations } = carried;
+    annotations.extend(record.map(|record| (keys::CARRIED.to_owned(), record.into())));
     let own_template = generated_template(template, label, names);
     let runs = if names.in_place() { keys::REVISION } else { keys::PROMOTED };
     annotations.insert(runs.into(), revision.as_str().into());
     annotations.insert(keys::TEMPLATE.into(), Revision::of(&own_template).as_str().into());
     let own_label = label.generated(names);
-    let mut metadata_labels = Map::from_iter([(label.key.clone(), Value::from(own_label.clone()))]);
+    metadata_labels.insert(label.key.clone(), own_label.into());
     metadata_labels
         .extend(labels(names, keys::ROLE_GENERATED).map(|(key, value)| (key.to_owned(), value.into())));
-    let selector = match &label.pods {
-        Some(pods) => json!({keys::PODS: pods}),
-        None => json!({label.key.clone(): own_label}),
-    };
     let mut spec = Map::from_iter([
         ("replicas".to_owned(), json!(replicas)),
-        ("selector".to_owned(), json!({"matchLabels": selector})),
+        ("selector".to_owned(), generated_selector(target, label, names)),
         ("template".to_owned(), own_template),
     ]);
     for key in SETTINGS {
@@ -239,16 +294,18 @@ pub fn generated(
     })
 }
 
-/// Returns the fields of `spec` that a promotion writes: the template, and the target's rollout settings.
+/// Returns the fields of `spec` that a promotion writes: the template, and the target's rollout settings. One that the target
+/// does not have (as the API shows a `minReadySeconds` of 0) is one that the primary is not to have either.
 #[must_use]
-pub fn promoted_spec(target: &Value, template: &Value, label: &Label, names: &Names) -> Map<String, Value> {
-    let mut spec = Map::from_iter([("template".to_owned(), generated_template(template, label, names))]);
-    for key in SETTINGS {
-        if let Some(value) = target.pointer("/spec").and_then(|s| s.get(key)) {
-            spec.insert(key.to_owned(), value.clone());
-        }
-    }
-    spec
+pub fn promoted_spec(
+    target: &Value,
+    template: &Value,
+    label: &Label,
+    names: &Names,
+) -> Vec<(&'static str, Option<Value>)> {
+    let settings =
+        SETTINGS.into_iter().map(|key| (key, target.pointer("/spec").and_then(|s| s.get(key)).cloned()));
+    [("template", Some(generated_template(template, label, names)))].into_iter().chain(settings).collect()
 }
 
 /// Builds the snapshot of a template: a ControllerRevision, owned by the Canary.
@@ -301,10 +358,16 @@ pub fn autoscaler(
         "namespace": names.namespace,
         "ownerReferences": [owner_reference(&names.canary, uid)],
     });
-    if !labels.is_empty()
-        && let Some(metadata) = metadata.as_object_mut()
-    {
-        metadata.insert("labels".into(), labels.into());
+    let mut annotations = text_map(source.pointer("/metadata/annotations"));
+    annotations
+        .retain(|key, _| !key.contains("toolkit.fluxcd.io") && !key.starts_with("kubectl.kubernetes.io/"));
+    if let Some(metadata) = metadata.as_object_mut() {
+        let maps = [("labels", labels), ("annotations", annotations)];
+        metadata.extend(
+            maps.into_iter()
+                .filter(|(_, map)| !map.is_empty())
+                .map(|(key, map)| (key.to_owned(), map.into())),
+        );
     }
     Some(json!({
         "apiVersion": Kind::HorizontalPodAutoscaler.api_version(),
@@ -363,7 +426,16 @@ mod tests {
         let label = Label::of(&target).unwrap();
         let template = target.pointer("/spec/template").unwrap();
         let revision = Revision::of(template);
-        let made = generated(&target, template, &revision, &names(), "uid", &label, 2);
+        let made = generated(
+            &target,
+            template,
+            &revision,
+            &names(),
+            "uid",
+            &label,
+            Carried::of(&target, &[], &label),
+            2,
+        );
         assert_eq!(made.pointer("/spec/selector/matchLabels"), Some(&json!({"app": "podinfo-primary"})));
         assert_eq!(
             made.pointer("/spec/template/metadata/labels"),
@@ -375,7 +447,8 @@ mod tests {
         let written = Revision::of(made.pointer("/spec/template").unwrap());
         assert_eq!(
             annotations,
-            &json!({"a": "b", keys::PROMOTED: revision.as_str(), keys::TEMPLATE: written.as_str()})
+            &json!({"a": "b", keys::PROMOTED: revision.as_str(), keys::TEMPLATE: written.as_str(),
+                keys::CARRIED: r#"{"annotations":["a"],"labels":[]}"#})
         );
         let affinity = "/spec/template/spec/affinity/podAntiAffinity/requiredDuringSchedulingIgnoredDuringExecution/0/labelSelector/matchExpressions/0/values";
         assert_eq!(made.pointer(affinity), Some(&json!(["podinfo-primary", "z"])));
@@ -388,7 +461,16 @@ mod tests {
         let target = target();
         let label = Label::of(&target).unwrap();
         let template = target.pointer("/spec/template").unwrap();
-        let made = generated(&target, template, &Revision::of(template), &names(), "uid", &label, 2);
+        let made = generated(
+            &target,
+            template,
+            &Revision::of(template),
+            &names(),
+            "uid",
+            &label,
+            Carried::of(&target, &[], &label),
+            2,
+        );
         assert_eq!(&target_template(&made, &label, &names()), template);
     }
 
@@ -399,7 +481,16 @@ mod tests {
         let names = names().in_layout(crate::rollout::naming::Layout::InPlace);
         let label = Label { pods: Some("podinfo".into()), ..Label::of(&target).unwrap() };
         let template = target.pointer("/spec/template").unwrap();
-        let made = generated(&target, template, &Revision::of(template), &names, "uid", &label, 1);
+        let made = generated(
+            &target,
+            template,
+            &Revision::of(template),
+            &names,
+            "uid",
+            &label,
+            Carried::of(&target, &[], &label),
+            1,
+        );
         assert_eq!(made.pointer("/spec/selector/matchLabels"), Some(&json!({keys::PODS: "podinfo"})));
         let labels = |app: &str| json!({"app": app, "x": "y", keys::PODS: "podinfo"});
         assert_eq!(made.pointer("/spec/template/metadata/labels"), Some(&labels("podinfo-canary")));

@@ -6,6 +6,7 @@ use crate::rollout::guard::Guard;
 use crate::rollout::naming::Names;
 use crate::rollout::plan::{Answer, Check, Message};
 use crate::rollout::policy::Policy;
+use crate::rollout::refused::Refused;
 use crate::rollout::revision::Revision;
 use crate::rollout::workload::{Rollout, Workload};
 use jiff::{SignedDuration, Timestamp};
@@ -30,6 +31,10 @@ pub struct Observed {
     pub refusals: Vec<String>,
     /// What is doubtful in the spec.
     pub warnings: Vec<String>,
+    /// Somebody has looked at what else there is in the namespace; what that refuses is among [`Self::refusals`].
+    pub surveyed: bool,
+    /// What else depends on the target's pods and has to be known, a sentence each; `None` as long as nobody has looked.
+    pub dependants: Option<Vec<String>>,
     /// The Deployment that users apply.
     pub target: Option<Workload>,
     /// The Deployment of the primary's pods: generated, or (`in-place`) the target itself.
@@ -181,6 +186,8 @@ pub struct Memory {
     pub lost: Option<Revision>,
     /// The target's generation at which its idle ReplicaSets were deleted.
     pub emptied: Option<i64>,
+    /// The target's generation at which its promoted revision's pods were looked for, and given back.
+    pub given_back: Option<i64>,
     /// The restart of a held primary that goes on.
     pub renewal: Option<Renewal>,
     /// Said already, so that a state that lasts is not said again and again.
@@ -193,6 +200,10 @@ pub struct Memory {
     pub turns: Turns,
     /// Revisions whose stored template is at hand.
     pub loaded: Vec<Revision>,
+    /// A write that the API server refused, as long as it is still to be done.
+    pub refused: Option<Refused>,
+    /// When it was last looked at what else there is in the namespace.
+    pub surveyed: Option<Timestamp>,
 }
 
 impl Memory {
@@ -221,6 +232,12 @@ impl Memory {
         if let Some(target) = observed.target.as_ref().filter(|t| meant(t)) {
             self.seen = Some((target.uid.clone(), target.generation));
         }
+    }
+
+    /// When the namespace is to be looked at again, if it has been.
+    #[must_use]
+    pub fn survey_due(&self, interval: SignedDuration) -> Option<Timestamp> {
+        self.surveyed.map(|at| at.saturating_add(interval).unwrap_or(at))
     }
 
     /// Begins a tick: what was asked before is forgotten.

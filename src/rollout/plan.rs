@@ -26,6 +26,8 @@ pub enum Step {
     Say(Message),
     /// Asks a hook or a metrics server; the answer arrives in [`crate::rollout::Memory`].
     Ask(Check),
+    /// Lists what else there is in the namespace; what was found arrives in [`crate::rollout::Observed`].
+    Survey,
     /// Puts our finalizer on the Canary.
     GuardCanary,
     /// Takes our finalizer off the Canary: its last moment.
@@ -70,6 +72,9 @@ pub enum Step {
     /// Deletes the target's idle ReplicaSets but the promoted one (`in-place`): a paused Deployment that is scaled up from
     /// nothing would start one of them.
     EmptyHistory,
+    /// Makes a ReplicaSet of the promoted revision where the target has none any more (`in-place`): a paused Deployment makes
+    /// none, and one without history (`revisionHistoryLimit: 0`) loses it with the last pod.
+    GiveBackPods(Revision),
     /// Evicts the next pod of a held primary (`in-place`) that is older than this, if all are available; what was found
     /// arrives in [`crate::rollout::Memory`].
     EvictOlder(Timestamp),

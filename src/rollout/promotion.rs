@@ -99,7 +99,7 @@ fn unready(case: &mut Case<'_>, run: &Run, error: &NotReady) -> Plan {
         return in_place::rolling(case, run, error);
     }
     let text = case.primary_not_ready(error);
-    let deadline = run.since.saturating_add(o.policy.deadline).unwrap_or(case.now);
+    let deadline = case.primary_late_at(run.since);
     if error.deadline || case.now >= deadline {
         let mut next = case.enter(run, Stage::Restoring);
         next.reason = Some(text.clone());

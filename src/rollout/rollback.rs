@@ -31,9 +31,14 @@ fn threshold(case: &mut Case<'_>, run: &Run) -> Plan {
 
 /// Rolls back: says why, states it, and takes the traffic away.
 pub(super) fn begin(case: &mut Case<'_>, run: &Run, said: Option<Vec<Message>>) -> Plan {
+    begin_at(case, run, said, Stage::RollingBack)
+}
+
+/// The same by way of a stage that comes before.
+pub(super) fn begin_at(case: &mut Case<'_>, run: &Run, said: Option<Vec<Message>>, stage: Stage) -> Plan {
     case.end_tick();
     case.m.said_at = None;
-    let next = case.enter(run, Stage::RollingBack);
+    let next = case.enter(run, stage);
     let phase = if case.o.status.phase == Phase::None { Phase::Progressing } else { case.o.status.phase };
     let status = Draft::from(case.o).run(Some(next)).finish(
         phase,

@@ -4,6 +4,7 @@ use crate::api::request::{Request, Verb};
 use crate::api::status::{
     Answered, CanaryStatus, Condition, Outcome, Past, Phase, RequestOutcome, Run, Share, ShareBy, Stage,
 };
+use crate::foreign::cut_to;
 use crate::rollout::observed::{Observed, Pods};
 use crate::rollout::plan::{Plan, Step};
 use crate::rollout::revision::Revision;
@@ -12,6 +13,8 @@ use jiff::Timestamp;
 
 /// Kind of target that the messages name.
 const TARGET_KIND: &str = "Deployment";
+/// The longest message of a condition, in bytes.
+const LONGEST_MESSAGE: usize = 4096;
 /// Ends of releases that status remembers.
 const HISTORY: usize = 10;
 
@@ -19,12 +22,14 @@ const HISTORY: usize = 10;
 pub(super) const REFUSED: &str = "Refused";
 /// Reason of a stall: there is no target, where there was one.
 pub(super) const TARGET_MISSING: &str = "TargetMissing";
+/// Reason of a stall: the API server refuses a write.
+pub(super) const WRITE_REFUSED: &str = "WriteRefused";
 /// Reason of a stall: the target is another Canary's.
 pub(super) const TARGET_TAKEN: &str = "TargetTaken";
 
 /// A status being drafted from the stored one.
 #[derive(Clone, Debug)]
-pub struct Draft(CanaryStatus, Applied, Shape);
+pub struct Draft(CanaryStatus, Applied, Shape, Box<CanaryStatus>);
 
 /// The target's revision, and who applied it.
 type Applied = Option<(String, String)>;
@@ -44,6 +49,9 @@ impl Draft {
         let mut status = observed.status.clone();
         status.observed_generation = Some(observed.generation);
         status.warnings.clone_from(&observed.warnings);
+        if let Some(dependants) = &observed.dependants {
+            status.dependants.clone_from(dependants);
+        }
         let target = observed.target.as_ref();
         let applied = target.and_then(|t| Some((t.revision.as_str().to_owned(), t.keys.applied_by.clone()?)));
         let shape = Shape {
@@ -51,7 +59,7 @@ impl Draft {
             by_replicas: observed.policy.by_replicas,
             pods: observed.pods,
         };
-        let mut draft = Self(status, applied, shape);
+        let mut draft = Self(status, applied, shape, Box::new(observed.status.clone()));
         draft.count(None);
         draft
     }
@@ -89,6 +97,24 @@ impl Draft {
         } else {
             self.0.share = None;
         }
+        self
+    }
+
+    /// States the canary's weight as its route has it, where that is known.
+    #[must_use]
+    pub fn routed(mut self, live: Option<i32>) -> Self {
+        if let Some(live) = live.filter(|_| !self.2.by_replicas) {
+            self.0.canary_weight = live;
+        }
+        self
+    }
+
+    /// States that the revision which the target has is not promoted: `Promoted` may still say so of the one before.
+    #[must_use]
+    pub fn pending(mut self, why: &str, now: Timestamp) -> Self {
+        let promoted = next(&self.0.conditions, ("Promoted", "Unknown", "Pending"), why, whole_seconds(now));
+        self.0.conditions.retain(|c| c.type_ != "Promoted");
+        self.0.conditions.insert(0, promoted);
         self
     }
 
@@ -240,9 +266,8 @@ impl Draft {
             self.0.conditions.iter().filter(|c| c.type_ == "Promoted").cloned().collect();
         conditions.push(next(&self.0.conditions, ("Ready", "False", reason), why, now));
         conditions.push(next(&self.0.conditions, ("Stalled", "True", reason), why, now));
-        let same = self.0.conditions == conditions;
         self.0.conditions = conditions;
-        (!same).then(|| Step::Status(Box::new(self.0)))
+        (self.0 != *self.3).then(|| Step::Status(Box::new(self.0)))
     }
 }
 
@@ -350,14 +375,15 @@ fn next(
     now: Timestamp,
 ) -> Condition {
     let before = old.iter().find(|c| c.type_ == type_);
-    if let Some(same) = before.filter(|c| c.status == status && c.reason == reason && c.message == message) {
+    let message = &cut_to(message, LONGEST_MESSAGE);
+    if let Some(same) = before.filter(|c| c.status == status && c.reason == reason && c.message == *message) {
         return same.clone();
     }
     Condition {
         type_: type_.to_owned(),
         status: status.to_owned(),
         reason: reason.to_owned(),
-        message: message.to_owned(),
+        message: message.clone(),
         last_update_time: Some(now),
         last_transition_time: before
             .filter(|c| c.status == status)
@@ -368,8 +394,13 @@ fn next(
 
 /// Whether a stall is stated that ends without a change of the Canary; asked where nothing stalls it any more.
 pub(super) fn outlived(status: &CanaryStatus) -> bool {
-    let ends = [REFUSED, TARGET_MISSING, TARGET_TAKEN];
+    let ends = [REFUSED, TARGET_MISSING, TARGET_TAKEN, WRITE_REFUSED];
     status.conditions.iter().any(|c| c.type_ == "Stalled" && ends.contains(&c.reason.as_str()))
+}
+
+/// Whether it is stated that the API server refuses a write.
+pub(super) fn states_refusal(status: &CanaryStatus) -> bool {
+    status.conditions.iter().any(|c| c.type_ == "Stalled" && c.reason == WRITE_REFUSED)
 }
 
 /// Writes status only if it says something new (times aside).
@@ -447,7 +478,7 @@ mod tests {
                 }],
                 ..CanaryStatus::default()
             };
-            let mut draft = Draft(of_status, None, Shape::default());
+            let mut draft = Draft(of_status, None, Shape::default(), Box::default());
             draft.0.conditions = vec![next(
                 &[],
                 ("Ready", "Unknown", "Progressing"),

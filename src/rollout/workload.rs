@@ -85,6 +85,8 @@ pub struct Rollout {
     /// The Progressing condition says NewReplicaSetAvailable: to the Deployment controller the rollout is over, and
     /// it holds no pod to the deadline any more. So it is when it has seen a release before its pods were asked for.
     pub settled: bool,
+    /// When the rollout last made progress: `lastUpdateTime` of a Progressing condition that is True.
+    pub progressed_at: Option<Timestamp>,
     /// `lastUpdateTime` of an Available condition that is False for want of replicas.
     pub unavailable_since: Option<Timestamp>,
 }
@@ -191,6 +193,14 @@ impl Workload {
             .is_some_and(|named| named.saturating_add(1) == self.generation || Some(named) == seen)
     }
 
+    /// When a rollout that began at `since` will have made no progress for as long as the deadline. Kubernetes, too, counts
+    /// from the last progress, not from the begin.
+    #[must_use]
+    pub fn late_at(&self, since: Timestamp, deadline: SignedDuration, now: Timestamp) -> Timestamp {
+        let progress = self.rollout.progressed_at.unwrap_or(since).min(now).max(since);
+        progress.saturating_add(deadline).unwrap_or(now)
+    }
+
     /// Returns whether it was scaled to nothing and its pods still count. Scaled up again now, those that are on their
     /// way out would be taken for ready ones: a Deployment's status sums up what its ReplicaSets said last.
     #[must_use]
@@ -235,8 +245,10 @@ impl Workload {
                 deadline: true,
             });
         }
-        let late =
-            r.unavailable_since.is_some_and(|since| since.saturating_add(deadline).is_ok_and(|t| t < now));
+        // A roll that goes on pod by pod is not late, however long it takes.
+        let late = r.unavailable_since.is_some_and(|since| {
+            since.max(r.progressed_at.unwrap_or(since)).saturating_add(deadline).is_ok_and(|t| t < now)
+        });
         let judged = |message: String| NotReady { message, deadline: late };
         if r.updated < self.replicas {
             return Err(judged(format!(
@@ -304,6 +316,10 @@ impl Rollout {
             exceeded_at: condition("Progressing", "ProgressDeadlineExceeded")
                 .map(|c| updated(c).unwrap_or(Timestamp::MAX)),
             settled: condition("Progressing", "NewReplicaSetAvailable").is_some(),
+            progressed_at: conditions
+                .and_then(|all| all.iter().find(|c| c.get("type").is_some_and(|t| t == "Progressing")))
+                .filter(|c| c.get("status").is_some_and(|s| s == "True"))
+                .and_then(updated),
             unavailable_since: condition("Available", "MinimumReplicasUnavailable")
                 .filter(|c| c.get("status").is_some_and(|s| s == "False"))
                 .and_then(updated),

@@ -1,9 +1,11 @@
 //! Gateway API: an HTTPRoute.
 
+use super::adopted::{self, Shape, elements};
 use super::gateway_rules::{conditions, filled, filled_parent, filters};
 use super::object::{self, same, set, settle, unset};
 use super::{Backends, Live, RouteError, Router, Settled, Weights};
 use crate::object::{Kind, ObjectRef, Write};
+use crate::rollout::naming::Names;
 use serde_json::{Value, json};
 
 /// Fields of a rule that the Canary decides. Others (name, retry, sessionPersistence, …) are left as they
@@ -18,8 +20,28 @@ fn host(entry: &Value) -> Option<&str> {
     entry.get("name").and_then(Value::as_str)
 }
 
-pub(super) fn backends(router: &Router, object: &Value) -> Backends {
-    super::weighted_rule(&router.names, object, &["spec", "rules"], "backendRefs", host)
+pub(super) fn pairs(router: &Router, object: &Value) -> Vec<Backends> {
+    super::weighted_rules(&router.names, object, &["spec", "rules"], "backendRefs", host)
+}
+
+pub(super) const SHAPE: Shape = Shape {
+    rules: Some("rules"),
+    list: "backendRefs",
+    host_at: "/name",
+    host: service,
+    // The API server gives a route without rules one that matches everything and leads nowhere.
+    is_empty: |spec| {
+        let does = |rule: &Value, what: &str| !elements(rule.get(what)).is_empty();
+        !elements(spec.get("rules")).iter().any(|r| does(r, "backendRefs") || does(r, "filters"))
+    },
+    weightless: true,
+};
+
+/// The Service that a reference means, when it is one of the route's namespace.
+fn service<'a>(names: &Names, entry: &'a Value) -> Option<&'a str> {
+    let is = |field: &str, wanted: &str| entry.get(field).is_none_or(|v| v == wanted);
+    let name = host(entry).filter(|name| !name.contains('.'));
+    name.filter(|_| is("group", "") && is("kind", "Service") && is("namespace", &names.namespace))
 }
 
 /// Judges the route's status (Flagger, `gatewayapi:v1`): each parent that reports must have accepted the
@@ -56,18 +78,22 @@ pub(super) fn settled(router: &Router, object: &Value) -> Settled {
 }
 
 pub(super) fn reconcile(router: &Router, live: &Live<'_>) -> Result<Vec<Write>, RouteError> {
+    let at = route(router);
+    let live = live(&at);
+    if let Some(theirs) = live.filter(|o| !router.owner.owns(o)) {
+        return Ok(adopted::reconcile(router, &at, theirs)?.into_iter().collect());
+    }
     if router.service.gateway_refs.is_empty() {
         return Err(RouteError::NoGateways);
     }
-    let at = route(router);
     let metadata = router.route_metadata();
-    let write = match live(&at) {
+    let write = match live {
         None => {
             let spec = spec(router, Weights::INITIAL)?;
             Some(Write::Create { object: object::create(&at, &metadata, &router.owner, spec) })
         }
         Some(found) => {
-            let weights = backends(router, found).weights().unwrap_or(Weights::INITIAL);
+            let weights = router.backends(found).weights().unwrap_or(Weights::INITIAL);
             let mut next = repaired(router, found, &spec(router, weights)?);
             object::add_metadata(&mut next, &metadata);
             object::update(&at, found, &next)
@@ -94,7 +120,6 @@ fn repaired(router: &Router, live: &Value, wanted: &Value) -> Value {
         new
     };
     settle(spec, "rules", Some(&Value::Array(rules)));
-    router.record_original(live, &mut next);
     next
 }
 
@@ -102,10 +127,9 @@ fn list(value: Option<&Value>) -> Vec<Value> {
     value.and_then(Value::as_array).cloned().unwrap_or_default()
 }
 
-/// Lays a wanted rule over a live one; the API server's defaults are no difference. A rule that is not ours
-/// (of an
-/// adopted route) is replaced as a whole.
-fn merged_rule(router: &Router, live: Value, wanted: Value) -> Value {
+/// Lays a wanted rule over a live one; the API server's defaults are no difference. One that somebody led elsewhere is
+/// replaced as a whole.
+pub(super) fn merged_rule(router: &Router, live: Value, wanted: Value) -> Value {
     let names = &router.names;
     let ours = list(live.get("backendRefs"))
         .iter()
@@ -147,7 +171,7 @@ fn merged_rule(router: &Router, live: Value, wanted: Value) -> Value {
 }
 
 /// Builds the whole `spec`.
-fn spec(router: &Router, weights: Weights) -> Result<Value, RouteError> {
+pub(super) fn spec(router: &Router, weights: Weights) -> Result<Value, RouteError> {
     let service = &router.service;
     let names = &router.names;
     let matches = conditions(&service.r#match)?;

@@ -1,5 +1,6 @@
 //! Istio: a VirtualService that splits, and a DestinationRule for each side.
 
+use super::adopted::{self, Shape, elements};
 use super::object::{self, same, set, settle, unset};
 use super::{Backends, Live, RouteError, Router, Weights};
 use crate::object::{Kind, ObjectRef, Write};
@@ -31,8 +32,20 @@ fn host(entry: &Value) -> Option<&str> {
     entry.pointer("/destination/host").and_then(Value::as_str)
 }
 
-pub(super) fn backends(router: &Router, object: &Value) -> Backends {
-    super::weighted_rule(&router.names, object, &["spec", protocol(router)], "route", host)
+pub(super) fn pairs(router: &Router, object: &Value) -> Vec<Backends> {
+    super::weighted_rules(&router.names, object, &["spec", protocol(router)], "route", host)
+}
+
+/// The list of rules that is split, or the other one.
+pub(super) fn shape(tcp: bool) -> Shape {
+    Shape {
+        rules: Some(if tcp { "tcp" } else { "http" }),
+        list: "route",
+        host_at: "/destination/host",
+        host: |_, entry| host(entry),
+        is_empty: |spec| ["http", "tls", "tcp"].iter().all(|list| elements(spec.get(*list)).is_empty()),
+        weightless: true,
+    }
 }
 
 pub(super) fn reconcile(router: &Router, live: &Live<'_>) -> Result<Vec<Write>, RouteError> {
@@ -50,11 +63,12 @@ pub(super) fn reconcile(router: &Router, live: &Live<'_>) -> Result<Vec<Write>, 
         None => Some(Write::Create {
             object: object::create(&at, &metadata, &router.owner, spec(router, Weights::INITIAL)),
         }),
-        Some(found) => {
+        Some(found) if router.owner.owns(found) => {
             let mut next = repaired(router, found);
             object::add_metadata(&mut next, &metadata);
             object::update(&at, found, &next)
         }
+        Some(found) => adopted::reconcile(router, &at, found)?,
     });
     Ok(writes)
 }
@@ -69,6 +83,10 @@ fn destination_rule(router: &Router, at: &ObjectRef, live: Option<&Value>) -> Op
             object: object::create(at, &super::Metadata::default(), &router.owner, spec),
         });
     };
+    // One that was there before has settings of its owner's.
+    if !router.owner.owns(found) {
+        return None;
+    }
     let mut next = found.clone();
     let spec = object::child(&mut next, "spec");
     settle(spec, "host", Some(&host));
@@ -78,8 +96,7 @@ fn destination_rule(router: &Router, at: &ObjectRef, live: Option<&Value>) -> Op
 
 /// Returns the live VirtualService with what the Canary decides put right, its weights kept.
 fn repaired(router: &Router, live: &Value) -> Value {
-    let found = backends(router, live);
-    let wanted = spec(router, found.weights().unwrap_or(Weights::INITIAL));
+    let wanted = spec(router, router.backends(live).weights().unwrap_or(Weights::INITIAL));
     let mut next = live.clone();
     let spec = object::child(&mut next, "spec");
     settle(spec, "hosts", wanted.get("hosts"));
@@ -93,7 +110,6 @@ fn repaired(router: &Router, live: &Value) -> Value {
     }
     let rules = merged_rules(router, spec.get(kind), wanted.get(kind));
     settle(spec, kind, Some(&rules));
-    router.record_original(live, &mut next);
     next
 }
 
@@ -104,35 +120,40 @@ fn is_ours(router: &Router, rule: &Value) -> bool {
     })
 }
 
-/// Lays the wanted rules over the live ones. A rule that is not ours (of an adopted route) is replaced as a
-/// whole.
+/// Lays the wanted rules over the live ones.
 fn merged_rules(router: &Router, live: Option<&Value>, wanted: Option<&Value>) -> Value {
     let list = |v: Option<&Value>| v.and_then(Value::as_array).cloned().unwrap_or_default();
     let (live, wanted) = (list(live), list(wanted));
     if live.len() != wanted.len() {
         return Value::Array(wanted);
     }
-    let merge = |(live, wanted): (Value, Value)| {
-        if !is_ours(router, &live) {
-            return wanted;
+    live.into_iter().zip(wanted).map(|(live, wanted)| merged_rule(router, live, wanted)).collect()
+}
+
+/// Lays a wanted rule over a live one. One that somebody led elsewhere is replaced as a whole.
+pub(super) fn merged_rule(router: &Router, live: Value, wanted: Value) -> Value {
+    if !is_ours(router, &live) {
+        return wanted;
+    }
+    let mut rule = live;
+    for field in RULE_FIELDS {
+        if field == "route" {
+            let routes = merged_routes(rule.get(field), wanted.get(field));
+            settle(&mut rule, field, Some(&routes));
+        } else {
+            settle(&mut rule, field, wanted.get(field));
         }
-        let mut rule = live;
-        for field in RULE_FIELDS {
-            if field == "route" {
-                let routes = merged_routes(rule.get(field), wanted.get(field));
-                settle(&mut rule, field, Some(&routes));
-            } else {
-                settle(&mut rule, field, wanted.get(field));
-            }
-        }
-        // Sidetrack never mirrors; a mirror to the canary is what an interrupted run of Flagger left.
-        if rule.pointer("/mirror/host").and_then(Value::as_str) == Some(&router.names.apex_canary) {
-            unset(&mut rule, "mirror");
-            unset(&mut rule, "mirrorPercentage");
-        }
-        rule
-    };
-    live.into_iter().zip(wanted).map(merge).collect()
+    }
+    without_mirror(router, &mut rule);
+    rule
+}
+
+/// Removes a mirror to the canary: Sidetrack never mirrors, it is what an interrupted run of Flagger left.
+pub(super) fn without_mirror(router: &Router, rule: &mut Value) {
+    if rule.pointer("/mirror/host").and_then(Value::as_str) == Some(&router.names.apex_canary) {
+        unset(rule, "mirror");
+        unset(rule, "mirrorPercentage");
+    }
 }
 
 /// Lays the wanted destinations over the live ones of the same host, so that their other fields stay.
@@ -156,7 +177,7 @@ fn merged_routes(live: Option<&Value>, wanted: Option<&Value>) -> Value {
 }
 
 /// Builds the whole `spec`.
-fn spec(router: &Router, weights: Weights) -> Value {
+pub(super) fn spec(router: &Router, weights: Weights) -> Value {
     let service = &router.service;
     let mut spec = json!({ "hosts": hosts(router) });
     if !service.delegation {

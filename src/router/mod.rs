@@ -7,19 +7,32 @@
 //! Weights have one writer: [`Router::set_weights`]. [`Router::reconcile`] repairs everything else and
 //! carries the live
 //! weights over, where Flagger resets them to 100/0 in the middle of an analysis.
+//!
+//! A route that was there before the Canary stays its owner's: it is edited where it leads to the application, and
+//! [`Router::restore`] undoes that. What cannot be edited so is refused, in words ([`Router::refusals`]).
 
+mod adopted;
 mod gateway_api;
 mod gateway_rules;
 mod istio;
 mod object;
+pub mod ports;
 mod provider;
+mod record;
+mod refused;
 pub mod replicas;
 mod service;
 pub mod services;
 mod smi;
 
 #[cfg(test)]
+mod adopted_cases;
+#[cfg(test)]
+mod adopted_laws;
+#[cfg(test)]
 mod laws;
+#[cfg(test)]
+mod refused_cases;
 #[cfg(test)]
 mod replay;
 #[cfg(test)]
@@ -31,6 +44,7 @@ pub use service::{Metadata, Rewrite, ServiceSpec, UnmanagedMetadata};
 
 use crate::object::{ObjectRef, Write};
 use crate::rollout::naming::Names;
+use adopted::Shape;
 use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, PatchOperation};
 use serde_json::Value;
@@ -104,6 +118,18 @@ pub enum RouteError {
         name: String,
         /// Its namespace.
         namespace: String,
+    },
+    /// The route is another controller's.
+    #[error("{kind} {name}.{namespace} belongs to {other}")]
+    Controlled {
+        /// Its kind.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+        /// Its namespace.
+        namespace: String,
+        /// Kind and name of its controller.
+        other: String,
     },
     /// The Canary names no gateway.
     #[error("GatewayRefs must be specified when using Gateway API as a provider.")]
@@ -197,8 +223,8 @@ impl Router {
     }
 
     /// Makes what is missing, with all traffic on the primary, and repairs everything but weights in what is
-    /// there.
-    /// Nothing is returned when nothing differs.
+    /// there; an adopted route is edited, its pairs brought to the weights of the last.
+    /// Nothing is returned when nothing differs, and nothing for an object that is refused.
     ///
     /// # Errors
     ///
@@ -206,27 +232,51 @@ impl Router {
     pub fn reconcile(&self, live: &Live<'_>) -> Result<Vec<Write>, RouteError> {
         match &self.provider {
             Provider::Istio => istio::reconcile(self, live),
-            Provider::Smi { version, mesh } => Ok(smi::reconcile(self, *version, mesh.as_deref(), live)),
+            Provider::Smi { version, mesh } => smi::reconcile(self, *version, mesh.as_deref(), live),
             Provider::GatewayApi => gateway_api::reconcile(self, live),
         }
     }
 
+    /// Says why objects that were there before cannot be used: what, why, and the way out, a sentence or two each. Nothing
+    /// is written to them.
+    #[must_use]
+    pub fn refusals(&self, live: &Live<'_>) -> Vec<String> {
+        refused::refusals(self, live)
+    }
+
+    /// Names what the Canary states in `spec.service` and an adopted route does not get, since it is its owner's.
+    #[must_use]
+    pub fn warnings(&self, live: &Live<'_>) -> Vec<String> {
+        refused::warnings(self, live)
+    }
+
     /// Gives the canary its share of the traffic, in percent (clamped to 0–100), and the primary the rest;
     /// changes
-    /// nothing else, and writes nothing when it is so already.
+    /// nothing else, and writes nothing when it is so already. In an adopted route every pair gets the weights.
     ///
     /// # Errors
     ///
-    /// When there is no route, or it does not lead to both.
+    /// When there is no route, or it does not lead to both, or it is another controller's.
     pub fn set_weights(&self, live: &Live<'_>, canary: i32) -> Result<Vec<Write>, RouteError> {
         let route = self.route();
         let object = live(&route).ok_or_else(|| self.absent(&route))?;
-        let Backends { primary: Some(primary), canary: Some(secondary) } = self.backends(object) else {
+        let owned = self.owner.owns(object);
+        if let Some(other) = self.owner.foreign_controller(object) {
+            let (kind, ObjectRef { name, namespace, .. }) = (route.kind.as_str(), route);
+            return Err(RouteError::Controlled { kind, name, namespace, other });
+        }
+        let mut pairs = self.pairs(object);
+        let Some(last @ Backends { primary: Some(_), canary: Some(_) }) = pairs.pop() else {
             return Err(self.no_routes(&route));
         };
+        // A sticky rule of Flagger's session affinity stands before the weighted one in a route that was made for the Canary.
+        let others = if owned { Vec::new() } else { pairs };
         let wanted = Weights::of_canary(canary);
-        let changes = [(primary, wanted.primary), (secondary, wanted.canary)]
+        let changes = others
             .into_iter()
+            .chain([last])
+            .filter_map(|pair| Some([(pair.primary?, wanted.primary), (pair.canary?, wanted.canary)]))
+            .flatten()
             .filter(|(backend, weight)| backend.weight != Some(*weight))
             // "add" to a member of an object replaces it when it is there.
             .map(|(backend, weight)| {
@@ -236,46 +286,11 @@ impl Router {
         Ok(object::guarded(&route, object, changes).into_iter().collect())
     }
 
-    /// Gives adopted routes their owners' configuration back, where it was recorded; what was made for the
-    /// Canary goes with it.
+    /// Gives an adopted route back to its owner: as it was, or with the owner's changes since and our edits undone. What was
+    /// made for the Canary goes with it, and what others control is theirs.
     #[must_use]
     pub fn restore(&self, live: &Live<'_>) -> Vec<Write> {
-        let route = self.route();
-        live(&route).and_then(|object| self.restored(&route, object)).into_iter().collect()
-    }
-
-    fn restored(&self, route: &ObjectRef, object: &Value) -> Option<Write> {
-        if self.owner.owns(object) {
-            return None;
-        }
-        let annotations = object.pointer("/metadata/annotations")?;
-        let record = |key: &str| serde_json::from_str::<Value>(annotations.get(key)?.as_str()?).ok();
-        let spec = record(object::LAST_APPLIED)
-            .and_then(|applied| applied.get("spec").cloned())
-            .or_else(|| record(object::ORIGINAL))?;
-        let mut next = object.clone();
-        object::set(&mut next, "spec", spec);
-        let kept = object::child(object::child(&mut next, "metadata"), "annotations");
-        for key in object::FLUX_OPT_OUT.iter().map(|(key, _)| *key).chain([object::ORIGINAL]) {
-            object::unset(kept, key);
-        }
-        object::update(route, object, &next)
-    }
-
-    /// Records the configuration of a route that is being adopted, unless kubectl did, or it is ours already.
-    fn record_original(&self, live: &Value, next: &mut Value) {
-        let annotated =
-            |key: &str| live.pointer("/metadata/annotations").is_some_and(|a| a.get(key).is_some());
-        if self.owner.owns(live)
-            || annotated(object::ORIGINAL)
-            || annotated(object::LAST_APPLIED)
-            || self.backends(live).canary.is_some()
-        {
-            return;
-        }
-        let original = live.get("spec").cloned().unwrap_or_default().to_string();
-        let annotations = object::child(object::child(next, "metadata"), "annotations");
-        object::set(annotations, object::ORIGINAL, original.into());
+        record::restored(self, &self.route(), live).into_iter().collect()
     }
 
     /// Names the weighted object.
@@ -287,11 +302,52 @@ impl Router {
         }
     }
 
+    /// Finds the pair whose weights are read.
     fn backends(&self, object: &Value) -> Backends {
+        self.pairs(object).pop().unwrap_or_default()
+    }
+
+    fn pairs(&self, object: &Value) -> Vec<Backends> {
         match &self.provider {
-            Provider::Istio => istio::backends(self, object),
-            Provider::Smi { .. } => smi::backends(self, object),
-            Provider::GatewayApi => gateway_api::backends(self, object),
+            Provider::Istio => istio::pairs(self, object),
+            Provider::Smi { .. } => smi::pairs(self, object),
+            Provider::GatewayApi => gateway_api::pairs(self, object),
+        }
+    }
+
+    /// How the route says where traffic goes.
+    fn shape(&self) -> Shape {
+        match &self.provider {
+            Provider::Istio => istio::shape(self.service.is_tcp()),
+            Provider::Smi { .. } => smi::SHAPE,
+            Provider::GatewayApi => gateway_api::SHAPE,
+        }
+    }
+
+    /// How it said so before the application spoke another protocol.
+    fn former_shape(&self) -> Option<Shape> {
+        (self.provider == Provider::Istio).then(|| istio::shape(!self.service.is_tcp()))
+    }
+
+    fn shapes(&self) -> impl Iterator<Item = Shape> {
+        [Some(self.shape()), self.former_shape()].into_iter().flatten()
+    }
+
+    /// Builds the `spec` of a route that is made for the Canary.
+    fn spec(&self, weights: Weights) -> Result<Value, RouteError> {
+        match &self.provider {
+            Provider::Istio => Ok(istio::spec(self, weights)),
+            Provider::Smi { version, .. } => Ok(smi::spec(self, *version, weights)),
+            Provider::GatewayApi => gateway_api::spec(self, weights),
+        }
+    }
+
+    /// Lays a rule of such a route over a live one.
+    fn merged_rule(&self, live: Value, wanted: Value) -> Value {
+        match &self.provider {
+            Provider::Istio => istio::merged_rule(self, live, wanted),
+            Provider::Smi { .. } => live,
+            Provider::GatewayApi => gateway_api::merged_rule(self, live, wanted),
         }
     }
 
@@ -302,7 +358,7 @@ impl Router {
         }
     }
 
-    /// Labels and annotations of an Istio or Gateway API route. Flagger puts the selector label on it only
+    /// Labels and annotations of an Istio or Gateway API route that is made for the Canary. Flagger puts the selector label on it only
     /// when
     /// the Canary gives apex metadata.
     fn route_metadata(&self) -> Metadata {
@@ -335,21 +391,19 @@ impl Router {
     }
 }
 
-/// Finds the two backends of a route whose rules (an array at `rules`) hold lists of backends at `list`;
-/// `host` tells
-/// where a backend goes to. Of several rules that lead to the canary the last is the weighted one: a sticky
-/// rule of Flagger's session affinity stands before it.
-fn weighted_rule<'a>(
+/// Finds the two backends of each rule that leads to the canary; the rules are an array at `rules`, hold lists of backends
+/// at `list`, and `host` tells where a backend goes to. The last one counts: a sticky rule of Flagger's session affinity
+/// stands before it.
+fn weighted_rules<'a>(
     names: &Names,
     object: &'a Value,
     rules: &[&str],
     list: &str,
     host: impl Fn(&'a Value) -> Option<&'a str>,
-) -> Backends {
-    let mut found = Backends::default();
+) -> Vec<Backends> {
     let path = PointerBuf::from_tokens(rules.iter().copied());
-    let Some(all) = object.pointer(path.as_str()).and_then(Value::as_array) else { return found };
-    for (i, rule) in all.iter().enumerate() {
+    let Some(all) = object.pointer(path.as_str()).and_then(Value::as_array) else { return Vec::new() };
+    let backends = |(i, rule): (usize, &'a Value)| {
         let entries = rule.get(list).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
         let named = |name: &str| {
             let j = entries.iter().position(|e| host(e) == Some(name))?;
@@ -364,12 +418,10 @@ fn weighted_rule<'a>(
                 weight: entries.get(j).and_then(|e| e.get("weight")).and_then(weight_of),
             })
         };
-        let canary = named(&names.apex_canary);
-        if canary.is_some() {
-            found = Backends { primary: named(&names.apex_primary), canary };
-        }
-    }
-    found
+        let canary = named(&names.apex_canary)?;
+        Some(Backends { primary: named(&names.apex_primary), canary: Some(canary) })
+    };
+    all.iter().enumerate().filter_map(backends).collect()
 }
 
 /// Reads a weight, which SMI v1alpha1 writes as a quantity.

@@ -12,9 +12,11 @@ pub(crate) const FLUX_OPT_OUT: [(&str, &str); 2] = [
     ("kustomize.toolkit.fluxcd.io/reconcile", "disabled"),
     ("helm.toolkit.fluxcd.io/driftDetection", "disabled"),
 ];
-/// Flagger's annotation with the `spec` of an adopted route as its owner wrote it.
-pub(crate) const ORIGINAL: &str = "flagger.kubernetes.io/original-configuration";
-/// kubectl's record of what was applied; it serves the same purpose as [`ORIGINAL`].
+/// Flagger's annotation with the `spec` of a route that it adopted, as its owner wrote it. Ours is [`keys::ORIGINAL`].
+///
+/// [`keys::ORIGINAL`]: crate::api::keys::ORIGINAL
+pub(crate) const FLAGGERS_ORIGINAL: &str = "flagger.kubernetes.io/original-configuration";
+/// kubectl's record of what was applied; Flagger takes it in place of [`FLAGGERS_ORIGINAL`].
 pub(crate) const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// The Canary as owner of what is made for it.
@@ -40,18 +42,27 @@ impl Owner {
         })
     }
 
-    /// Returns whether an object was made for this Canary (its controller reference names it, as Flagger
-    /// judges it).
+    /// Returns whether an object was made for this Canary: its controller reference has this very uid. A Canary of
+    /// the same name that was deleted and made again owns nothing of the former one's.
     #[must_use]
     pub fn owns(&self, object: &Value) -> bool {
-        object.pointer("/metadata/ownerReferences").and_then(Value::as_array).is_some_and(|references| {
-            references.iter().any(|r| {
-                r.get("controller") == Some(&Value::Bool(true))
-                    && r.get("kind").and_then(Value::as_str) == Some("Canary")
-                    && r.get("name").and_then(Value::as_str) == Some(&self.name)
-            })
-        })
+        !self.uid.is_empty()
+            && controller(object).is_some_and(|r| r.get("uid").and_then(Value::as_str) == Some(&self.uid))
     }
+
+    /// Returns kind and name of what else controls an object, such as `Canary shop`.
+    #[must_use]
+    pub fn foreign_controller(&self, object: &Value) -> Option<String> {
+        let reference = controller(object)?;
+        let text = |key: &str| reference.get(key).and_then(Value::as_str).unwrap_or_default();
+        (!self.owns(object)).then(|| format!("{} {}", text("kind"), text("name")))
+    }
+}
+
+/// The owner reference of an object's controller. The API server allows one.
+fn controller(object: &Value) -> Option<&Value> {
+    let references = object.pointer("/metadata/ownerReferences")?.as_array()?;
+    references.iter().find(|r| r.get("controller") == Some(&Value::Bool(true)))
 }
 
 /// Returns annotations without Flux's own, with the opt-out marks added (Flagger, all written objects).
@@ -203,6 +214,35 @@ mod tests {
         assert!(!same(Some(&a), Some(&json!({"allowOrigin": ["b"]}))));
         assert!(!same(Some(&json!({"allowCredentials": true})), Some(&json!({}))));
         assert!(!same(Some(&json!([{}, {}])), Some(&json!([{}]))));
+    }
+
+    #[test]
+    fn an_object_is_owned_by_uid() {
+        let owner = |name: &str, uid: &str| Owner { name: name.into(), uid: uid.into() };
+        let mine = json!({"metadata": {"ownerReferences": [{"kind": "Node", "uid": "9"}, owner("app", "1").reference()]}});
+        let table = [
+            (owner("app", "1"), &mine, true, None),
+            // Made again under the same name.
+            (owner("app", "2"), &mine, false, Some("Canary app".to_owned())),
+            (owner("app", ""), &mine, false, Some("Canary app".to_owned())),
+            (owner("app", "9"), &mine, false, Some("Canary app".to_owned())),
+            (
+                owner("app", ""),
+                &json!({"metadata": {"ownerReferences": [{"uid": "", "controller": true}]}}),
+                false,
+                Some(" ".to_owned()),
+            ),
+            (
+                owner("app", "1"),
+                &json!({"metadata": {"ownerReferences": [{"kind": "Canary", "uid": "1"}]}}),
+                false,
+                None,
+            ),
+            (owner("app", "1"), &json!({"metadata": {}}), false, None),
+        ];
+        for (owner, object, owned, foreign) in table {
+            assert_eq!((owner.owns(object), owner.foreign_controller(object)), (owned, foreign), "{owner:?}");
+        }
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //! objects, but for
 //! the deviations listed in [`DEVIATIONS`].
 
-use super::object::{FLUX_OPT_OUT, LAST_APPLIED, ORIGINAL, same};
-use super::services::{ApexSelects, Selector, Services, discovered_ports};
+use super::object::{FLAGGERS_ORIGINAL, FLUX_OPT_OUT, same};
+use super::ports::discovered_ports;
+use super::services::{ApexSelects, Selector, Services};
 use super::traces::{self, Trace};
 use super::*;
 use crate::api::keys;
@@ -73,7 +74,7 @@ const DEVIATIONS: [(&str, Adjust); 8] = [
         for field in ["labels", "annotations"] {
             let before =
                 case.before.and_then(|b| b["metadata"][field].as_object()).cloned().unwrap_or_default();
-            for key in before.keys().filter(|k| *k != ORIGINAL) {
+            for key in before.keys().filter(|k| ![FLAGGERS_ORIGINAL, keys::ORIGINAL].contains(&k.as_str())) {
                 let at = format!("/metadata/{field}");
                 if case.theirs["metadata"][field].get(key).is_none() {
                     remove(case.ours, &at, key);
@@ -82,25 +83,24 @@ const DEVIATIONS: [(&str, Adjust); 8] = [
         }
     }),
     (
-        "the original configuration is recorded as it stands, once, for HTTPRoutes too, and not over drift",
+        "an adopted route is edited, and its original recorded in a key of ours; Flagger builds it anew from the Canary",
         |case| {
-            let recorded = |v: &Value| -> Option<Value> {
-                serde_json::from_str(v["metadata"]["annotations"].get(ORIGINAL)?.as_str()?).ok()
-            };
-            let adopted = case.before.is_some_and(|b| !is_owned(b));
-            if adopted && !case.leaving && case.ours["kind"] != "Service" {
-                let original = case.before.unwrap();
-                let expected = recorded(original).unwrap_or_else(|| original["spec"].clone());
-                if original["metadata"]["annotations"].get(LAST_APPLIED).is_none() {
-                    assert!(
-                        same(recorded(case.ours).as_ref(), Some(&expected)),
-                        "not recorded: {}",
-                        case.ours
-                    );
-                }
+            let is_adopted = |b: &&Value| !is_owned(b) && b["kind"] != "Service" && !case.leaving;
+            if let Some(before) = case.before.filter(is_adopted) {
+                let recorded =
+                    |o: &Value| o["metadata"]["annotations"][keys::ORIGINAL].as_str().map(str::to_owned);
+                let known = |text: String| serde_json::from_str::<Value>(&text).unwrap()["spec"].clone();
+                let original = recorded(before).map_or_else(|| before["spec"].clone(), known);
+                assert_eq!(recorded(case.ours).map(known).as_ref(), Some(&original));
+                let (rest, shares) = apart(case.ours["spec"].clone());
+                assert_eq!(shares, apart(case.theirs["spec"].take()).1);
+                assert_eq!(rest, apart(original).0, "only the destinations are ours");
+                case.theirs["spec"] = case.ours["spec"].clone();
             }
-            remove(case.ours, "/metadata/annotations", ORIGINAL);
-            remove(case.theirs, "/metadata/annotations", ORIGINAL);
+            for key in [keys::ORIGINAL, FLAGGERS_ORIGINAL] {
+                remove(case.ours, "/metadata/annotations", key);
+                remove(case.theirs, "/metadata/annotations", key);
+            }
         },
     ),
     (
@@ -140,6 +140,19 @@ fn remove(object: &mut Value, at: &str, key: &str) {
     if let Some(map) = object.pointer_mut(at).and_then(Value::as_object_mut) {
         map.remove(key);
     }
+}
+
+/// Takes the destinations out of a route's rules: what is left, and where they led, with the weights.
+fn apart(mut spec: Value) -> (Value, Vec<(Value, Value)>) {
+    let mut shares = Vec::new();
+    for (rules, list, host) in [("http", "route", "/destination/host"), ("rules", "backendRefs", "/name")] {
+        for rule in spec.get_mut(rules).and_then(Value::as_array_mut).into_iter().flatten() {
+            for entry in rule[list].take().as_array().unwrap() {
+                shares.push((entry.pointer(host).unwrap().clone(), entry["weight"].clone()));
+            }
+        }
+    }
+    (spec, shares)
 }
 
 fn is_owned(object: &Value) -> bool {
@@ -216,7 +229,7 @@ impl Replay<'_> {
             .chain(self.trace.flag("-selector-labels").unwrap_or_default().split(','))
             .find(|key| labels.contains_key(*key))
             .unwrap();
-        Selector { key: key.into(), value: labels[key].as_str().unwrap().into(), pods: None }
+        Selector::by(key, labels[key].as_str().unwrap())
     }
 
     fn router(&self) -> Router {
@@ -233,7 +246,7 @@ impl Replay<'_> {
 
     fn services(&self, theirs: &Value) -> Services {
         let selector = self.selector();
-        let to_target = theirs["spec"]["selector"][&selector.key] == selector.value.as_str();
+        let to_target = theirs["spec"]["selector"].get(&selector.key) == selector.target.get(&selector.key);
         Services {
             names: self.names(),
             owner: self.owner(),
@@ -413,7 +426,7 @@ fn live_objects_with_defaults_need_no_write() {
                 names: router.names.clone(),
                 owner: router.owner.clone(),
                 service: router.service.clone(),
-                selector: Selector { key: "app".into(), value: "podinfo".into(), pods: None },
+                selector: Selector::by("app", "podinfo"),
                 discovered: Vec::new(),
                 apex_selects: ApexSelects::Primary,
             };

@@ -98,14 +98,20 @@ impl ServiceSpec {
         self.app_protocol.as_deref().is_some_and(|p| p.eq_ignore_ascii_case("tcp"))
     }
 
+    /// Returns whether the pods' port is stated.
+    #[must_use]
+    pub fn states_target_port(&self) -> bool {
+        match &self.target_port {
+            Some(Value::Number(n)) => n.as_i64() != Some(0),
+            Some(Value::String(s)) => s != "0" && !s.is_empty(),
+            _ => false,
+        }
+    }
+
     /// Returns the pods' port as a Service states it.
     #[must_use]
     pub fn target_port(&self) -> Value {
-        match &self.target_port {
-            Some(Value::Number(n)) if n.as_i64() != Some(0) => Value::Number(n.clone()),
-            Some(Value::String(s)) if s != "0" && !s.is_empty() => Value::String(s.clone()),
-            _ => self.port.into(),
-        }
+        self.target_port.clone().filter(|_| self.states_target_port()).unwrap_or_else(|| self.port.into())
     }
 
     /// Returns the name of the port.

@@ -1,46 +1,56 @@
 //! The three Services: the apex that clients use, the primary's and the canary's.
 //!
-//! A Service that was made for the Canary is kept as the Canary says. An apex Service that was there before
-//! is adopted:
-//! its selector and the Canary's ports are ours, the rest (type, further ports, metadata) stays its owner's,
-//! and Flux
-//! may go on applying it, since the admission webhook keeps those parts.
+//! A Service that was made for the Canary is kept as the Canary says; one that stands under a generated name and was not made
+//! for it is not touched. An apex Service that was there before is adopted: its selector, and ports that the Canary adds, are
+//! ours, the rest (type, its own ports, metadata) stays its owner's, and Flux may go on applying it, since the admission
+//! webhook keeps those parts. What we changed of it is on record in [`keys::ORIGINAL`], and undone when the Canary leaves.
 
 use super::Live;
 use super::object::{self, Owner, set};
+use super::ports::{self, DiscoveredPort};
 use super::service::{Metadata, ServiceSpec};
 use crate::api::keys;
 use crate::object::{Kind, ObjectRef, Write};
 use crate::rollout::naming::{Layout, Names, label_value};
-use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
-/// Containers whose ports are not the application's (Flagger's list).
-const SIDECARS: [&str; 2] = ["istio-proxy", "envoy"];
-
-/// The label by which the target selects its pods; those of the generated Deployment have the same key, and the value with
-/// the layout's suffix.
+/// The labels by which Services select pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selector {
-    /// The key, such as `app`.
+    /// The telling label, such as `app`: generated Services have it too, with their own name.
     pub key: String,
-    /// The value in the target's `matchLabels`.
-    pub value: String,
+    /// Labels of the target's pods: its `matchLabels`.
+    pub target: Map<String, Value>,
+    /// Labels of the generated Deployment's pods: the same, the telling one with the layout's suffix.
+    pub generated: Map<String, Value>,
     /// Where the canary's pods have the target's labels, what [`keys::PODS`] is on them; then there is no Service that selects
     /// the primary's pods alone, and none is made.
     pub pods: Option<String>,
 }
 
 impl Selector {
-    fn target(&self) -> Value {
-        json!({ &self.key: self.value })
+    /// One label, as Flagger has it.
+    #[cfg(test)]
+    pub(super) fn by(key: &str, value: &str) -> Self {
+        let of = |value: String| Map::from_iter([(key.to_owned(), value.into())]);
+        Self {
+            key: key.into(),
+            target: of(value.into()),
+            generated: of(format!("{value}-primary")),
+            pods: None,
+        }
     }
 
-    fn generated(&self, layout: Layout) -> Value {
+    fn target(&self) -> Value {
+        self.target.clone().into()
+    }
+
+    fn generated(&self) -> Value {
         if let Some(pods) = &self.pods {
             return json!({ keys::PODS: pods });
         }
-        json!({ &self.key: format!("{}{}", self.value, layout.suffix()) })
+        self.generated.clone().into()
     }
 }
 
@@ -54,15 +64,6 @@ pub enum ApexSelects {
     Target,
 }
 
-/// A port of a container to be published.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DiscoveredPort {
-    /// Its name.
-    pub name: String,
-    /// Its number.
-    pub port: i32,
-}
-
 /// What the Services of one Canary are made of.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Services {
@@ -74,46 +75,10 @@ pub struct Services {
     pub service: ServiceSpec,
     /// The target's selector label.
     pub selector: Selector,
-    /// Further ports, from [`discovered_ports`]; empty without `portDiscovery`.
+    /// Further ports, from [`super::ports::discovered_ports`]; empty without `portDiscovery`.
     pub discovered: Vec<DiscoveredPort>,
     /// Whose pods the apex selects.
     pub apex_selects: ApexSelects,
-}
-
-/// Lists the containers' ports beside the Service's own (Flagger, `portDiscovery`), named as in the template,
-/// else
-/// `tcp-<container>-<index>`. Empty when the Canary does not ask for them.
-#[must_use]
-pub fn discovered_ports(template: &Value, service: &ServiceSpec) -> Vec<DiscoveredPort> {
-    if !service.port_discovery {
-        return Vec::new();
-    }
-    let list = |v: Option<&Value>| v.and_then(Value::as_array).cloned().unwrap_or_default();
-    let own = service.target_port();
-    let mut ports = Vec::new();
-    let mut seen = BTreeSet::new();
-    for container in list(template.pointer("/spec/containers")) {
-        let container_name = container.get("name").and_then(Value::as_str).unwrap_or_default();
-        if SIDECARS.contains(&container_name) {
-            continue;
-        }
-        for (i, port) in list(container.get("ports")).iter().enumerate() {
-            let name = port.get("name").and_then(Value::as_str).filter(|n| !n.is_empty());
-            let Some(number) =
-                port.get("containerPort").and_then(Value::as_i64).and_then(|n| i32::try_from(n).ok())
-            else {
-                continue;
-            };
-            if own == json!(number) || (name.is_some() && own.as_str() == name) {
-                continue;
-            }
-            let name = name.map_or_else(|| format!("tcp-{container_name}-{i}"), str::to_owned);
-            if seen.insert(name.clone()) {
-                ports.push(DiscoveredPort { name, port: number });
-            }
-        }
-    }
-    ports
 }
 
 impl Services {
@@ -124,12 +89,17 @@ impl Services {
             .map(|name| ObjectRef::new(Kind::Service, &self.names.namespace, name))
     }
 
-    /// Builds the Services as they are made: apex, primary, canary.
+    /// Builds the Services as they are made: apex, primary, canary. `owners` are the ports that an owner's apex Service has:
+    /// where the Canary does not say how its port is to be reached, they say so, and further ones are those of the other two
+    /// as well.
     #[must_use]
-    pub fn desired(&self) -> [Value; 3] {
+    pub fn desired(&self, owners: &[Value]) -> [Value; 3] {
         let [apex, primary, canary] = self.objects();
+        let own = self.ports(owners);
+        let further = ports::beside(owners, &own);
+        let all: Vec<Value> = own.iter().chain(&further).cloned().collect();
         let service = &self.service;
-        let (target, generated) = (self.selector.target(), self.selector.generated(self.names.layout));
+        let (target, generated) = (self.selector.target(), self.selector.generated());
         let (primary_selector, canary_selector) = match self.names.layout {
             Layout::PrimaryCopy => (generated, target.clone()),
             Layout::InPlace => (target.clone(), generated),
@@ -143,9 +113,14 @@ impl Services {
         apex_metadata.labels.extend(labels);
         apex_metadata.annotations.extend(annotations);
         [
-            self.build(&apex, &apex_metadata, apex_selector),
-            self.build(&primary, &self.metadata(&primary, service.primary.as_ref()), primary_selector),
-            self.build(&canary, &self.metadata(&canary, service.canary.as_ref()), canary_selector),
+            self.build(&apex, &apex_metadata, apex_selector, own),
+            self.build(
+                &primary,
+                &self.metadata(&primary, service.primary.as_ref()),
+                primary_selector,
+                all.clone(),
+            ),
+            self.build(&canary, &self.metadata(&canary, service.canary.as_ref()), canary_selector, all),
         ]
     }
 
@@ -153,13 +128,18 @@ impl Services {
     #[must_use]
     pub fn reconcile(&self, live: &Live<'_>) -> Vec<Write> {
         let [apex, primary, canary] = self.objects();
-        let [desired_apex, desired_primary, desired_canary] = self.desired();
+        let owners = live(&apex).filter(|found| !self.owner.owns(found)).map(|found| {
+            let (former, record) = record(found);
+            ports::given_back(found.pointer("/spec/ports"), former, &record.ports)
+        });
+        let [desired_apex, desired_primary, desired_canary] = self.desired(&owners.unwrap_or_default());
         // Flagger's order: the apex last, when both sides are there.
         [(canary, desired_canary), (primary, desired_primary), (apex, desired_apex)]
             .into_iter()
             .filter(|(at, _)| self.selector.pods.is_none() || at.name != self.names.apex_primary)
             .filter_map(|(at, desired)| match live(&at) {
                 None => Some(Write::Create { object: desired }),
+                Some(found) if at.name != self.names.apex && !self.owner.owns(found) => None,
                 Some(found) => object::update(&at, found, &self.repaired(&at, found, &desired)),
             })
             .collect()
@@ -170,10 +150,11 @@ impl Services {
         let names: Vec<&str> = std::iter::once(self.service.port_name())
             .chain(self.discovered.iter().map(|p| p.name.as_str()))
             .collect();
-        (
-            BTreeMap::from([(keys::CANARY.to_owned(), label_value(&self.names.canary))]),
-            BTreeMap::from([(keys::PORTS.to_owned(), names.join(","))]),
-        )
+        (self.apex_label(), BTreeMap::from([(keys::PORTS.to_owned(), names.join(","))]))
+    }
+
+    fn apex_label(&self) -> BTreeMap<String, String> {
+        BTreeMap::from([(keys::CANARY.to_owned(), label_value(&self.names.canary))])
     }
 
     fn metadata(&self, at: &ObjectRef, given: Option<&Metadata>) -> Metadata {
@@ -183,8 +164,8 @@ impl Services {
         metadata
     }
 
-    fn build(&self, at: &ObjectRef, metadata: &Metadata, selector: Value) -> Value {
-        let mut spec = json!({ "type": "ClusterIP", "selector": selector, "ports": self.ports() });
+    fn build(&self, at: &ObjectRef, metadata: &Metadata, selector: Value, ports: Vec<Value>) -> Value {
+        let mut spec = json!({ "type": "ClusterIP", "selector": selector, "ports": ports });
         if self.service.headless {
             set(&mut spec, "clusterIP", "None".into());
         }
@@ -194,7 +175,7 @@ impl Services {
         object::create(at, metadata, &self.owner, spec)
     }
 
-    fn ports(&self) -> Vec<Value> {
+    fn ports(&self, owners: &[Value]) -> Vec<Value> {
         let mut first = json!({
             "name": self.service.port_name(),
             "protocol": "TCP",
@@ -204,43 +185,113 @@ impl Services {
         if let Some(protocol) = self.service.app_protocol.clone().filter(|p| !p.is_empty()) {
             set(&mut first, "appProtocol", protocol.into());
         }
+        if let Some(port) =
+            owners.iter().find(|port| ports::address(port) == (self.service.port.into(), "TCP".into()))
+        {
+            let silent = [
+                ("targetPort", !self.service.states_target_port()),
+                ("appProtocol", self.service.app_protocol.is_none()),
+            ];
+            for (field, _) in silent.into_iter().filter(|(_, silent)| *silent) {
+                if let Some(value) = port.get(field) {
+                    set(&mut first, field, value.clone());
+                }
+            }
+        }
         let further = self
             .discovered
             .iter()
-            .map(|p| json!({ "name": p.name, "protocol": "TCP", "port": p.port, "targetPort": p.port }));
+            .map(|p| json!({ "name": p.name, "protocol": p.protocol, "port": p.port, "targetPort": p.port }));
         std::iter::once(first).chain(further).collect()
     }
 
     /// Returns a live Service with what the Canary decides put right. Fields that are not named here stay.
     fn repaired(&self, at: &ObjectRef, live: &Value, desired: &Value) -> Value {
-        let owned = self.owner.owns(live);
-        let is_apex = at.name == self.names.apex;
-        let mut next = live.clone();
-        if owned {
-            self.reset_metadata(&mut next, desired);
-        } else if is_apex {
-            let (labels, annotations) = self.apex_marks();
-            object::add_metadata(&mut next, &Metadata { labels, annotations });
+        if at.name == self.names.apex && !self.owner.owns(live) {
+            return self.adopted(live, desired);
         }
-        let former = live
-            .pointer("/metadata/annotations")
-            .and_then(|a| a.get(keys::PORTS)?.as_str())
-            .unwrap_or_default();
-        let ports = merged_ports(
-            live.pointer("/spec/ports"),
-            desired.pointer("/spec/ports"),
-            (!owned).then_some(former),
-        );
+        let mut next = live.clone();
+        self.reset_metadata(&mut next, desired);
+        let wanted = desired.pointer("/spec/ports").and_then(Value::as_array).cloned().unwrap_or_default();
+        let ports = ports::merged(live.pointer("/spec/ports"), &wanted);
         let spec = object::child(&mut next, "spec");
         set(spec, "ports", Value::Array(ports));
-        let left_alone = is_apex
-            && !owned
-            && self.apex_selects == ApexSelects::Target
-            && spec.get("selector") != Some(&self.selector.generated(Layout::PrimaryCopy));
-        if !left_alone && let Some(selector) = desired.pointer("/spec/selector") {
+        if let Some(selector) = desired.pointer("/spec/selector") {
             set(spec, "selector", selector.clone());
         }
         next
+    }
+
+    /// Returns an owner's apex Service with the edits of its adoption: the selector, ports that are not there, our marks, and
+    /// the record of what was there before.
+    fn adopted(&self, live: &Value, desired: &Value) -> Value {
+        let mut next = live.clone();
+        let (former, mut record) = record(live);
+        let wanted = desired.pointer("/spec/ports").and_then(Value::as_array).cloned().unwrap_or_default();
+        let states = self.service.port_name.as_ref().is_some_and(|name| !name.is_empty());
+        let ports = ports::adopted(live.pointer("/spec/ports"), &wanted, states, former, &record.ports);
+        record.ports = ports.renamed;
+        let selector = live.pointer("/spec/selector");
+        let generated = self.selector.generated();
+        let leads_to_us = selector == Some(&generated);
+        if !leads_to_us {
+            record.selector = selector.cloned();
+        }
+        let spec = object::child(&mut next, "spec");
+        set(spec, "ports", Value::Array(ports.ports));
+        if (self.apex_selects == ApexSelects::Primary || leads_to_us)
+            && let Some(selector) = desired.pointer("/spec/selector")
+        {
+            set(spec, "selector", selector.clone());
+        }
+        let mut annotations = BTreeMap::from([(keys::PORTS.to_owned(), ports.defined.join(","))]);
+        annotations.extend(record.text().map(|text| (keys::ORIGINAL.to_owned(), text)));
+        object::add_metadata(&mut next, &Metadata { labels: self.apex_label(), annotations });
+        next
+    }
+
+    /// Lets the apex Service go, which outlives the Canary: an owner's is as he has it again, one that was made selects the
+    /// target's pods.
+    #[must_use]
+    pub fn let_go(&self, live: &Live<'_>) -> Option<Write> {
+        let [apex, ..] = self.objects();
+        let found = live(&apex)?;
+        let (owned, (former, record)) = (self.owner.owns(found), record(found));
+        let marked = found
+            .pointer("/metadata/labels")
+            .is_some_and(|labels| labels.get(keys::CANARY) == Some(&label_value(&self.names.canary).into()));
+        if !(owned || marked) {
+            return None;
+        }
+        let mut next = found.clone();
+        let applied = found
+            .pointer("/metadata/annotations")
+            .and_then(|a| a.get(object::LAST_APPLIED)?.as_str())
+            .and_then(|text| serde_json::from_str::<Value>(text).ok())
+            .and_then(|applied| applied.pointer("/spec/selector").cloned());
+        let selector =
+            record.selector.or(applied).filter(|_| !owned).unwrap_or_else(|| self.selector.target());
+        let spec = object::child(&mut next, "spec");
+        set(spec, "selector", selector);
+        if !owned {
+            let ports = ports::given_back(found.pointer("/spec/ports"), former, &record.ports);
+            set(spec, "ports", Value::Array(ports));
+        }
+        let metadata = object::child(&mut next, "metadata");
+        for (field, keys) in
+            [("labels", &[keys::CANARY][..]), ("annotations", &[keys::PORTS, keys::ORIGINAL])]
+        {
+            if let Some(map) = metadata.get_mut(field) {
+                keys.iter().for_each(|key| object::unset(map, key));
+                if map.as_object().is_some_and(Map::is_empty) {
+                    object::unset(metadata, field);
+                }
+            }
+        }
+        if owned {
+            object::unset(metadata, "ownerReferences");
+        }
+        object::update(&apex, found, &next)
     }
 
     /// Sets labels and annotations of a Service that was made for the Canary, its unmanaged keys kept
@@ -259,45 +310,27 @@ impl Services {
     }
 }
 
-/// Brings the Canary's ports into a live list: in their places where they are there by name, else at the end;
-/// their node
-/// ports stay. `former` names the ports that the Canary had defined before on an adopted Service, whose other
-/// ports stay
-/// unless they share a name or a number with one of the Canary's; on an owned Service (`None`) other ports
-/// go.
-fn merged_ports(live: Option<&Value>, desired: Option<&Value>, former: Option<&str>) -> Vec<Value> {
-    let list = |v: Option<&Value>| v.and_then(Value::as_array).cloned().unwrap_or_default();
-    let (live, desired) = (list(live), list(desired));
-    let name = |p: &Value| p.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let number = |p: &Value| {
-        let protocol = p.get("protocol").and_then(Value::as_str).unwrap_or("TCP").to_owned();
-        (protocol, p.get("port").and_then(Value::as_i64))
-    };
-    let mut merged = Vec::new();
-    for port in &live {
-        if let Some(ours) = desired.iter().find(|d| name(d) == name(port)) {
-            let mut ours = ours.clone();
-            if let Some(node_port) = port.get("nodePort").filter(|n| n.as_i64() != Some(0)) {
-                set(&mut ours, "nodePort", node_port.clone());
-            }
-            merged.push(ours);
-        } else if former.is_some_and(|f| !f.split(',').any(|f| !f.is_empty() && f == name(port)))
-            && !desired.iter().any(|d| number(d) == number(port))
-        {
-            let mut port = port.clone();
-            // Beside another port each must have a name.
-            if name(&port).is_empty() {
-                let (protocol, number) = number(&port);
-                let made = format!("{}-{}", protocol.to_lowercase(), number.unwrap_or_default());
-                set(&mut port, "name", made.into());
-            }
-            merged.push(port);
-        }
+/// What an adopted Service had before: the value of [`keys::ORIGINAL`].
+#[derive(Clone, Debug, Default, serde::Deserialize, serde::Serialize)]
+struct Record {
+    /// Its selector.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    selector: Option<Value>,
+    /// Names of ports that have another one now.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    ports: Map<String, Value>,
+}
+
+impl Record {
+    fn text(&self) -> Option<String> {
+        let is_empty = self.selector.is_none() && self.ports.is_empty();
+        serde_json::to_string(self).ok().filter(|_| !is_empty)
     }
-    for port in desired {
-        if !live.iter().any(|l| name(l) == name(&port)) {
-            merged.push(port);
-        }
-    }
-    merged
+}
+
+/// Reads the names of the ports that the Canary defines on an adopted Service, and the record of what was there before.
+fn record(live: &Value) -> (&str, Record) {
+    let annotation = |key: &str| live.pointer("/metadata/annotations").and_then(|a| a.get(key)?.as_str());
+    let record = annotation(keys::ORIGINAL).and_then(|text| serde_json::from_str(text).ok());
+    (annotation(keys::PORTS).unwrap_or_default(), record.unwrap_or_default())
 }

@@ -1,7 +1,8 @@
 //! SMI: a TrafficSplit.
 
+use super::adopted::{self, Shape, elements};
 use super::object::{self, settle};
-use super::{Backends, Live, Metadata, Router, SmiVersion, Weights};
+use super::{Backends, Live, Metadata, RouteError, Router, SmiVersion, Weights};
 use crate::object::{Kind, ObjectRef, Write};
 use serde_json::{Value, json};
 
@@ -29,7 +30,16 @@ fn host(entry: &Value) -> Option<&str> {
     entry.get("service").and_then(Value::as_str)
 }
 
-pub(super) fn backends(router: &Router, object: &Value) -> Backends {
+pub(super) const SHAPE: Shape = Shape {
+    rules: None,
+    list: "backends",
+    host_at: "/service",
+    host: |_, entry| host(entry),
+    is_empty: |spec| elements(spec.get("backends")).is_empty(),
+    weightless: false,
+};
+
+pub(super) fn pairs(router: &Router, object: &Value) -> Vec<Backends> {
     let entries = object.pointer("/spec/backends").and_then(Value::as_array);
     let find = |name: &str| {
         let j = entries?.iter().position(|e| host(e) == Some(name))?;
@@ -43,7 +53,7 @@ pub(super) fn backends(router: &Router, object: &Value) -> Backends {
             weight: entries?.get(j).and_then(|e| e.get("weight")).and_then(super::weight_of),
         })
     };
-    Backends { primary: find(&router.names.apex_primary), canary: find(&router.names.apex_canary) }
+    vec![Backends { primary: find(&router.names.apex_primary), canary: find(&router.names.apex_canary) }]
 }
 
 pub(super) fn reconcile(
@@ -51,7 +61,7 @@ pub(super) fn reconcile(
     version: SmiVersion,
     mesh: Option<&str>,
     live: &Live<'_>,
-) -> Vec<Write> {
+) -> Result<Vec<Write>, RouteError> {
     let at = route(router, version);
     let write = match live(&at) {
         None => {
@@ -64,8 +74,8 @@ pub(super) fn reconcile(
             let spec = spec(router, version, Weights::INITIAL);
             Some(Write::Create { object: object::create(&at, &metadata, &router.owner, spec) })
         }
-        Some(found) => {
-            let weights = backends(router, found).weights().unwrap_or(Weights::INITIAL);
+        Some(found) if router.owner.owns(found) => {
+            let weights = router.backends(found).weights().unwrap_or(Weights::INITIAL);
             let wanted = spec(router, version, weights);
             let mut next = found.clone();
             let spec = object::child(&mut next, "spec");
@@ -73,11 +83,11 @@ pub(super) fn reconcile(
             if !same_backends(spec.get("backends"), wanted.get("backends")) {
                 object::set(spec, "backends", wanted.get("backends").cloned().unwrap_or_default());
             }
-            router.record_original(found, &mut next);
             object::update(&at, found, &next)
         }
+        Some(found) => adopted::reconcile(router, &at, found)?,
     };
-    write.into_iter().collect()
+    Ok(write.into_iter().collect())
 }
 
 /// Whether two lists name the same Services in the same order with the same weights, in whatever form those
@@ -93,7 +103,7 @@ fn same_backends(a: Option<&Value>, b: Option<&Value>) -> bool {
     read(a) == read(b)
 }
 
-fn spec(router: &Router, version: SmiVersion, weights: Weights) -> Value {
+pub(super) fn spec(router: &Router, version: SmiVersion, weights: Weights) -> Value {
     let names = &router.names;
     json!({
         "service": router.service.hosts.first().unwrap_or(&names.apex),

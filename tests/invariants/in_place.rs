@@ -5,6 +5,7 @@ use crate::sim::cluster::Defaults;
 use crate::sim::manifests::{deployment, in_place};
 use crate::sim::world::revision;
 use crate::sim::writers::Webhook;
+use serde_json::json;
 use sidetrack::api::keys;
 use sidetrack::api::status::Phase;
 use sidetrack::object::{Kind, ObjectRef};
@@ -13,12 +14,20 @@ fn made(world: &World) -> bool {
     world.cluster.get(&world.deployment("app-canary")).is_some()
 }
 
+fn service_of_the_owner() -> serde_json::Value {
+    crate::sim::manifests::service(&json!({"app": "app"}))
+}
+
 #[test]
 fn adopting_restarts_nothing_and_writes_no_service_of_the_owner() {
     let world = World::initialised(in_place(&[]));
     assert_eq!((world.replicas("app"), world.image("app").as_str(), made(&world)), (2, "v1", false));
     let at = |kind, name: &str| ObjectRef::new(kind, "test", name);
-    assert!(world.cluster.get(&at(Kind::Service, "app")).is_none());
+    let service = world.cluster.get(&at(Kind::Service, "app")).unwrap();
+    assert_eq!(
+        (&service["spec"], &service["metadata"]["resourceVersion"]),
+        (&service_of_the_owner()["spec"], &json!("1"))
+    );
     assert!(world.cluster.get(&at(Kind::Deployment, "app-primary")).is_none());
     for (name, label) in [("app-primary", "app"), ("app-canary", "app-canary")] {
         assert_eq!(world.cluster.get(&at(Kind::Service, name)).unwrap()["spec"]["selector"]["app"], label);

@@ -9,6 +9,7 @@ pub(crate) mod laws;
 mod laws_in_place;
 pub(crate) mod manifests;
 mod moments;
+mod neighbours;
 pub(crate) mod process;
 pub(crate) mod traffic;
 pub(crate) mod workloads;

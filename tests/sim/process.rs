@@ -4,6 +4,7 @@ use super::cluster::Refused;
 use super::world::World;
 use jiff::Timestamp;
 use serde_json::Value;
+use sidetrack::api::status::Phase;
 use sidetrack::object::{Kind, ObjectRef, Write};
 use sidetrack::rollout::naming::label_value;
 use sidetrack::rollout::observed::Evicted;
@@ -21,6 +22,7 @@ const MAX_DECISIONS: usize = 64;
 pub(crate) struct Process {
     pub(crate) memory: Memory,
     templates: BTreeMap<Revision, Value>,
+    pub(crate) neighbours: Option<std::sync::Arc<sidetrack::rollout::neighbours::Neighbours>>,
     pub(crate) wake: Option<Timestamp>,
     pub(crate) seen: Option<u64>,
     failures: u32,
@@ -92,11 +94,15 @@ impl World {
                 return Ok(None);
             };
             subject.guard = self.guard.clone();
+            subject.neighbours.clone_from(&process.neighbours);
             let observed = subject.observe();
             let plan = advance(&observed, &mut process.memory, self.cluster.now);
             if plan.steps.is_empty() && observed.status.run.is_none() {
                 process.templates.clear();
                 process.memory.loaded.clear();
+                if observed.refusals.is_empty() && observed.status.phase != Phase::Initializing {
+                    (process.neighbours, process.memory.surveyed) = (None, None);
+                }
             }
             let Plan { steps, wake } = plan;
             if steps.is_empty() {
@@ -121,17 +127,32 @@ impl World {
             }
             Step::LoadSnapshot(revision) => return self.load(subject, revision),
             Step::Redefault { revision, live } => return self.redefault(subject, revision, live),
+            Step::Survey => {
+                let found = super::neighbours::of(&self.cluster, &self.names.namespace);
+                let now = self.cluster.now;
+                if let Some(process) = &mut self.process {
+                    process.memory.surveyed = Some(now);
+                    process.neighbours = Some(std::sync::Arc::new(found));
+                }
+                return Ok(());
+            }
             Step::EmptyHistory => {
                 let at = self.deployment(&self.names.target);
                 self.workloads.forget(&self.cluster, &at);
                 return Ok(());
             }
+            // The simulated Deployment controller makes pods of the promoted revision by itself.
+            Step::GiveBackPods(_) => return Ok(()),
             Step::EvictOlder(than) => return self.evict_older(subject, *than),
             _ => {}
         }
         let Ok(writes) = subject.writes(step) else { return Err(Ended::Again) };
         for write in writes {
             self.our_write(&write)?;
+            let answer = write.target().and_then(|at| self.cluster.get(&at).cloned());
+            if let Some(correction) = answer.and_then(|answer| subject.as_kept(&write, &answer)) {
+                self.our_write(&correction)?;
+            }
             self.said.extend(logged(step, &write));
         }
         match step {

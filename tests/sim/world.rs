@@ -152,7 +152,7 @@ impl World {
         let layout = canary.pointer("/metadata/annotations").and_then(|a| a.get(keys::LAYOUT)?.as_str());
         world.names = world.names.in_layout(layout.and_then(Layout::parse).unwrap_or_default());
         world.by_replicas = canary["spec"]["provider"] == "kubernetes";
-        if world.by_replicas {
+        if world.names.in_place() {
             world.apply(manifests::service(&json!({"app": "app"})));
         }
         world.apply(target);

@@ -7,7 +7,7 @@ use crate::admission::outcome::{Change, Outcome, Rule};
 use crate::admission::review::Request;
 use crate::admission::view::View;
 use crate::api::keys;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// Decides about the write: selector, our keys and the Canary's ports stay, the rest passes.
 pub(in crate::admission) fn update(request: &Request, old: View<'_>, new: View<'_>) -> Outcome {
@@ -27,10 +27,17 @@ pub(in crate::admission) fn update(request: &Request, old: View<'_>, new: View<'
             changes.push(Change::Annotation(key, old.annotation(key).map(str::to_owned)));
         }
     }
+    if new.annotation(keys::ORIGINAL).is_none() && old.annotation(keys::ORIGINAL).is_some() {
+        changes.push(Change::Annotation(keys::ORIGINAL, old.annotation(keys::ORIGINAL).map(str::to_owned)));
+    }
     if !changes.is_empty() {
         outcome.note(Rule::Restore);
     }
     if old.spec("selector") != new.spec("selector") {
+        if let Some(record) = wish(old, new).filter(|record| new.annotation(keys::ORIGINAL) != Some(record)) {
+            changes.retain(|change| !matches!(change, Change::Annotation(keys::ORIGINAL, _)));
+            changes.push(Change::Annotation(keys::ORIGINAL, Some(record)));
+        }
         changes.push(Change::Selector(old.spec("selector").cloned()));
         outcome.note(Rule::Service);
         outcome.warn(format!("the selector of Service {name} was kept: it is Canary {canary}'s"));
@@ -41,6 +48,15 @@ pub(in crate::admission) fn update(request: &Request, old: View<'_>, new: View<'
         outcome.warn(format!("ports of Service {name} that Canary {canary} defines were kept"));
     }
     outcome.with_changes(changes)
+}
+
+/// The record of what the Service goes back to when its Canary leaves, with the selector that its owner asks for now.
+fn wish(old: View<'_>, new: View<'_>) -> Option<String> {
+    let asked = new.spec("selector").filter(|selector| Some(*selector) != old.spec("selector"))?;
+    let record = old.annotation(keys::ORIGINAL).and_then(|text| serde_json::from_str::<Value>(text).ok());
+    let mut record = record.filter(Value::is_object).unwrap_or_else(|| Value::Object(Map::new()));
+    record.as_object_mut()?.insert("selector".into(), asked.clone());
+    Some(record.to_string())
 }
 
 /// Returns the ports as they shall be, where they differ from those asked for: the Canary's as they

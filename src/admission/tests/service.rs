@@ -94,3 +94,20 @@ fn a_service_that_is_not_ours_is_left_alone() {
     let plain = Write::service().stored(json!({"metadata": {"labels": null, "annotations": null}}));
     assert!(plain.asks(json!({"spec": {"selector": {"a": "b"}}})).run().passes_untouched());
 }
+
+#[test]
+fn what_its_owner_asks_for_is_what_it_goes_back_to() {
+    let adopted = Write::service()
+        .with(json!({keys::ORIGINAL: r#"{"selector":{"app":"app"},"ports":{"TCP/80":"web"}}"#}));
+    let asks = |selector: Value| adopted.clone().asks(json!({"spec": {"selector": selector}})).run();
+    let record = |text: Option<&str>| serde_json::from_str::<Value>(text.unwrap()).unwrap();
+    let answer = asks(json!({"app": "app", "tier": "web"}));
+    assert_eq!(answer.object["spec"]["selector"], json!({"app": "app-primary"}));
+    assert_eq!(
+        record(answer.annotation(keys::ORIGINAL)),
+        json!({"selector": {"app": "app", "tier": "web"}, "ports": {"TCP/80": "web"}})
+    );
+    // An apply that states no annotations, as a PUT does.
+    let put = adopted.clone().asks(json!({"metadata": {"annotations": {keys::ORIGINAL: null}}})).run();
+    assert_eq!(record(put.annotation(keys::ORIGINAL))["selector"], json!({"app": "app"}));
+}

@@ -65,12 +65,13 @@ impl Right {
     }
 }
 
+const LIST: &[&str] = &["list"];
 const READ: &[&str] = &["get", "list", "watch"];
 const READ_PATCH: &[&str] = &["get", "list", "watch", "patch"];
 const MAKE: &[&str] = &["get", "list", "watch", "create", "patch"];
 
 /// Every right of the controller. Secrets of applications are not among them: see [`secrets_role`].
-pub const RIGHTS: [Right; 27] = [
+pub const RIGHTS: [Right; 34] = [
     Right::new("flagger.app", "canaries", &["get", "list", "watch", "create", "patch", "delete"]),
     Right::new("flagger.app", "canaries/status", &["update"]),
     // What a Canary owns names it with blockOwnerDeletion, which admission plugin
@@ -83,7 +84,7 @@ pub const RIGHTS: [Right; 27] = [
     Right::new("", "namespaces", READ),
     Right::new("apps", "deployments", &["get", "list", "watch", "create", "patch", "delete"]),
     Right::new("apps", "deployments/status", &["patch"]),
-    Right::new("apps", "replicasets", &["list", "delete"]),
+    Right::new("apps", "replicasets", &["list", "create", "delete"]),
     // The restart of a held primary, pod by pod.
     Right::new("", "pods", &["list"]),
     Right::new("", "pods/eviction", &["create"]),
@@ -94,6 +95,14 @@ pub const RIGHTS: [Right; 27] = [
     Right::new("networking.istio.io", "destinationrules", MAKE),
     Right::new("split.smi-spec.io", "trafficsplits", MAKE),
     Right::new("gateway.networking.k8s.io", "httproutes", MAKE),
+    // Who else lives on the pods of a Deployment that is to be adopted.
+    Right::new("apps", "statefulsets", LIST),
+    Right::new("apps", "daemonsets", LIST),
+    Right::new("keda.sh", "scaledobjects", LIST),
+    Right::new("policy", "poddisruptionbudgets", LIST),
+    Right::new("networking.k8s.io", "networkpolicies", LIST),
+    Right::new("monitoring.coreos.com", "servicemonitors", LIST),
+    Right::new("monitoring.coreos.com", "podmonitors", LIST),
     // Events are core ones; one that exists is read for its count.
     Right::new("", "events", &["get", "create", "patch"]),
     Right::new("admissionregistration.k8s.io", "mutatingwebhookconfigurations", READ_PATCH)

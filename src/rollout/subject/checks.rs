@@ -2,6 +2,7 @@
 
 use super::Subject;
 use crate::api::MetricTemplate;
+use crate::foreign::cut;
 use crate::hooks::HookType;
 use crate::metrics::judge::{self, MetricSpec, Source, Verdict};
 use crate::metrics::observer::{Observer, metrics_provider, observer};
@@ -34,6 +35,12 @@ pub struct Judged {
 
 fn failed(message: Message) -> Answer {
     Answer { passed: false, error: message.text.clone(), messages: vec![message], value: None }
+}
+
+/// What was answered comes from outside.
+fn border(answer: Answer) -> Answer {
+    let messages = answer.messages.into_iter().map(|m| Message { text: cut(&m.text), ..m }).collect();
+    Answer { messages, error: cut(&answer.error), ..answer }
 }
 
 fn error(text: String) -> Message {
@@ -150,6 +157,11 @@ impl Subject<'_> {
     /// Reads the answer to a check.
     #[must_use]
     pub fn judge(&self, check: &Check, exchange: &Exchange) -> Judged {
+        let Judged { answer, exported } = self.judged(check, exchange);
+        Judged { answer: border(answer), exported }
+    }
+
+    fn judged(&self, check: &Check, exchange: &Exchange) -> Judged {
         let plain = |answer| Judged { answer, exported: None };
         match check {
             Check::Hook { index, .. } => {

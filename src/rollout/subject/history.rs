@@ -3,9 +3,9 @@
 use super::Subject;
 use crate::api::keys;
 use crate::object::{Kind, ObjectRef, Write};
-use crate::rollout::objects::replica_set_template;
+use crate::rollout::objects::{POD_TEMPLATE_HASH, replica_set_template};
 use crate::rollout::revision::Revision;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 impl Subject<'_> {
     /// Returns the template of a revision as one of the target's ReplicaSets has it.
@@ -47,6 +47,44 @@ impl Subject<'_> {
             })
             .collect()
     }
+
+    /// Returns the ReplicaSet of the promoted revision, where the target has no such one any more and pods are asked for. The
+    /// Deployment controller takes it for its own, by its owner and template, and scales it from here on.
+    #[must_use]
+    pub fn given_back(&self, sets: &[Value], promoted: &Revision, template: &Value) -> Option<Write> {
+        let target = self.target()?;
+        let (uid, replicas) = (target.pointer("/metadata/uid")?, target.pointer("/spec/replicas")?.as_i64()?);
+        let is_promoted =
+            |set: &Value| replica_set_template(set).is_some_and(|t| Revision::of(&t) == *promoted);
+        if replicas == 0 || sets.iter().filter(|set| owned_by(set, uid)).any(is_promoted) {
+            return None;
+        }
+        let hash = promoted.short();
+        let mut template = template.clone();
+        let mut selector = target.pointer("/spec/selector")?.clone();
+        for labels in [template.pointer_mut("/metadata/labels")?, label_map(&mut selector)?] {
+            labels.as_object_mut()?.insert(POD_TEMPLATE_HASH.into(), hash.into());
+        }
+        let owner = json!({
+            "apiVersion": Kind::Deployment.api_version(), "kind": Kind::Deployment.as_str(),
+            "name": self.names.target, "uid": uid, "controller": true, "blockOwnerDeletion": true,
+        });
+        Some(Write::Create {
+            object: json!({
+                "apiVersion": Kind::ReplicaSet.api_version(), "kind": Kind::ReplicaSet.as_str(),
+                "metadata": {
+                    "name": format!("{}-{hash}", self.names.target), "namespace": self.names.namespace,
+                    "labels": template.pointer("/metadata/labels"), "ownerReferences": [owner],
+                },
+                "spec": {"replicas": replicas, "selector": selector, "template": template},
+            }),
+        })
+    }
+}
+
+fn label_map(selector: &mut Value) -> Option<&mut Value> {
+    let selector = selector.as_object_mut()?;
+    Some(selector.entry("matchLabels").or_insert_with(|| json!({})))
 }
 
 fn owned_by(set: &Value, uid: &Value) -> bool {
@@ -57,9 +95,7 @@ fn owned_by(set: &Value, uid: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rollout::objects::POD_TEMPLATE_HASH;
     use crate::rollout::subject::testing::{subject, target};
-    use serde_json::json;
 
     #[test]
     fn only_idle_replica_sets_of_other_revisions_go() {

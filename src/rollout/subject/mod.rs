@@ -4,10 +4,14 @@
 //! the simulated cluster of the tests from its own.
 
 mod checks;
+mod dependants;
 mod eviction;
+mod fitting;
+mod generated;
 mod history;
 mod layout;
 mod observe;
+mod ownership;
 mod rebaseline;
 mod share;
 mod target;
@@ -25,15 +29,18 @@ use crate::metrics::judge::{self, MetricSpec};
 use crate::object::{Kind, ObjectRef};
 use crate::rollout::guard::Guard;
 use crate::rollout::naming::{Layout, Names, label_value};
-use crate::rollout::objects::Label;
+use crate::rollout::neighbours::Neighbours;
+use crate::rollout::objects::{self, Label};
 use crate::rollout::policy::{Autoscaler, Hook, HookKind, Policy};
 use crate::rollout::revision::Revision;
 use crate::rollout::weights::Steps;
-use crate::router::services::{ApexSelects, Selector, Services, discovered_ports};
+use crate::router::ports::discovered_ports;
+use crate::router::services::{ApexSelects, Selector, Services};
 use crate::router::{Owner, Router, ServiceSpec, Traffic};
 use jiff::SignedDuration;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Settings of the process, from its flags.
@@ -47,6 +54,8 @@ pub struct Config {
     pub min_interval: Duration,
     /// Time between a route that leaves a backend and the backend's end (`--drain-delay`).
     pub drain_delay: Duration,
+    /// Prefixes of the target's labels that its generated Deployment has too (`--include-label-prefix`); `*` for all.
+    pub label_prefixes: Vec<String>,
     /// Releases that may run at once in the whole cluster (`--max-concurrent-releases`); no limit where `None`.
     pub max_releases: Option<usize>,
 }
@@ -58,6 +67,7 @@ impl Default for Config {
             metrics_server: "http://prometheus:9090".into(),
             min_interval: Duration::from_secs(10),
             drain_delay: Duration::from_secs(5),
+            label_prefixes: Vec::new(),
             max_releases: None,
         }
     }
@@ -91,6 +101,8 @@ pub struct Subject<'a> {
     pub templates: &'a BTreeMap<Revision, Value>,
     /// What the policy that governs the target says; the controller fills it in.
     pub guard: Guard,
+    /// What else is in the namespace, once somebody has looked; the controller fills it in.
+    pub neighbours: Option<Arc<Neighbours>>,
     /// Settings.
     pub config: &'a Config,
 }
@@ -115,7 +127,18 @@ impl<'a> Subject<'a> {
         review.refusals.append(&mut of_layout.refusals);
         review.warnings.append(&mut of_layout.warnings);
         let guard = Guard::default();
-        Ok(Self { object, canary, names, review, objects, snapshots, templates, guard, config })
+        Ok(Self {
+            object,
+            canary,
+            names,
+            review,
+            objects,
+            snapshots,
+            templates,
+            guard,
+            neighbours: None,
+            config,
+        })
     }
 
     /// Names the objects that a Canary's decisions depend on, the Canary itself aside.
@@ -198,11 +221,17 @@ impl<'a> Subject<'a> {
     }
 
     fn primary(&self) -> Option<&Value> {
-        self.get(Kind::Deployment, &self.names.primary)
+        if self.names.in_place() { self.target() } else { self.generated() }
     }
 
+    /// The Deployment of the canary's pods.
+    fn canary_deployment(&self) -> Option<&Value> {
+        if self.names.in_place() { self.generated() } else { self.target() }
+    }
+
+    /// The generated Deployment: one of its name that somebody else has made is none.
     fn generated(&self) -> Option<&Value> {
-        self.get(Kind::Deployment, self.names.generated())
+        self.own(Kind::Deployment, self.names.generated())
     }
 
     /// The label by which the target's pods are selected.
@@ -229,15 +258,16 @@ impl<'a> Subject<'a> {
     }
 
     fn services(&self, apex_selects: ApexSelects) -> Option<Services> {
-        let label = self.label()?;
+        let (label, object) = self.label().zip(self.target())?;
         let service = service_of(&self.canary);
-        let template = self.target()?.pointer("/spec/template")?;
+        let template = object.pointer("/spec/template")?;
+        let [target, generated] = objects::pod_labels(object, &label, &self.names);
         Some(Services {
             names: self.names.clone(),
             owner: self.owner(),
             discovered: discovered_ports(template, &service),
             service,
-            selector: Selector { key: label.key, value: label.value, pods: label.pods },
+            selector: Selector { key: label.key, target, generated, pods: label.pods },
             apex_selects,
         })
     }

@@ -21,7 +21,7 @@ impl Subject<'_> {
     pub fn observe(&self) -> Observed {
         let target = self.target().and_then(Workload::parse);
         let primary = self.primary().and_then(Workload::parse);
-        let canary = self.get(Kind::Deployment, &self.names.canary_deployment).and_then(Workload::parse);
+        let canary = self.canary_deployment().and_then(Workload::parse);
         let metadata = &self.canary.metadata;
         let mut refusals = self.review.refusals.clone();
         if self.target().is_some() && self.label().is_none() {
@@ -33,11 +33,19 @@ impl Subject<'_> {
             ));
         }
         let running = self.canary.status.as_ref().is_some_and(|s| s.run.is_some());
-        if self.names.in_place() && !running {
-            refusals.extend(self.apex_meets_canary().or_else(|| self.apex_lacks_canary()));
+        let dependants = self.dependants();
+        if !running {
+            refusals.extend(self.too_long());
+            refusals.extend(self.foreign());
+            if self.names.in_place() {
+                let lacks = || self.apex_lacks_canary().or_else(|| self.apex_leads_elsewhere());
+                refusals.extend(self.apex_meets_canary().or_else(lacks));
+            }
+            refusals.extend(dependants.iter().flat_map(|review| review.refusals.clone()));
         }
         let mut warnings = self.review.warnings.clone();
         warnings.extend(self.share_warnings());
+        warnings.extend(self.unwritten());
         if running {
             warnings.extend(self.apex_lacks_canary());
         }
@@ -56,6 +64,8 @@ impl Subject<'_> {
             policy: self.policy(),
             refusals,
             warnings,
+            surveyed: self.neighbours.is_some(),
+            dependants: dependants.map(|review| review.warnings),
             primary_revision: self.primary_revision(),
             primary_drifted: !self.names.in_place() && drifted(self.primary()),
             primary_unguarded: !self.names.in_place() && self.primary().is_some_and(|p| !self.guarded(p)),

@@ -3,7 +3,7 @@
 use super::Subject;
 use crate::api::keys;
 use crate::object::{Kind, ObjectRef, Write};
-use crate::rollout::objects;
+use crate::rollout::objects::{self, Carried};
 use crate::rollout::observed::Backend;
 use crate::rollout::patch::Edit;
 use crate::rollout::plan::{Message, Step};
@@ -36,8 +36,10 @@ impl Subject<'_> {
             | Step::Ask(_)
             | Step::LoadSnapshot(_)
             | Step::EmptyHistory
+            | Step::GiveBackPods(_)
             | Step::StoreRunning(_)
             | Step::EvictOlder(_)
+            | Step::Survey
             | Step::Redefault { .. } => none,
             Step::Status(status) => {
                 let mut object = json!({
@@ -80,6 +82,7 @@ impl Subject<'_> {
                     &self.names,
                     self.uid(),
                     &label,
+                    Carried::of(target, &self.config.label_prefixes, &label),
                     *replicas,
                 );
                 Ok(vec![Write::Create { object }])
@@ -193,7 +196,7 @@ impl Subject<'_> {
         Ok(Edit::new(self.at(&self.names.primary), primary))
     }
 
-    pub(super) fn template(&self, revision: &Revision) -> Result<&Value, Impossible> {
+    pub(crate) fn template(&self, revision: &Revision) -> Result<&Value, Impossible> {
         let live = self.target().and_then(|t| t.pointer("/spec/template"));
         self.templates
             .get(revision)
@@ -216,12 +219,16 @@ impl Subject<'_> {
             .remove("/spec/paused")
             .annotation(keys::PROMOTED, revision.as_str())
             .without_annotation(keys::GLASSED);
-        let spec = objects::promoted_spec(target, template, &label, &self.names);
-        if let Some(template) = spec.get("template") {
-            edit = edit.annotation(keys::TEMPLATE, Revision::of(template).as_str());
-        }
-        for (key, value) in spec {
-            edit = edit.set(&format!("/spec/{key}"), value);
+        edit = self.carry(edit, &Carried::of(target, &self.config.label_prefixes, &label));
+        for (key, value) in objects::promoted_spec(target, template, &label, &self.names) {
+            if let Some(template) = value.as_ref().filter(|_| key == "template") {
+                edit = edit.annotation(keys::TEMPLATE, Revision::of(template).as_str());
+            }
+            let pointer = format!("/spec/{key}");
+            edit = match value {
+                Some(value) => edit.set(&pointer, value),
+                None => edit.remove(&pointer),
+            };
         }
         if let Some(replicas) = replicas {
             edit = edit.set("/spec/replicas", replicas.into());
@@ -268,33 +275,26 @@ impl Subject<'_> {
         let name = format!("{}-primary", reference.name);
         match self.get(Kind::HorizontalPodAutoscaler, &name) {
             None => Some(Write::Create { object: desired }),
+            Some(live) if !self.owner().owns(live) => None,
             Some(live) => {
                 let at = ObjectRef::new(Kind::HorizontalPodAutoscaler, &self.names.namespace, name);
                 let spec = desired.pointer("/spec").cloned().unwrap_or_default();
-                Edit::new(at, live).set("/spec", spec).write()
+                let mut edit = Edit::new(at, live).set("/spec", spec);
+                for (key, value) in texts(&desired, "/metadata/labels") {
+                    edit = edit.label(key, value);
+                }
+                for (key, value) in texts(&desired, "/metadata/annotations") {
+                    edit = edit.annotation(key, value);
+                }
+                edit.write()
             }
         }
     }
 
-    /// The apex Service outlives the Canary: it selects the target again, and is no longer ours.
+    /// The apex Service outlives the Canary: it leads to the target again, and is no longer ours.
     fn point_at_target(&self) -> Vec<Write> {
-        let Some((apex, label)) = self.get(Kind::Service, &self.names.apex).zip(self.label()) else {
-            return Vec::new();
-        };
-        let at = ObjectRef::new(Kind::Service, &self.names.namespace, &self.names.apex);
-        let owned = self.owner().owns(apex);
-        let selector = apex
-            .pointer("/metadata/annotations/kubectl.kubernetes.io~1last-applied-configuration")
-            .and_then(Value::as_str)
-            .and_then(|text| serde_json::from_str::<Value>(text).ok())
-            .and_then(|applied| applied.pointer("/spec/selector").cloned())
-            .filter(|_| !owned)
-            .unwrap_or_else(|| json!({label.key: label.value}));
-        let edit = Edit::new(at, apex)
-            .set("/spec/selector", selector)
-            .remove(&format!("/metadata/labels/{}", crate::object::escape(keys::CANARY)))
-            .without_annotation(keys::PORTS);
-        one(if owned { edit.remove("/metadata/ownerReferences") } else { edit })
+        let live = |at: &ObjectRef| self.objects.get(at);
+        self.services(ApexSelects::Target).and_then(|services| services.let_go(&live)).into_iter().collect()
     }
 
     /// Lets a generated Deployment go, and deletes it.
@@ -334,6 +334,11 @@ pub fn logged(step: &Step, write: &Write) -> Option<Message> {
         _ => return None,
     };
     Some(Message::log(text))
+}
+
+fn texts<'v>(object: &'v Value, map: &str) -> impl Iterator<Item = (&'v str, &'v str)> {
+    let map = object.pointer(map).and_then(Value::as_object);
+    map.into_iter().flatten().filter_map(|(key, value)| Some((key.as_str(), value.as_str()?)))
 }
 
 pub(super) fn one(edit: Edit<'_>) -> Vec<Write> {
