@@ -37,10 +37,11 @@ YAML
 }
 held='custom-columns=NAMESPACE:.metadata.namespace,NAME:.metadata.name,IMAGE:.spec.template.spec.containers[0].image,PAUSED:.spec.paused,READY:.status.readyReplicas'
 
-say "2. Two teams have a Deployment each, and nothing of ours"
+say "2. Two teams have a Deployment and its Service each, and nothing of ours"
 for ns in cart search; do
     kubectl create namespace "$ns" >/dev/null
     kubectl label namespace "$ns" team=shop >/dev/null
+    kubectl -n "$ns" create service clusterip app --tcp=80:8080
     flux "$ns" v1
     kubectl -n "$ns" rollout status deployment app >/dev/null
 done

@@ -44,6 +44,8 @@ install() { # CLUSTER RIGHTS: manifests/, with the webhook reached on loopback i
     pids="$pids $!"
     "$1" create namespace shop >/dev/null
     "$1" label namespace shop team=shop >/dev/null
+    # The Service of application `app`.
+    "$1" -n shop create service clusterip app --tcp=80:8080 >/dev/null
 }
 
 policy() { # WAVE HOOKS: the same in every cluster but for these two

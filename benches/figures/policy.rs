@@ -1,7 +1,7 @@
 //! What it costs to enrol hundreds of Deployments by one policy, and to have them enrolled.
 
 use crate::api::{Api, deployment, phase_is};
-use crate::harness::{World, eventually};
+use crate::harness::{World, eventually, service_of};
 use crate::idle;
 use crate::report::Report;
 use anyhow::{Context as _, Result};
@@ -31,7 +31,11 @@ pub(crate) async fn measure(report: &mut Report, window: Duration) -> Result<()>
         .try_collect()
         .await?;
     stream::iter((0..each).flat_map(|n| apis.iter().map(move |api| (n, api))))
-        .map(async |(n, api)| api.create("deployments", &deployment(api, &format!("app-{n}"))).await)
+        .map(async |(n, api)| {
+            let name = format!("app-{n}");
+            api.create("services", &service_of(&api.namespace, &name)).await?;
+            api.create("deployments", &deployment(api, &name)).await
+        })
         .buffer_unordered(AT_ONCE)
         .try_collect::<Vec<_>>()
         .await?;

@@ -109,7 +109,8 @@ pub fn entrance(client: &Value, policy: &str, layout: Option<&str>) -> Value {
 }
 
 /// Builds the entry of a policy: the Deployments that it selects, at CREATE and when their template changes, as long as
-/// they are not enrolled. An audit never stands in the way.
+/// they are not enrolled. An audit never stands in the way. Those `left_alone` (namespace and name) are not asked about: what
+/// was held on them nobody would release.
 #[must_use]
 pub fn enrolment(
     policy: &str,
@@ -118,15 +119,23 @@ pub fn enrolment(
     objects: &Value,
     enforced: bool,
     controller_user: &str,
+    left_alone: &[(String, String)],
 ) -> Value {
     let enrolled = literal(keys::CANARY);
-    let conditions = json!([
+    let mut conditions = json!([
         not_controller(controller_user),
         {"name": "relevant", "expression": format!(
             "request.operation == 'CREATE' || (object.spec.template != oldObject.spec.template && \
              !({enrolled} in oldObject.metadata.?labels.orValue({{}})))"
         )},
     ]);
+    if let Some(all) = conditions.as_array_mut().filter(|_| !left_alone.is_empty()) {
+        let names: Vec<String> =
+            left_alone.iter().map(|(namespace, name)| format!("{namespace}/{name}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let expression = format!("!((request.namespace + '/' + request.name) in {})", list(&names));
+        all.push(json!({"name": "not-left-alone", "expression": expression}));
+    }
     let mut entry = webhook("deployments", "apps/v1", client, objects.clone(), &conditions);
     json_patch::merge(
         &mut entry,
@@ -186,7 +195,7 @@ fn deployment_changes() -> String {
 }
 
 fn service_changes() -> String {
-    let annotations: Vec<_> = keys::ANNOTATIONS.into_iter().chain([keys::PORTS]).collect();
+    let annotations: Vec<_> = keys::ANNOTATIONS.into_iter().chain([keys::PORTS, keys::ORIGINAL]).collect();
     format!(
         "object.spec.?selector != oldObject.spec.?selector || object.spec.?ports != oldObject.spec.?ports || {}",
         keys_differ(&keys::LABELS, &annotations),

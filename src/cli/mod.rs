@@ -1,5 +1,6 @@
 //! What people type.
 
+pub mod adoption;
 pub mod check;
 pub mod manifests;
 pub mod run;

@@ -91,7 +91,10 @@ impl Policies {
             if !concerned.is_empty() {
                 let _ = self.changes.send(Change::Dirty(concerned)).await;
             }
-            let idle = work.writes.is_empty() && work.mends.is_empty() && work.orphans.is_empty();
+            let idle = work.writes.is_empty()
+                && work.mends.is_empty()
+                && work.orphans.is_empty()
+                && work.refused.is_empty();
             let wake = work.wake;
             // What asks the webhook goes before what it asks about: nothing new is enrolled for a policy that leaves.
             let mut fine = match configuration {
@@ -157,7 +160,8 @@ impl Policies {
         let writes = work.writes.into_iter().map(Task::Write);
         let mends = work.mends.into_iter().map(|(key, mend)| Task::Mend(key, mend));
         let orphans = work.orphans.into_iter().map(Task::LetGo);
-        let tasks: Vec<Task> = writes.chain(mends).chain(orphans).collect();
+        let refused = work.refused.into_iter().map(Task::LeaveAlone);
+        let tasks: Vec<Task> = writes.chain(mends).chain(orphans).chain(refused).collect();
         stream::iter(tasks)
             .map(|task| async {
                 let what = task.to_string();
@@ -189,6 +193,10 @@ impl Policies {
                 let at = ObjectRef::new(Kind::Deployment, namespace, name);
                 let (of, live) = (self.writer.read(&of).await?, self.writer.read(&at).await?);
                 live.filter(|live| !self.selected(of.as_ref(), live)).and_then(|live| let_go(at, &live))
+            }
+            Task::LeaveAlone((namespace, name)) => {
+                let at = ObjectRef::new(Kind::Deployment, namespace, name);
+                self.writer.read(&at).await?.and_then(|live| let_go(at, &live))
             }
         };
         let Some(write) = write else { return Ok(()) };
@@ -225,6 +233,7 @@ enum Task {
     Write(Write),
     Mend(Key, Mend),
     LetGo(Key),
+    LeaveAlone(Key),
 }
 
 impl std::fmt::Display for Task {
@@ -235,7 +244,9 @@ impl std::fmt::Display for Task {
                 None => f.write_str("a write"),
             },
             Self::Mend((namespace, name), _) => write!(f, "Canary {namespace}/{name}"),
-            Self::LetGo((namespace, name)) => write!(f, "Deployment {namespace}/{name}"),
+            Self::LetGo((namespace, name)) | Self::LeaveAlone((namespace, name)) => {
+                write!(f, "Deployment {namespace}/{name}")
+            }
         }
     }
 }

@@ -170,7 +170,7 @@ impl Connection {
     }
 
     /// The settings of the installed controller, as far as this person may read them.
-    async fn config(&self) -> Config {
+    pub async fn config(&self) -> Config {
         let at = uri("apps/v1", Some(crate::api::keys::NAMESPACE), "deployments");
         let installed = self.read(&format!("{at}/{}", workload::NAME)).await.ok().flatten();
         installed.map_or_else(Config::default, |deployment| settings::of(&deployment))

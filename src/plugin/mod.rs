@@ -3,6 +3,7 @@
 //! [`connection`] reads and writes; [`view`], [`tree`], [`progress`] and [`history`] make lines of what was read and know
 //! nothing else; [`screen`] knows colours and widths.
 
+mod adopt;
 mod ask;
 mod complete;
 pub mod connection;
@@ -79,6 +80,8 @@ enum Command {
     Diff(look::Name),
     /// Watch a release full-screen, with a key for each verb.
     Watch(look::Name),
+    /// Say what adopting an application, or all that a policy selects, would do; nothing is changed.
+    Adopt(adopt::Adopt),
     /// Move over from Flagger: say what would be done, and do it with --yes.
     Migrate(migrate::Migrate),
     /// Leave: give every application back its traffic and remove Sidetrack; say what would be done, and do it with --yes.
@@ -203,6 +206,7 @@ impl Cli {
             Command::Undo(undo) => undo.run(&at, out).await,
             Command::Diff(name) => diff::run(&name, &at, out).await,
             Command::Watch(name) => watch::run(&name, &at).await,
+            Command::Adopt(adopt) => adopt.run(&at, out).await,
             Command::Migrate(migrate) => migrate.run(&at, out).await,
             Command::Uninstall(uninstall) => uninstall.run(&at, out).await,
             Command::Check { .. } | Command::Completion { .. } | Command::Complete { .. } => Ok(DONE),

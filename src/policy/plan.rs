@@ -25,6 +25,8 @@ pub struct Work {
     pub mends: Vec<(Key, Mend)>,
     /// Deployments that the webhook enrolled for a policy which does not want them any more.
     pub orphans: Vec<Key>,
+    /// Deployments that the webhook enrolled for a policy whose Canary leaves them alone.
+    pub refused: Vec<Key>,
     /// When something changes by itself.
     pub wake: Option<Timestamp>,
 }
@@ -42,6 +44,8 @@ pub enum Mend {
 enum Verdict {
     /// It has the Canary that the policy made.
     Enrolled,
+    /// The Canary that the policy made leaves it alone, for this reason.
+    Refused(String),
     /// It is not released by this policy, for this reason.
     Other(String),
 }
@@ -57,7 +61,7 @@ pub fn plan(roster: &Roster, now: Timestamp) -> Work {
     let mut others: BTreeMap<&String, Vec<Other>> = BTreeMap::new();
     for (name, held) in &roster.policies {
         let selection = selections.get(name).cloned().unwrap_or_default();
-        let mut enrolled = 0;
+        let (mut enrolled, mut refused) = (0, 0);
         let mut named = Vec::new();
         for key in &selection.targets {
             let reason = match governed.get(key) {
@@ -66,6 +70,10 @@ pub fn plan(roster: &Roster, now: Timestamp) -> Work {
                         Verdict::Enrolled => {
                             enrolled += 1;
                             continue;
+                        }
+                        Verdict::Refused(reason) => {
+                            refused += 1;
+                            reason
                         }
                         Verdict::Other(reason) => reason,
                     }
@@ -86,6 +94,7 @@ pub fn plan(roster: &Roster, now: Timestamp) -> Work {
             selected: count(selection.targets.len()),
             namespaces: count(namespaces.len()),
             enrolled,
+            refused,
             ..CanaryPolicyStatus::default()
         };
         statuses.insert(name, status);
@@ -172,7 +181,10 @@ fn deployment(
         }
         Some(_) => {}
     }
-    Verdict::Enrolled
+    match roster.canaries.get(key).and_then(|facts| facts.refused.clone()) {
+        Some(reason) => Verdict::Refused(reason),
+        None => Verdict::Enrolled,
+    }
 }
 
 fn differs(facts: &Facts, policy: &str, spec: &CanarySpec) -> bool {
@@ -199,8 +211,10 @@ fn unwanted(roster: &Roster, wanted: &BTreeSet<Key>, work: &mut Work) {
         .map(|((namespace, _), facts)| (namespace.clone(), facts.target.clone()))
         .collect();
     let orphan = |key: &Key| !targets.contains(key) && !wanted.contains(key);
-    let enrolled = roster.deployments.iter().filter(|(_, candidate)| candidate.enrolled_by.is_some());
-    work.orphans.extend(enrolled.map(|(key, _)| key).filter(|key| orphan(key)).cloned());
+    let enrolled = || roster.deployments.iter().filter(|(_, candidate)| candidate.enrolled_by.is_some());
+    work.orphans.extend(enrolled().map(|(key, _)| key).filter(|key| orphan(key)).cloned());
+    let refused = |key: &&Key| roster.canaries.get(*key).is_some_and(|facts| facts.refused.is_some());
+    work.refused.extend(enrolled().map(|(key, _)| key).filter(refused).cloned());
 }
 
 /// Completes a policy's status, guards it, and lets a deleted one go when nothing of it is left.
@@ -309,6 +323,9 @@ fn sentence(
         return ("True", "Audit", format!("It selects {selects} and holds nothing."));
     }
     let mut text = format!("It selects {selects}, {} enrolled.", status.enrolled);
+    if status.refused > 0 {
+        text = format!("{text} {} left alone, because something is in the way.", status.refused);
+    }
     if !status.others.is_empty() {
         text = format!("{text} Of the others status.others names the first.");
     }

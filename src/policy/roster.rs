@@ -57,6 +57,8 @@ pub struct Facts {
     pub queued: Option<Timestamp>,
     /// It could not go although it were its turn: paused, suspended or leaving.
     pub stays: bool,
+    /// Why it touches nothing, where it does not.
+    pub refused: Option<String>,
 }
 
 /// A policy with what was found wrong in it.
@@ -282,6 +284,14 @@ impl Roster {
         Index { selections, governed }
     }
 
+    /// Returns the Deployments that a policy selects and its Canaries leave alone, so that nothing is held on them.
+    #[must_use]
+    pub fn left_alone(&self, policy: &str) -> Vec<Key> {
+        let of_policy = self.canaries.iter().filter(|(_, facts)| facts.policy.as_deref() == Some(policy));
+        let refused = of_policy.filter(|(_, facts)| facts.refused.is_some());
+        refused.map(|((namespace, _), facts)| (namespace.clone(), facts.target.clone())).collect()
+    }
+
     /// Whether a policy that acts selects a Deployment with these labels, in a namespace with those.
     #[must_use]
     pub fn selects(&self, policy: &str, namespace: &Value, deployment: &Value) -> bool {
@@ -484,6 +494,10 @@ fn facts(canary: &Canary, object: &Value) -> Facts {
         uid: canary.metadata.uid.clone().unwrap_or_default(),
         stage: status.and_then(|s| Some(s.run.as_ref()?.stage)),
         queued: status.and_then(|s| s.queued),
+        refused: status.and_then(|s| {
+            let stalled = s.conditions.iter().find(|c| c.type_ == "Stalled" && c.status == "True")?;
+            crate::rollout::leaves_alone(&stalled.reason).then(|| stalled.message.clone())
+        }),
         stays: canary.spec.suspend || status.is_some_and(|s| s.run.as_ref().is_some_and(|run| run.paused)),
     }
 }

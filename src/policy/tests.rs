@@ -360,3 +360,33 @@ fn a_selector_is_written_as_the_api_server_stores_it() {
         json!({"matchExpressions": [{"key": "a", "operator": "Exists"}]})
     );
 }
+
+/// What cannot be released is not held: the webhook is not asked about it, and what it enrolled before is let go.
+#[test]
+fn an_application_that_something_stands_in_the_way_of_is_left_alone_and_named() {
+    let mut roster = roster(&[namespace("cart"), deployment("cart", "a"), policy("shop", &json!({}))]);
+    let mut canary = created(&plan(&roster, NOW)).remove(0);
+    let mut enrolled = deployment("cart", "a");
+    json_patch::merge(&mut enrolled, &json!({"metadata": {"annotations": {keys::POLICY: "shop"}}}));
+    see(&mut roster, &enrolled);
+    see(&mut roster, &canary);
+    let client = json!({"url": "https://127.0.0.1:1/mutate"});
+    let asked =
+        |roster: &Roster| webhooks::configuration(roster, &client, "me").to_string().contains("cart/a");
+    assert!(plan(&roster, NOW).refused.is_empty() && !asked(&roster));
+    let why = "Deployment a-canary exists and was not made for Canary a.";
+    let stalled =
+        |reason: &str| json!([{"type": "Stalled", "status": "True", "reason": reason, "message": why}]);
+    canary["status"] = json!({"phase": "Initializing", "conditions": stalled("Refused")});
+    see(&mut roster, &canary);
+    let work = plan(&roster, NOW);
+    assert_eq!(work.refused, [("cart".to_owned(), "a".to_owned())]);
+    let status = status(&work, "shop");
+    assert_eq!((&status["refused"], &status["enrolled"]), (&json!(1), &json!(0)));
+    assert_eq!(status["others"], json!([{"deployment": "cart/a", "reason": why}]));
+    assert!(asked(&roster));
+    // A refused write is another matter: it is tried again.
+    canary["status"]["conditions"] = stalled("WriteRefused");
+    see(&mut roster, &canary);
+    assert!(plan(&roster, NOW).refused.is_empty() && !asked(&roster));
+}

@@ -398,6 +398,12 @@ pub(super) fn outlived(status: &CanaryStatus) -> bool {
     status.conditions.iter().any(|c| c.type_ == "Stalled" && ends.contains(&c.reason.as_str()))
 }
 
+/// Whether a stall with this reason means that the Canary touches nothing.
+#[must_use]
+pub fn leaves_alone(reason: &str) -> bool {
+    [REFUSED, TARGET_TAKEN].contains(&reason)
+}
+
 /// Whether it is stated that the API server refuses a write.
 pub(super) fn states_refusal(status: &CanaryStatus) -> bool {
     status.conditions.iter().any(|c| c.type_ == "Stalled" && c.reason == WRITE_REFUSED)

@@ -2,7 +2,7 @@
 
 use crate::harness::objects::ready;
 use crate::harness::outside::Outside;
-use crate::harness::{World, at, canary, deployment, eventually, image, in_place, weight};
+use crate::harness::{World, at, canary, deployment, eventually, image, in_place, service, weight};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
@@ -25,6 +25,7 @@ async fn a_cluster_is_taken_over_from_flagger_and_left_with_plain_deployments() 
     world.phase(&ns, "Initialized").await?;
     // The other layout.
     let other = world.cp.namespace("cart").await?;
+    world.flux(service(&other)).await?;
     world.flux(deployment(&other, "v1", 2)).await?;
     world.cp.apply(in_place(&other, &json!({"analysis": {"stepWeight": 5, "maxWeight": 100}}))).await?;
     world.phase(&other, "Initialized").await?;
@@ -96,6 +97,7 @@ async fn applications_are_left_by_hand_while_nothing_of_ours_runs() -> Result<()
     let outside = Outside::start().await?;
     outside.says("/gate", 403, "not yet");
     let gate = json!([{"name": "gate", "type": "confirm-rollout", "url": outside.url("/gate")}]);
+    world.flux(service(&cart)).await?;
     world.flux(deployment(&cart, "v1", 2)).await?;
     world.flux(deployment(&shop, "v1", 2)).await?;
     world.until(&cart, "deploy", "app", "it runs", |d| at(d, "/status/readyReplicas") == 2).await?;

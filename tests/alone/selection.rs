@@ -1,6 +1,6 @@
 //! Policies without the webhook: what the API server refuses by itself, and how it heals.
 
-use crate::harness::{World, at, deployment, eventually, image};
+use crate::harness::{World, at, deployment, eventually, image, service};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use sidetrack::api::keys;
@@ -38,6 +38,7 @@ async fn without_the_webhook_no_new_template_of_what_a_policy_selects_runs() -> 
     })
     .await?;
     world.kubectl(&["create", "namespace", "locked"]).await?;
+    world.cp.apply(service("locked")).await?;
 
     // Nobody answers, nobody asks: what is made meanwhile is not enrolled.
     sidetrack.kill();

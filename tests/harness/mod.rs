@@ -283,6 +283,19 @@ pub(crate) fn deployment(namespace: &str, version: &str, replicas: i32) -> Value
     })
 }
 
+/// Service `app` of its owner: in place requests come by it, and there is no adoption without one.
+pub(crate) fn service(namespace: &str) -> Value {
+    service_of(namespace, "app")
+}
+
+/// The same for a Deployment of another name.
+pub(crate) fn service_of(namespace: &str, name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": namespace},
+        "spec": {"selector": {"app": name}, "ports": [{"port": 80, "targetPort": 8080}]},
+    })
+}
+
 /// A Canary `app` for it; `spec` is merged over the defaults.
 pub(crate) fn canary(namespace: &str, spec: &Value) -> Value {
     let mut canary = json!({

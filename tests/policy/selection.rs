@@ -1,6 +1,6 @@
 //! What policies select: refused when it makes no sense, audited, limited, and one of two that counts.
 
-use crate::harness::{World, at, deployment, shared};
+use crate::harness::{World, at, deployment, service_of, shared};
 use crate::stage::{TEAM, enforced, enrolled, in_configuration, named, namespace, phase, policy, runs, said};
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -61,6 +61,7 @@ async fn a_policy_that_selects_too_many_says_how_many_and_does_nothing() -> Resu
     let (world, _) = shared().await;
     let ns = namespace(world, "too-many").await?;
     for name in ["a", "b", "c"] {
+        world.flux(service_of(&ns, name)).await?;
         world.flux(named(&ns, name, "v1", 1)).await?;
     }
     world.cp.apply(policy("too-many", &json!({"maxTargets": 2}))).await?;
@@ -121,6 +122,7 @@ async fn the_namespaces_of_kubernetes_and_of_sidetrack_are_never_selected() -> R
     for namespace in ["kube-system", "sidetrack-system", &ns] {
         let mut app = named(namespace, "everything", "v1", 1);
         json_patch::merge(&mut app, &json!({"metadata": {"labels": {"everything": "yes"}}}));
+        world.flux(service_of(namespace, "everything")).await?;
         world.flux(app).await?;
     }
     phase(world, &ns, "everything", "Initialized").await?;

@@ -1,6 +1,6 @@
 //! What the scenarios share: a policy that selects namespaces by a label of its own, and applications in them.
 
-use crate::harness::{World, at, deployment, eventually};
+use crate::harness::{World, at, deployment, eventually, service};
 use anyhow::Result;
 use serde_json::{Value, json};
 use sidetrack::api::keys;
@@ -54,10 +54,11 @@ pub(crate) async fn in_configuration(world: &World, name: &str, asked: bool) -> 
     .await
 }
 
-/// A namespace that a policy selects.
+/// A namespace that a policy selects, with the Service of application `app`.
 pub(crate) async fn namespace(world: &World, team: &str) -> Result<String> {
     let name = world.cp.namespace(team).await?;
     world.merge("", "namespace", &name, json!({"metadata": {"labels": {TEAM: team}}})).await?;
+    world.cp.apply(service(&name)).await?;
     Ok(name)
 }
 

@@ -1,6 +1,6 @@
 //! When releases may begin: freeze windows, turns, and revisions that were rejected.
 
-use crate::harness::{at, deployment, image, shared};
+use crate::harness::{at, deployment, image, service_of, shared};
 use crate::stage::{enforced, key, message, named, namespace, phase, policy, runs};
 use anyhow::{Context as _, Result, ensure};
 use jiff::{SignedDuration, tz::TimeZone};
@@ -104,6 +104,7 @@ async fn releases_wait_for_their_turn_and_the_longest_in_line_goes_first() -> Re
     let ns = namespace(world, "turns").await?;
     let names = ["one", "two", "three", "four"];
     for name in names {
+        world.flux(service_of(&ns, name)).await?;
         world.flux(named(&ns, name, "v1", 1)).await?;
     }
     for name in names {

@@ -3,7 +3,7 @@
 use crate::harness::objects::{lawful, pod_image, pods_of};
 use crate::harness::outside::Outside;
 use crate::harness::{
-    Sidetrack, World, at, canary, deployment, eventually, free_port, image, in_place, weight,
+    Sidetrack, World, at, canary, deployment, eventually, free_port, image, in_place, service, weight,
 };
 use anyhow::{Context, Result, ensure};
 use ground::{AuditRequest, Mark, SIDETRACK};
@@ -41,8 +41,13 @@ async fn of_layout(
     spec: Value,
 ) -> Result<String> {
     let ns = world.cp.namespace(prefix).await?;
+    let canary = canary(&ns, &spec);
+    // In place the owner's Service has to be there; the other layout makes one.
+    if at(&canary, "/metadata/annotations/sidetrack.dev~1layout") == "in-place" {
+        world.flux(service(&ns)).await?;
+    }
     world.flux(deployment(&ns, "v1", 2)).await?;
-    world.cp.apply(canary(&ns, &spec)).await?;
+    world.cp.apply(canary).await?;
     world.phase(&ns, "Initialized").await?;
     Ok(ns)
 }

@@ -2,8 +2,8 @@
 
 use crate::harness::objects::{Cluster, pod_image};
 use crate::harness::outside::Outside;
-use crate::harness::{World, at, canary, deployment, eventually, image, shared};
-use crate::in_place::{plain, service};
+use crate::harness::{World, at, canary, deployment, eventually, image, service, shared};
+use crate::in_place::plain;
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;

@@ -10,7 +10,7 @@ mod stage;
 use crate::harness::flux::reconcile;
 use crate::harness::objects::Timeline;
 use crate::harness::outside::Outside;
-use crate::harness::{Sidetrack, World, at, deployment, eventually, image};
+use crate::harness::{Sidetrack, World, at, deployment, eventually, image, service};
 use crate::stage::{TEAM, enforced, message, phase, runs};
 use anyhow::{Context as _, Result, ensure};
 use jiff::{SignedDuration, Timestamp};
@@ -43,6 +43,7 @@ impl Cluster {
             .apply(json!({"apiVersion": "v1", "kind": "Namespace",
                 "metadata": {"name": NAMESPACE, "labels": {TEAM: POLICY}}}))
             .await?;
+        world.cp.apply(service(NAMESPACE)).await?;
         Ok(Self { world, sidetrack, outside: Outside::start().await?, name })
     }
 

@@ -30,7 +30,7 @@ impl Traffic {
     }
 }
 
-/// One application: Deployment and Canary, both called `app`, in a namespace of their own.
+/// One application: Deployment, Canary, and where the owner has one its Service, all called `app`, in a namespace of their own.
 #[derive(Clone, Debug)]
 pub struct Sample {
     /// The namespace.
@@ -110,6 +110,15 @@ impl Sample {
             spec.insert("replicas".to_owned(), json!(replicas));
         }
         deployment
+    }
+
+    /// Returns the Service that selects the Deployment's pods.
+    #[must_use]
+    pub fn service(&self) -> Value {
+        json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": { "name": "app", "namespace": self.namespace },
+            "spec": { "selector": { "app": "app" }, "ports": [{ "name": "http", "port": 80, "targetPort": "http" }] },
+        })
     }
 
     /// Returns the Canary: steps of 20 to 60, judged by the real success rate and duration of requests.

@@ -1,12 +1,13 @@
 //! Findings about what Sidetrack works on: Canaries, their targets and whoever else writes to them.
 
-use super::facts::{Facts, Key, key, list, text};
+use super::facts::{Adoption, Facts, Key, key, list, text};
 use super::finding::Finding;
 use super::finding::Level::{Error, Info, Warning};
 use super::gather::is_route;
 use super::installation::deployment_of;
 use super::settings::config;
 use crate::api::keys;
+use crate::cli::adoption::changes;
 use crate::cli::manifests::rights::SECRETS_ROLE;
 use crate::object::Kind;
 use crate::rollout::subject::{Config, Subject};
@@ -53,8 +54,44 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
         ));
     }
     found.extend(secrets(facts));
+    for finding in adoptions(facts) {
+        // What a spec asks for is judged without looking at anything else, too.
+        if finding.why.is_empty() || !found.iter().any(|said| said.why == finding.why) {
+            found.push(finding);
+        }
+    }
     if found.len() == before {
         found.push(Finding::ok(format!("Canaries: {}, none with a complaint", canaries.len())));
+    }
+    found
+}
+
+/// What adopting would do, or why it would not be done.
+fn adoptions(facts: &Facts) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for Adoption { policy, canary, preview } in &facts.adoptions {
+        let of = match policy {
+            Some(policy) => format!("CanaryPolicy {policy}: {canary}"),
+            None => format!("Canary {canary}"),
+        };
+        let seen = match preview {
+            Ok(seen) => seen,
+            Err(refusal) => {
+                found.push(Finding::unknown(&format!("what adopting {canary} would do is"), refusal));
+                continue;
+            }
+        };
+        for refusal in &seen.refusals {
+            let level = if policy.is_some() { Warning } else { Error };
+            found.push(Finding::new(level, format!("{of} is left alone"), refusal.clone(), ""));
+        }
+        if seen.refusals.is_empty() && !seen.changes.is_empty() {
+            let what = format!("{of} would be adopted: {}", changes(seen).join("; "));
+            found.push(Finding::new(Info, what, "", ""));
+        }
+        for warning in seen.warnings.iter().filter(|_| policy.is_some()) {
+            found.push(Finding::new(Warning, format!("{of} has a warning"), warning.clone(), ""));
+        }
     }
     found
 }

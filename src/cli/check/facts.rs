@@ -2,6 +2,7 @@
 
 use crate::cli::manifests::rights::Right;
 use crate::object::Kind;
+use crate::rollout::preview::Preview;
 use jiff::Timestamp;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -92,6 +93,19 @@ pub struct Facts {
     pub flaggers: Answer<Vec<Value>>,
     /// Secrets that are named.
     pub secrets: Vec<SecretUse>,
+    /// What is not adopted yet, and what adopting it would do.
+    pub adoptions: Vec<Adoption>,
+}
+
+/// What adopting an application would do.
+#[derive(Clone, Debug)]
+pub struct Adoption {
+    /// Name of the policy in mode Audit that selects it; none where it has a Canary of its own.
+    pub policy: Option<String>,
+    /// `namespace/name` of the Canary.
+    pub canary: String,
+    /// The answer.
+    pub preview: Answer<Preview>,
 }
 
 impl Facts {

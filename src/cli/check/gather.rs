@@ -1,8 +1,9 @@
 //! Asks the API server, and nobody else. Nothing is changed: the only writes are dry runs and access reviews.
 
-use super::facts::{Answer, Asked, Facts, Installed, Key, Probe, Refusal, SecretUse, key, text};
+use super::facts::{Adoption, Answer, Asked, Facts, Installed, Key, Probe, Refusal, SecretUse, key, text};
 use super::settings::config;
 use crate::api::{Canary, keys};
+use crate::cli::adoption::{Looks, is_adopted};
 use crate::cli::manifests::rights::{RIGHTS, Scope};
 use crate::cli::manifests::{IMAGE, SERVICE_ACCOUNT, installation};
 use crate::controller::watch::served;
@@ -62,6 +63,7 @@ pub async fn gather(client: Client, now: Timestamp) -> anyhow::Result<Facts> {
         autoscalers: BTreeMap::new(),
         flaggers: Ok(Vec::new()),
         secrets: Vec::new(),
+        adoptions: Vec::new(),
     };
     api.applications(&mut facts).await;
     Ok(facts)
@@ -272,6 +274,28 @@ impl Reader {
         .into_iter()
         .collect();
         facts.secrets = self.secrets().await;
+        facts.adoptions = self.adoptions(facts).await;
+    }
+
+    /// Looks at what is not adopted yet: Canaries of which nothing is done, and what policies select that only look.
+    async fn adoptions(&self, facts: &Facts) -> Vec<Adoption> {
+        let mut looks = Looks::new(self.client.clone(), config(facts));
+        let canaries =
+            facts.canaries.as_deref().unwrap_or_default().iter().filter(|canary| !is_adopted(canary));
+        let mut wanted: Vec<(Option<String>, Value)> =
+            canaries.map(|canary| (None, canary.clone())).collect();
+        // Who cannot list policies is told so elsewhere.
+        for policy in looks.audits().await.unwrap_or_default() {
+            let selected = looks.of_policy(&policy).await.unwrap_or_default();
+            wanted.extend(selected.canaries.into_iter().map(|canary| (Some(policy.clone()), canary)));
+        }
+        let mut found = Vec::new();
+        for (policy, canary) in wanted {
+            let preview = looks.at(&canary).await.map_err(|e| Refusal { code: 0, message: format!("{e:#}") });
+            let (namespace, name) = key(&canary);
+            found.push(Adoption { policy, canary: format!("{namespace}/{name}"), preview });
+        }
+        found
     }
 
     async fn secrets(&self) -> Vec<SecretUse> {

@@ -78,6 +78,7 @@ fn healthy() -> Facts {
         autoscalers: BTreeMap::from([("test".to_owned(), Ok(Vec::new()))]),
         flaggers: Ok(Vec::new()),
         secrets: Vec::new(),
+        adoptions: Vec::new(),
     }
 }
 

@@ -1,8 +1,8 @@
 //! What is adopted, and when: a Deployment as its owner left it.
 
-use super::{adopted, pods, service};
+use super::{adopted, pods};
 use crate::harness::objects::pod_image;
-use crate::harness::{World, at, deployment, image, in_place, shared, weight};
+use crate::harness::{World, at, deployment, image, in_place, service, service_of, shared, weight};
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
@@ -50,6 +50,7 @@ async fn in_place_a_roll_is_waited_for() -> Result<()> {
 async fn in_place_a_pause_of_the_owner_is_waited_for_and_kept() -> Result<()> {
     let (world, _) = shared().await;
     let ns = world.cp.namespace("ownerpause").await?;
+    world.flux(service(&ns)).await?;
     world.flux(deployment(&ns, "v1", 2)).await?;
     world.until(&ns, "deploy", "app", "it runs", |d| at(d, "/status/readyReplicas") == 2).await?;
     world.kubectl(&["-n", &ns, "rollout", "pause", "deploy/app"]).await?;
@@ -74,6 +75,7 @@ async fn in_place_a_pause_of_the_owner_is_waited_for_and_kept() -> Result<()> {
 async fn in_place_an_application_without_pods_is_adopted_and_released_when_it_has_some() -> Result<()> {
     let (world, _) = shared().await;
     let ns = world.cp.namespace("nopods").await?;
+    world.flux(service(&ns)).await?;
     world.flux(deployment(&ns, "v1", 0)).await?;
     world.cp.apply(in_place(&ns, &json!({}))).await?;
     world.phase(&ns, "Initialized").await?;
@@ -142,6 +144,7 @@ async fn in_place_two_canaries_in_one_namespace_do_not_meet() -> Result<()> {
         Ok(object)
     };
     let ns = adopted("two", &json!({})).await?;
+    world.flux(service_of(&ns, "other")).await?;
     world.flux(other("v1", &ns)?).await?;
     world.until(&ns, "deploy", "other", "it runs", |d| at(d, "/status/readyReplicas") == 2).await?;
     let outside = crate::harness::outside::Outside::start().await?;

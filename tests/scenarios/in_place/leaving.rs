@@ -2,7 +2,7 @@
 
 use super::{adopted, plain, pods};
 use crate::harness::outside::Outside;
-use crate::harness::{World, at, deployment, eventually, image, in_place, shared, weight};
+use crate::harness::{World, at, deployment, eventually, image, in_place, service, shared, weight};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
@@ -64,6 +64,7 @@ async fn in_place_leaving_a_paused_run_and_an_application_without_pods() -> Resu
 async fn in_place_leaving_before_it_was_adopted_leaves_the_owners_pause() -> Result<()> {
     let (world, _) = shared().await;
     let ns = world.cp.namespace("outinit").await?;
+    world.flux(service(&ns)).await?;
     world.flux(deployment(&ns, "v1", 2)).await?;
     world.until(&ns, "deploy", "app", "it runs", |d| at(d, "/status/readyReplicas") == 2).await?;
     world.kubectl(&["-n", &ns, "rollout", "pause", "deploy/app"]).await?;
@@ -154,7 +155,7 @@ async fn in_place_the_owner_leaves_in_one_write() -> Result<()> {
 async fn in_place_routes_of_the_owner_are_given_back() -> Result<()> {
     let (world, _) = shared().await;
     let ns = world.cp.namespace("outroutes").await?;
-    world.flux(super::service(&ns)).await?;
+    world.flux(service(&ns)).await?;
     world.flux(deployment(&ns, "v1", 2)).await?;
     world.until(&ns, "deploy", "app", "it runs", |d| at(d, "/status/readyReplicas") == 2).await?;
     let hosts = json!(["shop.example.com"]);

@@ -8,17 +8,9 @@ mod plugin;
 mod promotion;
 
 use crate::harness::objects::{pod_image, pods_of, ready};
-use crate::harness::{World, at, canary, deployment, image, in_place, shared, weight};
+use crate::harness::{World, at, canary, deployment, image, in_place, service, shared, weight};
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
-
-/// The owner's Service, which nobody else may write.
-pub(crate) fn service(namespace: &str) -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "app", "namespace": namespace},
-        "spec": {"selector": {"app": "app"}, "ports": [{"port": 80, "targetPort": 8080}]},
-    })
-}
 
 /// An application that runs already is adopted.
 pub(crate) async fn adopted(prefix: &str, spec: &Value) -> Result<String> {

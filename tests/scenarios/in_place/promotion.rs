@@ -3,7 +3,7 @@
 use super::adopted;
 use crate::harness::objects::{pods_of, ready};
 use crate::harness::outside::Outside;
-use crate::harness::{at, deployment, image, in_place, shared, weight};
+use crate::harness::{at, deployment, image, in_place, service, shared, weight};
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
@@ -46,6 +46,7 @@ async fn in_place_a_primary_that_is_recreated_rolls_while_the_canary_serves() ->
         json_patch::merge(&mut object, &json!({"spec": {"strategy": {"type": "Recreate"}}}));
         object
     };
+    world.flux(service(&ns)).await?;
     world.flux(version("v1")).await?;
     world.until(&ns, "deploy", "app", "it runs", |d| at(d, "/status/readyReplicas") == 2).await?;
     world.cp.apply(in_place(&ns, &json!({}))).await?;

@@ -199,10 +199,6 @@ pub(crate) async fn replicas_and_autoscaler(lab: Arc<Lab>) -> Result<String> {
             "metrics": [{ "type": "Resource", "resource": { "name": "cpu", "target": { "type": "Utilization", "averageUtilization": 80 } } }],
         },
     });
-    let service = json!({
-        "apiVersion": "v1", "kind": "Service", "metadata": { "name": "app", "namespace": namespace },
-        "spec": { "selector": { "app": "app" }, "ports": [{ "name": "http", "port": 80, "targetPort": "http" }] },
-    });
     let mut canary = stage.sample.canary();
     if let Some(spec) = canary.get_mut("spec").and_then(Value::as_object_mut) {
         let reference =
@@ -216,7 +212,7 @@ pub(crate) async fn replicas_and_autoscaler(lab: Arc<Lab>) -> Result<String> {
         let objects = [
             stage.sample.namespace(),
             stage.sample.deployment(version),
-            service.clone(),
+            stage.sample.service(),
             hpa.clone(),
             canary.clone(),
         ];

@@ -254,6 +254,7 @@ async fn commit(hub: &Cluster<'_>, version: &str) -> Result<()> {
     });
     let files = BTreeMap::from([
         ("namespace.yaml".to_owned(), namespace.to_string()),
+        ("service.yaml".to_owned(), sample.service().to_string()),
         ("deployment.yaml".to_owned(), sample.deployment(version).to_string()),
     ]);
     hub.stage.commit_files(&files).await.map(drop)
