@@ -52,6 +52,9 @@ pub enum ActError {
     /// The Canary cannot be read.
     #[error("the Canary cannot be read")]
     Unreadable(#[source] serde_json::Error),
+    /// What is to be made is there, and is somebody else's.
+    #[error("{0} exists and was not made for this Canary")]
+    Taken(ObjectRef),
     /// Decisions did not come to rest.
     #[error("{MAX_DECISIONS} decisions in a row did not come to rest")]
     Restless,
@@ -67,14 +70,29 @@ impl ActError {
 
 /// What the core is told of a write that the API server refused as such: trying it again at once would not change the answer.
 fn refusal(step: &Step, error: &ActError) -> Option<Refused> {
+    let refused = |what: String, why: String| {
+        Some(Refused { step: step.clone(), what, why, at: clock::now(), told: false })
+    };
+    if let ActError::Taken(at) = error {
+        return refused(
+            format!("create {at}"),
+            "it exists and was not made for this Canary; rename or delete it".into(),
+        );
+    }
     // A status that tells of a refused status could not be written either.
     let ActError::Write(error) = error else { return None };
     if matches!(step, Step::Status(_)) || !error.is_refusal() {
         return None;
     }
     let (_, words) = error.answer()?;
-    let (why, what) = (foreign::cut(words), error.attempt());
-    Some(Refused { step: step.clone(), what, why, at: clock::now(), told: false })
+    refused(error.attempt(), foreign::cut(words))
+}
+
+/// Whether an object is controlled by the owner that was to control the one which was to be made.
+fn same_owner(write: &Write, found: &Value) -> bool {
+    let Write::Create { object } = write else { return false };
+    let uid = |object: &Value| object.pointer("/metadata/ownerReferences/0/uid").cloned();
+    uid(object).is_some() && uid(object) == uid(found)
 }
 
 /// What is remembered of a Canary between two looks.
@@ -344,8 +362,16 @@ impl Actor {
                 let code = error.code();
                 let exists = code == Some(409) && matches!(write, Write::Create { .. });
                 let gone = code == Some(404) && matches!(write, Write::Delete { .. });
-                if exists && write.target().is_some_and(|at| at.kind == Kind::ControllerRevision) || gone {
+                if gone {
                     return Ok(None);
+                }
+                // Its name is its content: one that was made for this Canary is the same.
+                if exists && let Some(at) = write.target().filter(|at| at.kind == Kind::ControllerRevision) {
+                    let found = self.writer.read(&at).await?;
+                    return match found {
+                        Some(found) if !same_owner(write, &found) => Err(ActError::Taken(at)),
+                        found => Ok(found),
+                    };
                 }
                 if matches!(code, Some(404 | 409 | 422))
                     && let Some(at) = write.target()

@@ -305,7 +305,7 @@ impl Lock {
         let held = json!({keys::HOLD: "h", keys::PROMOTED: "p", keys::APPLIED_BY: "me", keys::FAILED: "h"});
         let more = json!({keys::PAUSED_BEFORE: "true", keys::REQUESTED_REPLICAS: "2", keys::GLASSED: "g",
             keys::BREAK_GLASS: "1 old", keys::CANARY_NAME: "app", keys::TEMPLATE: "t", keys::REVERTED: "r",
-            keys::REVISION: "v", keys::POLICY: "shop", keys::SHARE: "10 1"});
+            keys::REVISION: "v", keys::POLICY: "shop", keys::SHARE: "10 1", keys::CARRIED: "{}"});
         let promoted = json!({keys::PROMOTED: "p"});
         let traffic = keys::TRAFFIC_FINALIZER;
         let (copy, in_place) = (keys::LAYOUT_PRIMARY_COPY, keys::LAYOUT_IN_PLACE);

@@ -44,7 +44,12 @@ async fn without_the_webhook_no_new_template_of_what_a_policy_selects_runs() -> 
     sidetrack.kill();
     world.kubectl(&[&["delete"][..], &CONFIGURATION].concat()).await?;
     let mut free = deployment("locked", "v1", 1);
-    json_patch::merge(&mut free, &json!({"metadata": {"name": "free", "labels": {"free": "yes"}}}));
+    let pods = json!({"app": "free"});
+    json_patch::merge(
+        &mut free,
+        &json!({"metadata": {"name": "free", "labels": {"free": "yes"}},
+            "spec": {"selector": {"matchLabels": pods}, "template": {"metadata": {"labels": pods}}}}),
+    );
     for app in [deployment("locked", "v1", 1), free.clone()] {
         let name = at(&app, "/metadata/name").as_str().unwrap_or_default().to_owned();
         eventually("it can be made", async || Ok(world.flux(app.clone()).await.is_ok().then_some(())))

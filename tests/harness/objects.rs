@@ -35,6 +35,7 @@ fn resource(kind: &str) -> Option<ApiResource> {
         "split:v1alpha2" => Kind::TrafficSplitV1Alpha2,
         "split:v1alpha3" => Kind::TrafficSplitV1Alpha3,
         "httproute" => Kind::HttpRoute,
+        "pdb" => return Some(made("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets")),
         "pod" => return Some(made("", "v1", "Pod", "pods")),
         "event" => return Some(made("", "v1", "Event", "events")),
         "rs" => return Some(made("apps", "v1", "ReplicaSet", "replicasets")),

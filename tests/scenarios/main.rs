@@ -12,6 +12,7 @@ mod gates;
 mod in_place;
 mod leaving;
 mod metrics;
+mod others;
 mod plugin;
 mod processes;
 mod promotion;
