@@ -35,6 +35,11 @@ spec:
 $1
 YAML
 }
+apply_shown() { # the same: shown, and applied
+    policy "$1" >"$work/policy.yaml"
+    cat "$work/policy.yaml"
+    kubectl apply -f "$work/policy.yaml"
+}
 held='custom-columns=NAMESPACE:.metadata.namespace,NAME:.metadata.name,IMAGE:.spec.template.spec.containers[0].image,PAUSED:.spec.paused,READY:.status.readyReplicas'
 
 say "2. Two teams have a Deployment and its Service each, and nothing of ours"
@@ -47,7 +52,7 @@ for ns in cart search; do
 done
 
 say "3. The platform team applies one object"
-policy "" | tee /dev/stderr | kubectl apply -f - 2>&1
+apply_shown ""
 for ns in cart search; do there "$ns" && until_phase "$ns" Initialized; done
 show kubectl get canarypolicies
 show kubectl get canaries -A
@@ -62,8 +67,8 @@ show kubectl -n cart get deployments -o "$held"
 
 say "5. A freeze window: what is applied is held, never refused"
 schedule=$(TZ=UTC date '+%M %H %d %m *')
-policy "  freeze:
-  - {schedule: \"$schedule\", duration: 10m, reason: inventory}" | tee /dev/stderr | kubectl apply -f - 2>&1
+apply_shown "  freeze:
+  - {schedule: \"$schedule\", duration: 10m, reason: inventory}"
 kubectl wait canarypolicy/shop --for=jsonpath='{.status.frozen.reason}'=inventory --timeout=30s >/dev/null
 flux cart v3
 until_phase cart Waiting

@@ -7,6 +7,7 @@ mod invariants {
     mod crashes;
     mod guards;
     mod in_place;
+    mod others;
     mod owners;
     mod policies;
     mod races;

@@ -248,6 +248,6 @@ fn cases() -> u32 {
 }
 
 /// A known one, as long as nobody searches: who changes something else is not to meet a case that nobody has seen.
-fn seed() -> RngSeed {
+pub(super) fn seed() -> RngSeed {
     search().map_or(RngSeed::Fixed(1), |_| RngSeed::Random)
 }

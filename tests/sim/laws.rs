@@ -4,6 +4,7 @@
 //! they change, and answers from what was answered.
 
 use super::cluster::text;
+use super::laws_of_others::Others;
 use super::traffic::Shares;
 use super::world::World;
 use jiff::{SignedDuration, Timestamp};
@@ -60,6 +61,8 @@ pub(crate) struct Laws {
     pub(crate) applied: BTreeMap<&'static str, usize>,
     /// Revisions that the primary has run, in order.
     pub(crate) promotions: Vec<Revision>,
+    /// What is not Sidetrack's.
+    pub(super) others: Others,
 }
 
 impl Laws {
@@ -184,6 +187,9 @@ impl World {
     /// Judges a write that was stored, by Sidetrack or by somebody else.
     pub(crate) fn judge_write(&mut self, at: &ObjectRef, before: Option<&Value>, ours: bool) {
         let now = self.cluster.now;
+        if ours {
+            self.judge_others(at, before);
+        }
         let after = self.cluster.get(at).filter(|_| at.kind == Kind::Deployment).cloned();
         let is_target = *at == self.deployment(&self.names.target);
         let is_primary = *at == self.deployment(&self.names.primary);

@@ -7,6 +7,7 @@ pub(crate) mod answers;
 pub(crate) mod cluster;
 pub(crate) mod laws;
 mod laws_in_place;
+pub(crate) mod laws_of_others;
 pub(crate) mod manifests;
 mod moments;
 mod neighbours;

@@ -382,7 +382,16 @@ impl World {
     }
 
     pub(crate) fn primary(&self) -> Option<&Value> {
-        self.cluster.get(&self.deployment(&self.names.primary))
+        self.cluster.get(&self.role(&self.names.primary))
+    }
+
+    /// A Deployment of the Canary's: one of a generated name that somebody else has made is none, and no Deployment is called
+    /// by nothing.
+    fn role(&self, name: &str) -> ObjectRef {
+        let at = self.deployment(name);
+        let owner = self.cluster.get(&at).and_then(|d| d.pointer("/metadata/ownerReferences/0/kind"));
+        let foreign = name == self.names.generated() && owner.is_none_or(|kind| kind != "Canary");
+        if foreign { self.deployment("") } else { at }
     }
 
     pub(crate) fn target_pods(&self) -> &Pods {
@@ -390,11 +399,11 @@ impl World {
     }
 
     pub(crate) fn canary_pods(&self) -> &Pods {
-        self.workloads.of(&self.cluster, &self.deployment(&self.names.canary_deployment))
+        self.workloads.of(&self.cluster, &self.role(&self.names.canary_deployment))
     }
 
     pub(crate) fn primary_pods(&self) -> &Pods {
-        self.workloads.of(&self.cluster, &self.deployment(&self.names.primary))
+        self.workloads.of(&self.cluster, &self.role(&self.names.primary))
     }
 
     /// The image tag of a Deployment's template.
@@ -420,6 +429,10 @@ impl World {
             let (canary, primary) = (ready(self.canary_pods()), ready(self.primary_pods()));
             let share = |pods: i64| (pods * 100).checked_div(canary + primary).unwrap_or(0);
             return Some(Shares { primary: share(primary), canary: share(canary) });
+        }
+        if self.names.in_place() && self.route().is_none() {
+            // The owner's Service leads to the target's pods.
+            return Some(Shares { primary: 100, canary: 0 });
         }
         let selector = self.laws.selector.as_ref()?;
         traffic::shares(&self.cluster, &self.names.namespace, &self.names.apex, (&selector.0, &selector.1))
