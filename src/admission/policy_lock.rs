@@ -42,7 +42,9 @@ pub fn policies(controller_user: &str) -> [Value; 2] {
             format!(
                 "params.?spec.?mode.orValue('enforce') == 'enforce' && \
                  params.?status.?conditions.orValue([]).exists(c, c.type == 'Ready' && c.reason == 'Enforced') && \
-                 !([{}].exists(n, n == object.metadata.namespace)) && {} && {}",
+                 !([{}].exists(n, n == object.metadata.namespace)) && \
+                 !params.?status.?leftAlone.orValue([]).exists(n, n == object.metadata.namespace + '/' + object.metadata.name) && \
+                 {} && {}",
                 protected.join(", "),
                 selects("params.?spec.?namespaceSelector", "variables.nl"),
                 selects("params.?spec.?selector", "variables.l"),

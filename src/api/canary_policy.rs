@@ -183,9 +183,10 @@ pub struct CanaryPolicyStatus {
     pub namespaces: i32,
     /// Deployments with a Canary that was made for it.
     pub enrolled: i32,
-    /// Deployments that it leaves alone because something is in the way, such as an object of a name that it would need.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub refused: i32,
+    /// Deployments that it leaves alone because something is in the way, such as an object of a name that it would need, as
+    /// `namespace/name`: nothing is held on them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub left_alone: Vec<String>,
     /// Releases of the Deployments that it governs.
     pub releases: Releases,
     /// Deployments that it selects and does not release, with the reason; the first ones.
@@ -231,11 +232,6 @@ pub struct Frozen {
     pub until: Option<Timestamp>,
     /// Why they do not.
     pub reason: String,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-const fn is_zero(number: &i32) -> bool {
-    *number == 0
 }
 
 impl CanaryPolicySpec {

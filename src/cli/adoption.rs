@@ -78,7 +78,7 @@ impl Looks {
             .context("the Canary cannot be read")
     }
 
-    /// Says what a policy selects, as if it had mode Enforce.
+    /// Says what a policy selects, as if it had `mode: enforce`.
     ///
     /// # Errors
     ///
@@ -95,7 +95,7 @@ impl Looks {
         for kind in [Kind::CanaryPolicy, Kind::Namespace, Kind::Deployment, Kind::Service, Kind::Canary] {
             for mut object in list(&self.client, kind).await? {
                 if kind == Kind::CanaryPolicy && text(&object, "/metadata/name") == name {
-                    let acts = json!({"metadata": {"finalizers": [keys::POLICY_FINALIZER]}, "spec": {"mode": "Enforce"}});
+                    let acts = json!({"metadata": {"finalizers": [keys::POLICY_FINALIZER]}, "spec": {"mode": Mode::Enforce}});
                     json_patch::merge(&mut object, &acts);
                 }
                 if kind == Kind::Canary && by_it(&object) {
@@ -106,7 +106,12 @@ impl Looks {
         }
         let Some(policy) = roster.policies.get(name) else {
             let others: Vec<&str> = roster.policies.keys().map(String::as_str).collect();
-            bail!("there is no CanaryPolicy {name:?}; there are: {}", others.join(", "));
+            let there = if others.is_empty() {
+                "there are none".into()
+            } else {
+                format!("there are {}", others.join(", "))
+            };
+            bail!("there is no CanaryPolicy {name:?}; {there}");
         };
         if !policy.problems.is_empty() {
             bail!("CanaryPolicy {name} cannot be acted on: {}", policy.problems.join("; "));

@@ -25,7 +25,7 @@ pub(crate) struct Adopt {
     /// A file with Canaries that are not applied yet.
     #[arg(long, short, value_name = "FILE", conflicts_with = "policy")]
     file: Option<PathBuf>,
-    /// Everything that this CanaryPolicy selects, as if it had mode Enforce.
+    /// Everything that this CanaryPolicy selects, as if it had `mode: enforce`.
     #[arg(long, value_name = "NAME")]
     policy: Option<String>,
 }
@@ -52,7 +52,7 @@ impl Adopt {
         }
         let all = selected.canaries.len();
         if all != 1 {
-            out.line(&format!("{} would be adopted or are, {refused} left alone.", all - refused))?;
+            out.line(&format!("{} would be adopted or are already, {refused} left alone.", all - refused))?;
         }
         out.line("Nothing was changed.")?;
         Ok(if refused > 0 { REFUSED } else { DONE })

@@ -2,7 +2,7 @@
 //! status.
 
 use super::freeze;
-use super::generate::{self, Maker, Port};
+use super::generate::{self, Maker};
 use super::roster::{Facts, Held, Key, Roster};
 use super::turns::Waiting;
 use crate::api::canary_policy::{CanaryPolicySpec, CanaryPolicyStatus, Frozen, Mode, Other, Releases};
@@ -44,8 +44,6 @@ pub enum Mend {
 enum Verdict {
     /// It has the Canary that the policy made.
     Enrolled,
-    /// The Canary that the policy made leaves it alone, for this reason.
-    Refused(String),
     /// It is not released by this policy, for this reason.
     Other(String),
 }
@@ -55,25 +53,25 @@ enum Verdict {
 pub fn plan(roster: &Roster, now: Timestamp) -> Work {
     let mut work = Work::default();
     let (selections, governed) = (roster.selections(), roster.governed());
+    let left_alone: BTreeMap<&String, BTreeMap<Key, String>> =
+        roster.policies.keys().map(|name| (name, roster.left_alone(name))).collect();
     let by_target = by_target(roster);
     let mut wanted = BTreeSet::new();
     let mut statuses: BTreeMap<&String, CanaryPolicyStatus> = BTreeMap::new();
     let mut others: BTreeMap<&String, Vec<Other>> = BTreeMap::new();
     for (name, held) in &roster.policies {
         let selection = selections.get(name).cloned().unwrap_or_default();
-        let (mut enrolled, mut refused) = (0, 0);
+        let mut enrolled = 0;
+        let alone = left_alone.get(name);
         let mut named = Vec::new();
         for key in &selection.targets {
             let reason = match governed.get(key) {
                 Some(governor) if governor == name => {
-                    match deployment(roster, key, held, &by_target, &mut wanted, &mut work) {
+                    let why = alone.and_then(|alone| alone.get(key));
+                    match deployment(roster, key, (held, why), &by_target, &mut wanted, &mut work) {
                         Verdict::Enrolled => {
                             enrolled += 1;
                             continue;
-                        }
-                        Verdict::Refused(reason) => {
-                            refused += 1;
-                            reason
                         }
                         Verdict::Other(reason) => reason,
                     }
@@ -94,13 +92,16 @@ pub fn plan(roster: &Roster, now: Timestamp) -> Work {
             selected: count(selection.targets.len()),
             namespaces: count(namespaces.len()),
             enrolled,
-            refused,
+            left_alone: alone.into_iter().flat_map(BTreeMap::keys).map(shown).collect(),
             ..CanaryPolicyStatus::default()
         };
         statuses.insert(name, status);
         others.insert(name, named);
     }
     unwanted(roster, &wanted, &mut work);
+    let alone = |key: &&Key| left_alone.values().any(|alone| alone.contains_key(*key));
+    let enrolled = roster.deployments.iter().filter(|(_, candidate)| candidate.enrolled_by.is_some());
+    work.refused.extend(enrolled.map(|(key, _)| key).filter(alone).cloned());
     for (name, held) in &roster.policies {
         let Some(mut status) = statuses.remove(name) else { continue };
         status.others = others.remove(name).unwrap_or_default();
@@ -131,7 +132,7 @@ fn by_target(roster: &Roster) -> BTreeMap<Key, Vec<(&String, &Facts)>> {
 fn deployment(
     roster: &Roster,
     key: &Key,
-    held: &Held,
+    (held, left_alone): (&Held, Option<&String>),
     by_target: &BTreeMap<Key, Vec<(&String, &Facts)>>,
     wanted: &mut BTreeSet<Key>,
     work: &mut Work,
@@ -149,17 +150,12 @@ fn deployment(
         }
         return Verdict::Other(format!("it has a Canary of its own, {own}"));
     }
-    let Some(candidate) = roster.deployments.get(key).filter(|c| !c.terminating) else {
+    if roster.deployments.get(key).is_none_or(|candidate| candidate.terminating) {
         return Verdict::Other("it is being deleted".into());
-    };
-    let found = roster.services.get(key).cloned().filter(|port| port.port.is_some());
-    let found =
-        found.or_else(|| candidate.port.clone().map(|target| Port { port: None, target: Some(target) }));
-    let spec = generate::spec(&held.policy.spec, name, found);
+    }
+    let spec = generate::spec(&held.policy.spec, name, roster.port(key));
     if spec.service.port == 0 && held.counts() {
-        return Verdict::Other(
-            "no port is known: give its containers a port, or the policy spec.canary.service.port".into(),
-        );
+        return Verdict::Other(left_alone.cloned().unwrap_or_default());
     }
     wanted.insert(key.clone());
     // What a policy that went wrong has made stays as it is.
@@ -181,10 +177,7 @@ fn deployment(
         }
         Some(_) => {}
     }
-    match roster.canaries.get(key).and_then(|facts| facts.refused.clone()) {
-        Some(reason) => Verdict::Refused(reason),
-        None => Verdict::Enrolled,
-    }
+    left_alone.map_or(Verdict::Enrolled, |why| Verdict::Other(why.clone()))
 }
 
 fn differs(facts: &Facts, policy: &str, spec: &CanarySpec) -> bool {
@@ -211,10 +204,8 @@ fn unwanted(roster: &Roster, wanted: &BTreeSet<Key>, work: &mut Work) {
         .map(|((namespace, _), facts)| (namespace.clone(), facts.target.clone()))
         .collect();
     let orphan = |key: &Key| !targets.contains(key) && !wanted.contains(key);
-    let enrolled = || roster.deployments.iter().filter(|(_, candidate)| candidate.enrolled_by.is_some());
-    work.orphans.extend(enrolled().map(|(key, _)| key).filter(|key| orphan(key)).cloned());
-    let refused = |key: &&Key| roster.canaries.get(*key).is_some_and(|facts| facts.refused.is_some());
-    work.refused.extend(enrolled().map(|(key, _)| key).filter(refused).cloned());
+    let enrolled = roster.deployments.iter().filter(|(_, candidate)| candidate.enrolled_by.is_some());
+    work.orphans.extend(enrolled.map(|(key, _)| key).filter(|key| orphan(key)).cloned());
 }
 
 /// Completes a policy's status, guards it, and lets a deleted one go when nothing of it is left.
@@ -323,8 +314,8 @@ fn sentence(
         return ("True", "Audit", format!("It selects {selects} and holds nothing."));
     }
     let mut text = format!("It selects {selects}, {} enrolled.", status.enrolled);
-    if status.refused > 0 {
-        text = format!("{text} {} left alone, because something is in the way.", status.refused);
+    if !status.left_alone.is_empty() {
+        text = format!("{text} {} left alone, because something is in the way.", status.left_alone.len());
     }
     if !status.others.is_empty() {
         text = format!("{text} Of the others status.others names the first.");

@@ -284,12 +284,39 @@ impl Roster {
         Index { selections, governed }
     }
 
-    /// Returns the Deployments that a policy selects and its Canaries leave alone, so that nothing is held on them.
+    /// Returns what is known of the port of a Deployment: that of the Service of its name, else that of its containers.
     #[must_use]
-    pub fn left_alone(&self, policy: &str) -> Vec<Key> {
-        let of_policy = self.canaries.iter().filter(|(_, facts)| facts.policy.as_deref() == Some(policy));
-        let refused = of_policy.filter(|(_, facts)| facts.refused.is_some());
-        refused.map(|((namespace, _), facts)| (namespace.clone(), facts.target.clone())).collect()
+    pub fn port(&self, key: &Key) -> Option<Port> {
+        let of_service = self.services.get(key).cloned().filter(|port| port.port.is_some());
+        let of_pods = || {
+            self.deployments.get(key)?.port.clone().map(|target| Port { port: None, target: Some(target) })
+        };
+        of_service.or_else(of_pods)
+    }
+
+    /// Returns the Deployments that a policy governs and cannot release, with the reason: nothing is held on them.
+    #[must_use]
+    pub fn left_alone(&self, policy: &str) -> BTreeMap<Key, String> {
+        let Some(held) = self.policies.get(policy).filter(|held| held.counts()) else {
+            return BTreeMap::new();
+        };
+        let own_port = held.policy.spec.canary.service.port != 0;
+        let portless = |key: &Key| !own_port && self.port(key).is_none();
+        let governed = self.governed();
+        let of_it = governed.iter().filter(|(_, governor)| *governor == policy).map(|(key, _)| key);
+        of_it
+            .filter_map(|key| {
+                let why = match self.canaries.get(key) {
+                    Some(canary) if canary.policy.as_deref() == Some(policy) => canary.refused.clone(),
+                    Some(_) => None,
+                    None if portless(key) => Some(
+                        "no port is known: give its containers a port, or the policy spec.canary.service.port".to_owned(),
+                    ),
+                    None => None,
+                };
+                Some((key.clone(), why?))
+            })
+            .collect()
     }
 
     /// Whether a policy that acts selects a Deployment with these labels, in a namespace with those.

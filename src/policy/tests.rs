@@ -382,7 +382,7 @@ fn an_application_that_something_stands_in_the_way_of_is_left_alone_and_named() 
     let work = plan(&roster, NOW);
     assert_eq!(work.refused, [("cart".to_owned(), "a".to_owned())]);
     let status = status(&work, "shop");
-    assert_eq!((&status["refused"], &status["enrolled"]), (&json!(1), &json!(0)));
+    assert_eq!((&status["leftAlone"], &status["enrolled"]), (&json!(["cart/a"]), &json!(0)));
     assert_eq!(status["others"], json!([{"deployment": "cart/a", "reason": why}]));
     assert!(asked(&roster));
     // A refused write is another matter: it is tried again.

@@ -63,7 +63,7 @@ pub fn configuration(roster: &Roster, client: &Value, controller_user: &str) -> 
                 &json!(normal(&spec.selector)),
                 layout.is_some(),
                 controller_user,
-                &roster.left_alone(name),
+                &roster.left_alone(name).into_keys().collect::<Vec<_>>(),
             ))
         })
         .collect();
