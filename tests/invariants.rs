@@ -17,6 +17,7 @@ mod invariants {
     mod review;
     mod runs;
     mod skips;
+    mod stuck;
     mod takeover;
     mod upgrades;
     mod verbs;

@@ -57,7 +57,10 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan
         }
         return halted(case, run, vec![Message::warning(text)], true);
     }
-    if let Err(error) = case.primary_ready() {
+    // One that has no pod at all is not waited for: the revision may be what mends it.
+    if (case.primary_serves() || o.policy.by_replicas)
+        && let Err(error) = case.primary_ready()
+    {
         let text = case.primary_not_ready(&error);
         return halted(case, run, vec![Message::warning(text)], false);
     }
@@ -260,10 +263,14 @@ fn step(case: &mut Case<'_>, target: &Workload, run: &Run, mut said: Vec<Message
         next.awaits = next.last_step.filter(|_| o.policy.by_replicas);
         said.push(Message::normal(format!("Advance {} canary weight {weight}", case.canary())));
         let waits_for = waits_for(&next);
+        // All of the traffic stays with the canary as long as the primary has no pod for its share.
+        let all = o.routes.weight == Some(100) && !case.primary_serves() && !o.policy.by_replicas;
+        let set = if all { 100 } else { weight };
         let status =
-            Draft::from(o).weight(weight).run(Some(next)).finish(Phase::Progressing, waits_for, case.now);
+            Draft::from(o).weight(set).run(Some(next)).finish(Phase::Progressing, waits_for, case.now);
         // Intent, effect, and only then the words.
-        let plan = Plan::default().then(status).then(Step::SetWeight(weight));
+        let plan = Plan::default().then(status);
+        let plan = if all { plan } else { plan.then(Step::SetWeight(weight)) };
         return said.into_iter().fold(plan, Plan::say).wake(case.after(o.policy.interval));
     }
     if run.weight == 0 {

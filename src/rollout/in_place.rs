@@ -256,7 +256,10 @@ pub(super) fn leave(case: &mut Case<'_>, target: &Workload) -> Plan {
     if let Some(plan) = remove(case) {
         return plan;
     }
-    if let Some(promoted) = target.keys.promoted.clone().filter(|p| target.held() && *p != target.revision) {
+    // What has never served gives way to what its owner wants now.
+    let serves = case.primary_serves() || o.status.revisions.primary.is_some();
+    let promoted = target.keys.promoted.clone().filter(|p| serves && target.held() && *p != target.revision);
+    if let Some(promoted) = promoted {
         if let Err(plan) = case.loaded(&promoted) {
             return plan;
         }

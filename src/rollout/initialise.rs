@@ -5,8 +5,13 @@ use crate::rollout::advance::Case;
 use crate::rollout::asking::Asked;
 use crate::rollout::observed::Backend;
 use crate::rollout::plan::{Check, Message, Plan, Step};
+use crate::rollout::revision::Revision;
 use crate::rollout::status::Draft;
 use crate::rollout::workload::Workload;
+use jiff::SignedDuration;
+
+/// How long a first revision may take to serve, or as long as its deadline says, before a newer one takes its place.
+const PATIENCE: SignedDuration = SignedDuration::from_mins(1);
 
 /// Adopts a Deployment that is unpaused, observed and has pods of one ReplicaSet only (interlock §5.1). The
 /// snapshot is stored before the labels are set, so that a template which the labels protect can always be found.
@@ -74,6 +79,15 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload) -> Plan {
             None => Step::MarkPromoted(target.revision.clone()).into(),
         };
     };
+    if let Some(plan) = replaced(case, target, promoted) {
+        return plan;
+    }
+    if !o.names.in_place() && o.primary.is_some() && !case.primary_runs(promoted) {
+        if let Err(plan) = case.loaded(promoted) {
+            return plan;
+        }
+        return Step::WritePrimary { revision: promoted.clone(), replicas: None }.into();
+    }
     if o.primary.is_none() {
         if let Err(plan) = case.loaded(promoted) {
             return plan;
@@ -93,10 +107,47 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload) -> Plan {
     }
     if let Err(error) = case.primary_ready() {
         let text = case.primary_not_ready(&error);
-        let since = o.status.last_transition_time.unwrap_or(case.now);
-        return case.overdue(since, Message::warning(text));
+        let since = o.status.last_transition_time.unwrap_or(case.now).min(case.now);
+        let hold = target.keys.hold.as_ref().filter(|_| target.held());
+        let waits = hold.map_or_else(
+            || text.clone(),
+            |hold| format!("Revision {hold} is held until the first one serves: {text}"),
+        );
+        return match case.after_interval(since) {
+            Some(due) => Plan::default().wake(due),
+            None => {
+                let stated = case.waits(Phase::Initializing, &waits);
+                let said = case.repeating(Message::warning(text));
+                Plan { steps: stated.steps.into_iter().chain(said.steps).collect(), wake: said.wake }
+            }
+        };
     }
     hand_over(case, target)
+}
+
+/// A first revision that has never had a ready pod protects nothing: the next one takes its place as the first, unanalysed,
+/// as there is nothing to compare it with.
+fn replaced(case: &mut Case<'_>, target: &Workload, promoted: &Revision) -> Option<Plan> {
+    let o = case.o;
+    let hold = target.keys.hold.clone().filter(|hold| target.held() && *hold == target.revision)?;
+    if hold == *promoted {
+        return Some(Step::ClearHold(hold).into());
+    }
+    let never =
+        o.status.revisions.primary.is_none() && !case.primary_serves() && target.rollout.available == 0;
+    let since = o.status.last_transition_time.unwrap_or(case.now).min(case.now);
+    let end = since.saturating_add(PATIENCE.min(o.policy.deadline)).unwrap_or(case.now);
+    if !never || case.now < end {
+        return None;
+    }
+    if !o.snapshots.contains(&o.names.snapshot(&hold)) {
+        return Some(Step::StoreSnapshot(hold).into());
+    }
+    let text = format!(
+        "Revision {promoted} of {} never became ready: {hold} takes its place as the first one",
+        case.target()
+    );
+    Some(Plan::default().say(Message::warning(text)).then(Step::MarkPromoted(hold)))
 }
 
 /// Asks once whether the metrics server answers, where a metric needs it; the answer is said and holds nothing up.

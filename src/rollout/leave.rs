@@ -13,12 +13,12 @@ pub(super) fn advance(case: &mut Case<'_>) -> Plan {
     if !o.guarded {
         return Plan::default();
     }
-    let Some(target) = o.target.as_ref().filter(|t| !t.terminating) else {
-        return Plan::default().then(Step::DeleteGenerated).then(Step::ReleaseCanary);
+    let Some(target) = o.target.as_ref().filter(|t| !t.terminating && t.canary.is_some()) else {
+        // Deleted together with its target, in whatever order: nobody is left who would take the finalizer off it.
+        let guarded = o.target.as_ref().is_some_and(|target| target.finalizer);
+        let plan = if guarded { Step::UnguardTarget.into() } else { Plan::default() };
+        return plan.then(Step::DeleteGenerated).then(Step::ReleaseCanary);
     };
-    if target.canary.is_none() {
-        return Plan::default().then(Step::DeleteGenerated).then(Step::ReleaseCanary);
-    }
     if o.status.phase != Phase::Terminating {
         let run = o.status.run.as_ref().map(|run| case.enter(run, Stage::RollingBack));
         return Plan::default().say(Message::normal(format!("Terminating canary {}", case.canary()))).then(
@@ -32,7 +32,12 @@ pub(super) fn advance(case: &mut Case<'_>) -> Plan {
     if o.names.in_place() {
         return in_place::leave(case, target);
     }
-    let Some(promoted) = target.keys.promoted.clone().filter(|_| o.primary.is_some()) else {
+    // Before it was initialised the target has never lost its traffic: what its owner wants now is what it keeps.
+    let serves_itself = o.status.revisions.primary.is_none()
+        && o.services.apex != Some(Backend::Primary)
+        && target.replicas > 0;
+    let Some(promoted) = target.keys.promoted.clone().filter(|_| o.primary.is_some() && !serves_itself)
+    else {
         // Nothing was promoted or no primary serves: the target is what there is.
         return Plan::default().then(Step::Unenrol).then(Step::DeleteGenerated).then(Step::ReleaseCanary);
     };
@@ -83,9 +88,18 @@ pub(super) fn advance(case: &mut Case<'_>) -> Plan {
         return Step::Disown.into();
     }
     if let Err(error) = target.ready(&o.names.target, 100, o.policy.deadline, case.now, case.now) {
-        let text = format!("Checking if canary is ready {}: {}", case.target(), error.message);
-        let since = o.status.last_transition_time.unwrap_or(case.now);
-        return case.overdue(since, Message::log(text));
+        let since = o.status.last_transition_time.unwrap_or(case.now).min(case.now);
+        let late = case.now >= target.late_at(since, o.policy.deadline, case.now);
+        if !(late && (target.rollout.available > 0 || !case.primary_serves())) {
+            let text = format!("Checking if canary is ready {}: {}", case.target(), error.message);
+            if !late {
+                return case.overdue(since, Message::log(text));
+            }
+            let waits = format!("The primary serves until pods of {} can: {}", case.target(), error.message);
+            let plan = case.waits(o.status.phase, &waits);
+            let said = case.repeating(Message::warning(waits));
+            return Plan { steps: plan.steps.into_iter().chain(said.steps).collect(), wake: said.wake };
+        }
     }
     // The target runs what the primary runs: weight on it is safe.
     if o.routes.weight.is_some_and(|w| w != 100) {

@@ -160,6 +160,8 @@ pub enum Evicted {
 /// break-glass that nobody admitted counts when other writes followed it: else it is analysed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Memory {
+    /// The Canary's generation that was seen last.
+    pub generation: Option<i64>,
     /// When the tick that is being worked on began.
     pub tick: Option<Timestamp>,
     /// Answers of this tick.
@@ -210,6 +212,12 @@ impl Memory {
     /// Notes what the observation shows, before deciding.
     pub fn note(&mut self, observed: &Observed, now: Timestamp) {
         self.analysed = None;
+        // Answers are to the spec that asked: another one asks again.
+        if self.generation.replace(observed.generation).is_some_and(|before| before != observed.generation) {
+            self.tick = None;
+            self.answers.clear();
+            self.asked.clear();
+        }
         let at = |is: bool, since: Option<Timestamp>| if is { Some(since.unwrap_or(now)) } else { None };
         let settled = observed.routes.unsettled.is_none();
         self.zero_since = at(settled && observed.routes.weight == Some(0), self.zero_since);

@@ -7,7 +7,7 @@ use crate::rollout::policy::HookKind;
 use crate::rollout::revision::Revision;
 use crate::rollout::status::Draft;
 use crate::rollout::workload::{NotReady, Workload};
-use crate::rollout::{in_place, rollback};
+use crate::rollout::{analysis, guard, in_place, release, rest, rollback};
 
 /// The analysis passed, or is skipped: the primary is written, from the snapshot, to exactly what was analysed.
 pub(super) fn begin(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
@@ -56,8 +56,22 @@ fn replicas(case: &Case<'_>, target: &Workload) -> Option<i32> {
 
 /// All traffic on the canary, seen and drained; then the primary.
 pub(super) fn clearing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
+    if let Some(plan) = rollback::cut_short(case, target, run) {
+        return plan;
+    }
     if !case.canary_serves() {
         return rollback::begin(case, run, None);
+    }
+    let end = target.late_at(run.since, case.o.policy.deadline, case.now);
+    if let Err(error) = case.canary_ready(target, run)
+        && case.now >= end
+    {
+        let text = case.canary_not_ready(&error);
+        return rollback::begin(
+            case,
+            &analysis::because(run, text.clone()),
+            Some(vec![Message::warning(text)]),
+        );
     }
     match case.primary_drained() {
         Err(plan) => plan,
@@ -68,6 +82,9 @@ pub(super) fn clearing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pla
 /// Waits for the primary, within a deadline of its own.
 pub(super) fn promoting(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
     let o = case.o;
+    if let Some(plan) = glassed(case, target, run) {
+        return plan;
+    }
     let revision = Revision::from_key(&run.revision);
     if !case.primary_runs(&revision) {
         if let Err(plan) = case.loaded(&revision) {
@@ -89,6 +106,43 @@ pub(super) fn promoting(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
         }
         Err(error) => unready(case, run, &error),
     }
+}
+
+/// A break-glass does not wait for a primary that is not ready: it is what is to mend it.
+pub(super) fn glassed(case: &mut Case<'_>, target: &Workload, run: &Run) -> Option<Plan> {
+    let hold = target.keys.hold.clone().filter(|hold| target.held() && target.glassed(hold.as_str()))?;
+    if hold.as_str() == run.revision || case.primary_ready().is_ok() {
+        return None;
+    }
+    Some(if case.primary_serves() {
+        release::supersede(case, target, &hold)
+    } else {
+        straight(case, target, &hold)
+    })
+}
+
+/// The glass was broken, and the primary has no pod that serves: it is written from what is held at once. No pods of the target
+/// are asked for, and traffic stays where it is until the primary is ready.
+pub(super) fn straight(case: &mut Case<'_>, target: &Workload, hold: &Revision) -> Plan {
+    let o = case.o;
+    let mut run = rest::begin(case, target, hold, Stage::Promoting);
+    run.skip = true;
+    run.weight = o.routes.weight.unwrap_or(0);
+    case.end_tick();
+    case.m.said_at = None;
+    let mut plan = Plan::default();
+    if !o.snapshots.contains(&o.names.snapshot(hold)) {
+        plan = plan.then(Step::StoreSnapshot(hold.clone()));
+    }
+    let said = guard::passed_by_glass(case, target, &run);
+    let text =
+        format!("Copying {} template spec to {}, which has no ready pods", case.target(), case.primary());
+    let plan = said.into_iter().chain([Message::warning(text)]).fold(plan, Plan::say);
+    plan.then(Draft::from(o).analysed(hold.as_str()).run(Some(run)).finish(
+        Phase::Promoting,
+        "Break-glass: the primary rolls to the revision unanalysed.",
+        case.now,
+    ))
 }
 
 /// The primary is not ready on the revision: it is waited for within a deadline of each stage, then the promotion
@@ -201,6 +255,9 @@ pub(super) fn finalising(case: &mut Case<'_>, target: &Workload, run: &Run) -> P
 /// and when the primary is ready the run is rolled back like any other.
 pub(super) fn restoring(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan {
     let o = case.o;
+    if let Some(plan) = glassed(case, target, run) {
+        return plan;
+    }
     let Some(previous) = run.previous.as_deref().map(Revision::from_key) else {
         return rollback::begin(case, run, None);
     };

@@ -8,7 +8,7 @@ use crate::rollout::policy::HookKind;
 use crate::rollout::revision::Revision;
 use crate::rollout::status::{Draft, outlived};
 use crate::rollout::workload::Workload;
-use crate::rollout::{bypass, contest, guard, in_place, release, repair};
+use crate::rollout::{bypass, contest, guard, in_place, promotion, release, repair};
 
 /// Decides for a Canary that has no run.
 pub(super) fn advance(case: &mut Case<'_>, target: &Workload) -> Plan {
@@ -138,9 +138,16 @@ fn held(case: &mut Case<'_>, target: &Workload, hold: &Revision) -> Plan {
         );
         return case.waits(o.status.phase, &text);
     }
-    if let Err(error) = case.primary_ready() {
+    // A primary that has lost some pods is mended first; for one that has none, what is held may be the fix.
+    let passes = target.keys.glassed.as_ref() == Some(hold) || o.policy.skip_analysis;
+    if !passes
+        && case.primary_serves()
+        && let Err(error) = case.primary_ready()
+    {
         let text = case.primary_not_ready(&error);
-        return case.repeating(Message::warning(text));
+        let stated = case.waits(o.status.phase, &format!("Revision {hold} is held: {text}."));
+        let said = case.repeating(Message::warning(text));
+        return Plan { steps: stated.steps.into_iter().chain(said.steps).collect(), wake: said.wake };
     }
     start(case, target, hold, false)
 }
@@ -156,6 +163,9 @@ pub(super) fn start(case: &mut Case<'_>, target: &Workload, hold: &Revision, ret
     let glassed = target.keys.glassed.as_ref() == Some(hold);
     case.m.said_at = None;
     case.m.tick = None;
+    if glassed && !o.names.in_place() && !case.primary_serves() {
+        return promotion::straight(case, target, hold);
+    }
     if glassed {
         let said = guard::passed_by_glass(case, target, &run).into_iter().fold(Plan::default(), Plan::say);
         return released(case, said, run);

@@ -8,7 +8,7 @@ use crate::rollout::policy::HookKind;
 use crate::rollout::revision::Revision;
 use crate::rollout::status::Draft;
 use crate::rollout::workload::Workload;
-use crate::rollout::{in_place, release};
+use crate::rollout::{in_place, promotion, release};
 
 /// What ends a run before its stage is looked at: a revert, a newer revision, or too many failed checks.
 pub(super) fn cut_short(case: &mut Case<'_>, target: &Workload, run: &Run) -> Option<Plan> {
@@ -124,6 +124,9 @@ pub(super) fn cancelling(case: &mut Case<'_>, target: &Workload, run: &Run) -> P
         return release::supersede(case, target, &hold);
     }
     if let Err(error) = case.primary_ready() {
+        if let Some(plan) = promotion::glassed(case, target, run) {
+            return plan;
+        }
         let text = case.primary_not_ready(&error);
         return case.overdue(run.since, Message::warning(text));
     }

@@ -14,8 +14,8 @@ pub struct Steps {
 }
 
 impl Steps {
-    /// Returns the weight after `weight`, or `None` when the analysis has reached its end. A weight that is not
-    /// in the list jumps to the end, as in Flagger (its `nextStepWeight`).
+    /// Returns the weight after `weight`, or `None` when the analysis has reached its end. After a weight that is not in the
+    /// list (it was edited meanwhile) comes the first listed one above it; Flagger jumps to 100 there (its `nextStepWeight`).
     #[must_use]
     pub fn next(&self, weight: i32) -> Option<i32> {
         if weight >= self.max {
@@ -26,11 +26,10 @@ impl Steps {
         } else if weight == 0 {
             self.list.first().copied()?
         } else {
-            self.list
-                .iter()
-                .position(|w| *w == weight)
-                .and_then(|at| self.list.get(at + 1).copied())
-                .unwrap_or(100)
+            match self.list.iter().position(|w| *w == weight) {
+                Some(at) => self.list.get(at + 1).copied().unwrap_or(100),
+                None => self.list.iter().copied().find(|w| *w > weight).unwrap_or(100),
+            }
         };
         Some(next.clamp(0, 100))
     }
@@ -60,7 +59,8 @@ mod tests {
     fn listed_steps_are_taken_in_order() {
         assert_eq!(walk(&Steps { list: vec![1, 10, 80], max: 80, ..Steps::default() }), [1, 10, 80]);
         let steps = Steps { list: vec![10, 20], max: 20, ..Steps::default() };
-        assert_eq!(steps.next(15), Some(100));
+        // The list was edited meanwhile.
+        assert_eq!((steps.next(5), steps.next(15)), (Some(10), Some(20)));
     }
 
     #[test]

@@ -111,6 +111,12 @@ pub struct NotReady {
     pub deadline: bool,
 }
 
+/// How many of so many pods a threshold in percent asks for: rounded up, and never none of some.
+fn least(pods: i32, threshold: i32) -> i32 {
+    let of = i64::from(pods).saturating_mul(threshold.max(0).into()).saturating_add(99) / 100;
+    i32::try_from(of).unwrap_or(i32::MAX).max(pods.min(1))
+}
+
 fn text(object: &Value, pointer: &str) -> Option<String> {
     object.pointer(pointer).and_then(Value::as_str).map(str::to_owned)
 }
@@ -262,7 +268,7 @@ impl Workload {
                 r.replicas - r.updated
             )));
         }
-        if r.available < r.updated * threshold / 100 {
+        if r.available < least(r.updated, threshold) {
             return Err(judged(format!(
                 "waiting for rollout to finish: {} of {} (readyThreshold {threshold}%) updated replicas are available",
                 r.available, r.updated
@@ -279,7 +285,7 @@ impl Workload {
     /// Says what it waits for.
     pub fn serves(&self, threshold: i32) -> Result<(), NotReady> {
         let r = &self.rollout;
-        if r.available >= (self.replicas * threshold / 100).max(self.replicas.min(1)) {
+        if r.available >= least(self.replicas, threshold) {
             return Ok(());
         }
         let text = format!(

@@ -9,7 +9,7 @@ use super::traffic::Shares;
 use super::world::World;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
-use sidetrack::api::status::{Phase, Run, Stage};
+use sidetrack::api::status::{CanaryStatus, Phase, Run, Stage};
 use sidetrack::api::{Verb, keys};
 use sidetrack::object::{Kind, ObjectRef};
 use sidetrack::rollout::naming::Names;
@@ -366,6 +366,11 @@ impl World {
             let away = self.laws.primary_zero.is_some_and(|at| at + self.drain() <= now);
             self.law("I4", away, "a Recreate primary is written while it has traffic");
         }
+        // What was first has never had a ready pod: what takes its place is the first one.
+        if self.status().revisions.primary.is_none() && self.primary_pods().ready(now) == 0 {
+            self.laws.good.insert(revision.clone());
+            return;
+        }
         let spec = self.cluster.get(&self.canary).map(|c| c["spec"].clone()).unwrap_or_default();
         if spec["skipAnalysis"] == true
             || self.laws.glassed.contains(revision)
@@ -461,6 +466,22 @@ impl World {
         }
     }
 
+    /// With no pod of the primary the canary has all of the traffic; its steps are then those that status takes.
+    fn judge_steps_in_status(&mut self, status: &CanaryStatus) {
+        let now = self.cluster.now;
+        let alone = self.shares().is_some_and(|s| s.canary == 100) && self.primary_pods().ready(now) == 0;
+        let Some(run) = status.run.as_ref().filter(|run| alone && run.stage == Stage::Analysing) else {
+            return;
+        };
+        let (revision, weight) = (Revision::from_key(&run.revision), i64::from(run.weight));
+        let before = self.laws.step.clone().filter(|(r, ..)| *r == revision);
+        if before.as_ref().is_none_or(|(_, _, w)| weight > *w) && weight > 0 {
+            let apart = before.is_none_or(|(_, at, _)| now >= at + self.interval());
+            self.law("I8", apart, "two steps within an interval");
+            self.laws.step = Some((revision, now, weight));
+        }
+    }
+
     fn judge_status(&mut self) {
         let status = self.status();
         let stated = self.cluster.get(&self.canary).is_some_and(|c| c.get("status").is_some());
@@ -469,6 +490,7 @@ impl World {
         }
         let counted = status.share.is_none_or(|share| share.percent == status.canary_weight);
         self.law("I9", counted, "the weight that is stated is not the share of the pods");
+        self.judge_steps_in_status(&status);
         let run_closes = status.run.as_ref().is_none_or(|r| r.stage == Stage::Closing);
         if status.phase != Phase::Succeeded || !run_closes {
             return;

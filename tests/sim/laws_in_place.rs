@@ -60,6 +60,17 @@ impl World {
                 "another template than the promoted one is written to the applied Deployment",
             );
         }
+        let promotes = |o: &Value| annotation(o, keys::PROMOTED) == Some(revision.as_str());
+        if is.is_some() && promotes(after) && !before.is_some_and(promotes) {
+            let never =
+                self.status().revisions.primary.is_none() && self.primary_pods().ready(self.cluster.now) == 0;
+            self.law("I2", never, "what is held is called promoted, and something has served before");
+            self.laws.good.insert(revision.clone());
+        }
+        if !enrolled(after) {
+            // It has left: what it runs is its owner's.
+            self.laws.good.insert(revision.clone());
+        }
         let runs = after["spec"]["paused"] != true && enrolled(after);
         if was.is_some()
             && is.is_none()
