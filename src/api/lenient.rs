@@ -17,6 +17,11 @@ pub(super) fn optional_whole<'de, D: Deserializer<'de>>(deserializer: D) -> Resu
     Ok(Option::<Number>::deserialize(deserializer)?.map(|number| clamp(&number)))
 }
 
+/// As [`whole`], for a count that may be absent or null: never less than none.
+pub(crate) fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    Ok(optional_whole(deserializer)?.unwrap_or_default().max(0).unsigned_abs())
+}
+
 /// As [`whole`], for a list.
 pub(super) fn whole_list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<i32>, D::Error> {
     Ok(Vec::<Number>::deserialize(deserializer)?.iter().map(clamp).collect())

@@ -13,7 +13,7 @@ pub mod canary_policy;
 pub mod crd;
 pub mod duration;
 pub mod keys;
-mod lenient;
+pub(crate) mod lenient;
 pub mod metric_template;
 mod passthrough;
 pub mod request;

@@ -25,6 +25,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Decisions in one look; a Canary that needs more is looked at again after a pause, so that no defect spins.
@@ -33,6 +34,9 @@ const MAX_DECISIONS: usize = 64;
 /// How often in one look a write may be refused because something had changed: it is decided again at once, on what is
 /// there now, where a pause would cost more than the decision.
 const MAX_CONFLICTS: usize = 5;
+
+/// Pause before it is asked again whether a lapsed right to write has come back.
+pub(super) const LAPSE: Duration = Duration::from_millis(250);
 
 /// Why a look ended before there was nothing left to do.
 #[derive(Debug, thiserror::Error)]
@@ -175,7 +179,7 @@ impl Actor {
         let mut conflicts = 0;
         'decisions: for _ in 0..MAX_DECISIONS {
             if !self.leadership.may_write() {
-                return Ok(None);
+                return Ok(self.lapsed());
             }
             self.read_unknown(key).await?;
             let templates = self.states().entry(key.clone()).or_default().templates.clone();
@@ -205,7 +209,7 @@ impl Actor {
             }
             for steps in steps.chunk_by(|one, next| one.side_by_side() && next.side_by_side()) {
                 if !self.leadership.may_write() {
-                    return Ok(None);
+                    return Ok(self.lapsed());
                 }
                 let taken = join_all(steps.iter().map(|step| self.take(key, &subject, step.clone()))).await;
                 let refused =
@@ -232,6 +236,13 @@ impl Actor {
             }
         }
         Err(ActError::Restless)
+    }
+
+    /// When to look again where only the right to write has lapsed: it comes back without a word when it is renewed.
+    fn lapsed(&self) -> Option<Timestamp> {
+        self.leadership
+            .has_lapsed()
+            .then(|| clock::now().saturating_add(LAPSE).unwrap_or_else(|_| clock::now()))
     }
 
     fn note_target(&self, key: &CanaryKey, target: &str) {
@@ -353,6 +364,9 @@ impl Actor {
     pub(super) async fn write(&self, key: &CanaryKey, write: &Write) -> Result<Option<Value>, ActError> {
         match self.writer.write(write).await {
             Ok(answer) => {
+                if let Write::Delete { target, .. } = write {
+                    lock(&self.cache).stored_no_more(target);
+                }
                 if let Some(object) = answer.clone() {
                     self.take_in(key, |cache| cache.upsert(object)).await;
                 }
@@ -363,6 +377,9 @@ impl Actor {
                 let exists = code == Some(409) && matches!(write, Write::Create { .. });
                 let gone = code == Some(404) && matches!(write, Write::Delete { .. });
                 if gone {
+                    if let Some(at) = write.target() {
+                        lock(&self.cache).stored_no_more(&at);
+                    }
                     return Ok(None);
                 }
                 // Its name is its content: one that was made for this Canary is the same.

@@ -220,6 +220,33 @@ impl Cache {
         }
     }
 
+    /// Forgets a stored template that was deleted, whosever it was.
+    pub fn stored_no_more(&mut self, at: &ObjectRef) {
+        if at.kind == Kind::ControllerRevision {
+            self.snapshots.retain(|(namespace, _), all| {
+                if *namespace == at.namespace {
+                    all.remove(&at.name);
+                }
+                !all.is_empty()
+            });
+        }
+    }
+
+    /// Forgets the stored templates that a complete list lacks; `seen` has namespace, label and name. Returns the labels of
+    /// those that had some of them.
+    pub fn snapshots_listed(&mut self, seen: &HashSet<(String, String, String)>) -> Vec<CanaryKey> {
+        let mut dirty = Vec::new();
+        self.snapshots.retain(|(namespace, label), all| {
+            let before = all.len();
+            all.retain(|name, _| seen.contains(&(namespace.clone(), label.clone(), name.clone())));
+            if all.len() != before {
+                dirty.push((namespace.clone(), label.clone()));
+            }
+            !all.is_empty()
+        });
+        dirty
+    }
+
     /// Returns the stored templates of a Canary.
     #[must_use]
     pub fn snapshots_of(&self, namespace: &str, label: &str) -> BTreeMap<String, Snapshot> {
@@ -297,6 +324,21 @@ mod tests {
             stored.get("app-1").map(|s| (s.uid.as_str(), s.created.as_str())),
             Some(("u", "2026-01-01T00:00:00Z"))
         );
+    }
+
+    /// A watch that was interrupted has missed deletions.
+    #[test]
+    fn what_a_list_lacks_is_not_stored_any_more() {
+        let mut cache = Cache::default();
+        let stored = || Snapshot { uid: "u".into(), created: String::new() };
+        for name in ["app-1", "app-2"] {
+            cache.snapshot("a", "app", name, stored());
+        }
+        let seen = HashSet::from([("a".to_owned(), "app".to_owned(), "app-2".to_owned())]);
+        assert_eq!(cache.snapshots_listed(&seen), [key("app")]);
+        assert_eq!(cache.snapshots_of("a", "app").into_keys().collect::<Vec<_>>(), ["app-2"]);
+        cache.stored_no_more(&ObjectRef::new(Kind::ControllerRevision, "a", "app-2"));
+        assert!(cache.snapshots_of("a", "app").is_empty());
     }
 
     #[test]

@@ -75,8 +75,8 @@ pub enum ControllerError {
     /// The platform's TLS roots cannot be read.
     #[error("no HTTP client can be made")]
     Sender(#[source] reqwest::Error),
-    /// A look panicked.
-    #[error("a decision panicked")]
+    /// A look, or a task beside them, panicked.
+    #[error("a task of the controller panicked")]
     Panicked(#[source] tokio::task::JoinError),
 }
 
@@ -157,6 +157,9 @@ pub async fn run(setup: Setup) -> Result<(), ControllerError> {
                 controller.ended(ended.map_err(ControllerError::Panicked)?);
             }
             () = tokio::time::sleep_until(next.into()) => {}
+            Some(ended) = controller.tasks.join_next(), if !controller.tasks.is_empty() => {
+                ended.map_err(ControllerError::Panicked)?;
+            }
             now_leads = leadership.turned(leads) => {
                 leads = now_leads;
                 if leads {
@@ -266,7 +269,9 @@ impl Controller {
         while self.looks.len() < CONCURRENCY {
             let Some(key) = self.queue.take(Instant::now()) else { return };
             if !self.prepare(&key) {
-                self.queue.done(&key, None);
+                // A lapse ends without a word; everything else that is missing marks its Canaries when it is there.
+                let lapsed = self.setup.leadership.has_lapsed().then(|| Instant::now() + act::LAPSE);
+                self.queue.done(&key, lapsed);
                 continue;
             }
             let actor = self.actor.clone();

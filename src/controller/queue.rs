@@ -1,7 +1,7 @@
 //! Which Canary is looked at when: at most one decision for one Canary at a time.
 
 use super::cache::CanaryKey;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 /// The longest pause after repeated failures.
@@ -11,7 +11,9 @@ const MIN_BACKOFF: Duration = Duration::from_millis(50);
 /// The queue. Time comes in as an argument.
 #[derive(Debug, Default)]
 pub struct Queue {
-    ready: BTreeSet<CanaryKey>,
+    /// In the order in which they were marked, each once.
+    ready: VecDeque<CanaryKey>,
+    marked: HashSet<CanaryKey>,
     later: BTreeMap<(Instant, CanaryKey), ()>,
     wakes: HashMap<CanaryKey, Instant>,
     running: HashSet<CanaryKey>,
@@ -21,7 +23,9 @@ pub struct Queue {
 impl Queue {
     /// Something about a Canary changed: it is looked at as soon as possible.
     pub fn mark(&mut self, key: CanaryKey) {
-        self.ready.insert(key);
+        if self.marked.insert(key.clone()) {
+            self.ready.push_back(key);
+        }
     }
 
     /// A Canary is to be looked at no later than this.
@@ -45,10 +49,11 @@ impl Queue {
         while let Some((at, key)) = self.later.keys().next().cloned().filter(|(at, _)| *at <= now) {
             self.later.remove(&(at, key.clone()));
             self.wakes.remove(&key);
-            self.ready.insert(key);
+            self.mark(key);
         }
-        let key = self.ready.iter().find(|k| !self.running.contains(*k))?.clone();
-        self.ready.remove(&key);
+        let at = self.ready.iter().position(|key| !self.running.contains(key))?;
+        let key = self.ready.remove(at)?;
+        self.marked.remove(&key);
         // What was due later is decided anew by the look that begins now.
         self.unwake(&key);
         self.running.insert(key.clone());
@@ -81,7 +86,8 @@ impl Queue {
 
     /// A Canary is gone.
     pub fn forget(&mut self, key: &CanaryKey) {
-        self.ready.remove(key);
+        self.marked.remove(key);
+        self.ready.retain(|ready| ready != key);
         self.unwake(key);
         self.failures.remove(key);
     }
@@ -106,6 +112,17 @@ mod tests {
         assert_eq!(queue.take(now), None);
         queue.done(&key("a"), None);
         assert_eq!(queue.take(now), Some(key("a")), "what changed meanwhile is not lost");
+    }
+
+    /// Under load nobody's name decides on who is never looked at.
+    #[test]
+    fn who_was_marked_first_is_taken_first() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        for name in ["z", "a", "m", "a"] {
+            queue.mark(key(name));
+        }
+        let taken: Vec<_> = std::iter::from_fn(|| queue.take(now)).map(|(_, name)| name).collect();
+        assert_eq!(taken, ["z", "a", "m"]);
     }
 
     #[test]

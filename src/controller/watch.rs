@@ -79,8 +79,8 @@ pub async fn follow(
 ) {
     let resource = resource(kind);
     let api: Api<DynamicObject> = match &namespace {
-        Some(namespace) => Api::namespaced_with(client, namespace, &resource),
-        None => Api::all_with(client, &resource),
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+        None => Api::all_with(client.clone(), &resource),
     };
     let config = watcher::Config::default().page_size(PAGE);
     let mut pauses = Pauses::default();
@@ -122,6 +122,15 @@ pub async fn follow(
                 }
                 Err(error) => {
                     interrupted(kind, &error, &changes, &mut pauses).await;
+                    if matches!(served(&client, kind).await, Ok(false)) {
+                        // Its definition was deleted, and its objects with it: nobody waits for their list.
+                        let dirty = lock(&cache).unserved(kind);
+                        for change in [Change::Dirty(dirty), Change::Synced(kind)] {
+                            if changes.send(change).await.is_err() {
+                                return;
+                            }
+                        }
+                    }
                     break;
                 }
             };
@@ -166,6 +175,7 @@ pub async fn follow_snapshots(
     let mut pauses = Pauses::default();
     loop {
         let mut stream = watch(api.clone(), config.clone()).boxed();
+        let mut seen = HashSet::new();
         loop {
             let Some(event) = stream.next().await else {
                 let _ = changes.send(Change::Ended(Kind::ControllerRevision)).await;
@@ -175,6 +185,9 @@ pub async fn follow_snapshots(
                 let label = object.labels().get(keys::CANARY).cloned().unwrap_or_default();
                 (object.namespace().unwrap_or_default(), label, object.name_any())
             };
+            if let Ok(Event::InitApply(object)) = &event {
+                seen.insert(address(object));
+            }
             match event {
                 Ok(Event::InitApply(object) | Event::Apply(object)) => {
                     let (namespace, label, name) = address(&object);
@@ -188,10 +201,17 @@ pub async fn follow_snapshots(
                 Ok(Event::Delete(object)) => {
                     let (namespace, label, name) = address(&object);
                     lock(&cache).no_snapshot(&namespace, &label, &name);
+                    if changes.send(Change::Dirty(vec![(namespace, label)])).await.is_err() {
+                        return;
+                    }
                 }
                 Ok(Event::Init) => {}
                 Ok(Event::InitDone) => {
                     pauses = Pauses::default();
+                    let dirty = lock(&cache).snapshots_listed(&std::mem::take(&mut seen));
+                    if !dirty.is_empty() && changes.send(Change::Dirty(dirty)).await.is_err() {
+                        return;
+                    }
                     if changes.send(Change::Synced(Kind::ControllerRevision)).await.is_err() {
                         return;
                     }

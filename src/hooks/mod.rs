@@ -55,6 +55,7 @@ pub struct Hook {
     /// Time allowed for one attempt, such as `5s`; ten seconds if not given.
     pub timeout: Option<String>,
     /// Further attempts after a connection error, 429 or 5xx other than 501.
+    #[serde(deserialize_with = "crate::api::lenient::count")]
     pub retries: u32,
     /// Whether the server's certificate is not checked.
     #[serde(rename = "disableTLS")]
@@ -106,10 +107,9 @@ impl Hook {
     /// When the timeout is no duration.
     pub fn request(&self, payload: &Payload<'_>) -> Result<HttpRequest, InvalidDuration> {
         // Flagger takes a text of fewer than two characters for none.
-        let timeout = match self.timeout.as_deref().filter(|t| t.len() >= 2) {
-            Some(text) => parse_duration(text)?,
-            None => Duration::from_secs(10),
-        };
+        let stated = self.timeout.as_deref().filter(|t| t.len() >= 2).map(parse_duration).transpose()?;
+        // No time at all to wait would fail every call; the Canary's status says that ten seconds count.
+        let timeout = stated.filter(|time| !time.is_zero()).unwrap_or(Duration::from_secs(10));
         Ok(HttpRequest {
             method: Method::Post,
             url: self.url.clone(),
@@ -255,6 +255,17 @@ mod tests {
         );
     }
 
+    /// Flagger's schema says `number`: what it lets through is read, so that no gate is lost.
+    #[test]
+    fn retries_are_read_as_whole_as_can_be() {
+        for (written, read) in [("-1", 0), ("1.5", 1), ("3", 3), ("null", 0)] {
+            assert_eq!(
+                hook(&format!(r#"{{"name":"a","url":"http://a","retries":{written}}}"#)).retries,
+                read
+            );
+        }
+    }
+
     #[test]
     fn timeout_defaults_to_ten_seconds_and_must_be_a_duration() {
         let timeout = |text: Option<&str>| {
@@ -264,6 +275,7 @@ mod tests {
         assert_eq!(timeout(None), Ok(10));
         assert_eq!(timeout(Some("5")), Ok(10));
         assert_eq!(timeout(Some("5s")), Ok(5));
+        assert_eq!(timeout(Some("0s")), Ok(10));
         assert!(timeout(Some("5x")).is_err());
     }
 

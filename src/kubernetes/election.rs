@@ -64,6 +64,13 @@ impl Leadership {
         self.claim.borrow().may_write(Instant::now())
     }
 
+    /// Returns whether the claim has lapsed and may come back: it was not renewed in time, and nobody else has it yet.
+    #[must_use]
+    pub fn has_lapsed(&self) -> bool {
+        let claim = *self.claim.borrow();
+        claim.leads() && !claim.may_write(Instant::now())
+    }
+
     /// Waits until the claim is gained or lost, then returns whether this process leads; not for renewals.
     /// `known` is what the caller takes to be so.
     pub async fn turned(&mut self, known: bool) -> bool {

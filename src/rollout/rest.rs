@@ -80,7 +80,7 @@ fn primary(case: &mut Case<'_>, target: &Workload) -> Option<Plan> {
         return Some(plan);
     }
     if target.restarted_at.is_some()
-        && target.restarted_at > primary.restarted_at
+        && later(target.restarted_at.as_deref(), primary.restarted_at.as_deref())
         && target.keys.hold.is_none()
         && let Some(at) = &target.restarted_at
     {
@@ -94,6 +94,15 @@ fn primary(case: &mut Case<'_>, target: &Workload) -> Option<Plan> {
         return replicas(case, target, primary);
     }
     None
+}
+
+/// Whether one time is later than the other, wherever it was written; texts that are no times are compared as they are.
+fn later(one: Option<&str>, other: Option<&str>) -> bool {
+    let time = |text: Option<&str>| text.and_then(|text| text.parse::<jiff::Timestamp>().ok());
+    match (time(one), time(other)) {
+        (Some(one), Some(other)) => one > other,
+        _ => one > other,
+    }
 }
 
 /// What the applier asks for is given to the primary once; below that it is repaired.
@@ -238,6 +247,9 @@ fn quiet(case: &mut Case<'_>, target: &Workload) -> Plan {
             Err(plan) => plan,
         };
     }
+    if let Some(step) = stored_again(case, target) {
+        return step.into();
+    }
     let stale: Vec<String> = stale_snapshots(case, target);
     if !stale.is_empty() {
         return Step::PruneSnapshots(stale).into();
@@ -296,6 +308,18 @@ fn idle_pods(case: &mut Case<'_>, target: &Workload) -> Plan {
         return Step::ScaleTarget(0).into();
     }
     if !target.owned.is_empty() { Step::Disown.into() } else { Plan::default() }
+}
+
+/// The stored template of the promoted revision is what a failed promotion, and leaving, write back: one that was lost is stored
+/// again as long as something else has it.
+fn stored_again(case: &Case<'_>, target: &Workload) -> Option<Step> {
+    let o = case.o;
+    let promoted = target.keys.promoted.clone().filter(|p| !o.snapshots.contains(&o.names.snapshot(p)))?;
+    if target.revision == promoted {
+        return Some(Step::StoreSnapshot(promoted));
+    }
+    let copied = !o.names.in_place() && o.primary_restorable;
+    copied.then_some(Step::StorePrimarySnapshot(promoted))
 }
 
 fn stale_snapshots(case: &Case<'_>, target: &Workload) -> Vec<String> {

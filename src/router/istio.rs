@@ -1,7 +1,7 @@
 //! Istio: a VirtualService that splits, and a DestinationRule for each side.
 
 use super::adopted::{self, Shape, elements};
-use super::object::{self, same, set, settle, unset};
+use super::object::{self, same, set, settle, settle_stated, unset};
 use super::{Backends, Live, RouteError, Router, Weights};
 use crate::object::{Kind, ObjectRef, Write};
 use serde_json::{Map, Value, json};
@@ -109,7 +109,8 @@ fn repaired(router: &Router, live: &Value) -> Value {
         unset(spec, other);
     }
     let rules = merged_rules(router, spec.get(kind), wanted.get(kind));
-    settle(spec, kind, Some(&rules));
+    // What means the same was taken from the live rules as it is.
+    set(spec, kind, rules);
     next
 }
 
@@ -141,7 +142,7 @@ pub(super) fn merged_rule(router: &Router, live: Value, wanted: Value) -> Value 
             let routes = merged_routes(rule.get(field), wanted.get(field));
             settle(&mut rule, field, Some(&routes));
         } else {
-            settle(&mut rule, field, wanted.get(field));
+            settle_stated(&mut rule, field, wanted.get(field));
         }
     }
     without_mirror(router, &mut rule);
@@ -240,7 +241,7 @@ fn http_rule(router: &Router, conditions: &[Value], route: Value) -> Value {
         ("corsPolicy", service.cors_policy.clone()),
         ("headers", service.headers.clone()),
     ] {
-        settle(&mut rule, field, value.as_ref());
+        settle_stated(&mut rule, field, value.as_ref());
     }
     rule
 }
@@ -273,4 +274,38 @@ fn merged_match(analysis: &[Value], service: &[Value]) -> Vec<Value> {
         merged
     };
     analysis.iter().flat_map(|a| service.iter().map(move |s| join(a, s))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rollout::naming::Names;
+    use crate::router::{Owner, Provider};
+
+    /// Istio retries by itself unless it is told not to: what says zero is written as it stands.
+    #[test]
+    fn zero_is_written_where_it_is_stated() {
+        let router = |retries: Value| Router {
+            provider: Provider::Istio,
+            names: Names::new("test", "app", "app", None),
+            owner: Owner { name: "app".into(), uid: "1".into() },
+            service: serde_json::from_value(json!({"port": 80, "retries": retries})).unwrap(),
+            analysis_match: Vec::new(),
+            selector_label: "app".into(),
+        };
+        let off = json!({"attempts": 0});
+        let made = spec(&router(off.clone()), Weights::INITIAL);
+        assert_eq!(made["http"][0]["retries"], off);
+        let mut live = object::create(
+            &route(&router(Value::Null)),
+            &super::super::Metadata::default(),
+            &router(Value::Null).owner,
+            spec(&router(Value::Null), Weights::INITIAL),
+        );
+        assert!(live["spec"]["http"][0].get("retries").is_none());
+        live["metadata"]["resourceVersion"] = "1".into();
+        let next = repaired(&router(off.clone()), &live);
+        assert_eq!(next["spec"]["http"][0]["retries"], off);
+        assert_eq!(repaired(&router(off), &next), next, "and no more than once");
+    }
 }

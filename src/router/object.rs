@@ -156,6 +156,15 @@ pub(crate) fn settle(object: &mut Value, key: &str, wanted: Option<&Value>) {
     }
 }
 
+/// The same, where zero says something: what is wanted is written also where nothing is there (`retries: {attempts: 0}`
+/// switches Istio's own retries off).
+pub(crate) fn settle_stated(object: &mut Value, key: &str, wanted: Option<&Value>) {
+    match wanted {
+        Some(value) if object.get(key).is_none() && !value.is_null() => set(object, key, value.clone()),
+        wanted => settle(object, key, wanted),
+    }
+}
+
 /// Compares two values as the protobuf-backed APIs do: a field that is absent, null, false, zero or empty is
 /// one and the same.
 pub(crate) fn same(a: Option<&Value>, b: Option<&Value>) -> bool {

@@ -203,3 +203,36 @@ fn a_threshold_is_never_of_nobody() {
     world.run(14);
     assert_eq!((world.weight(), world.status().failed_checks), (0, 0), "{}", world.tail());
 }
+
+/// The stored template of the promoted revision is what a failed promotion writes back: a lost one is stored again at rest.
+#[test]
+fn a_lost_stored_template_is_stored_again() {
+    for canary in [canary(&[]), in_place(&[])] {
+        let mut world = World::initialised(canary);
+        world.update("v2");
+        world.until_over(Phase::Succeeded);
+        let name = format!("app-{}", revision("v2").short());
+        let at = sidetrack::object::ObjectRef::new(sidetrack::object::Kind::ControllerRevision, "test", name);
+        world.delete(&at);
+        world.until("it is stored again", |w| w.cluster.get(&at).is_some());
+    }
+}
+
+/// A hook that cannot be read is no hook that has passed.
+#[test]
+fn a_canary_that_cannot_be_read_whole_is_refused() {
+    let mut odd = canary(&[("gate", "confirm-rollout")]);
+    odd["spec"]["analysis"]["webhooks"][0]["type"] = "confirm-everything".into();
+    let mut world = World::with(odd);
+    world.run(30);
+    let stalled = world.status().conditions.into_iter().find(|c| c.type_ == "Stalled");
+    assert!(stalled.is_some_and(|c| c.message.contains("spec.analysis.webhooks[0]")));
+    let mut lenient = canary(&[("gate", "confirm-rollout")]);
+    lenient["spec"]["analysis"]["webhooks"][0]["retries"] = json!(1.5);
+    let mut world = World::initialised(lenient);
+    world.answers.hook("gate", 403);
+    world.update("v2");
+    world.until_phase(Phase::Waiting);
+    world.run(60);
+    assert_eq!(world.image("app-primary"), "v1");
+}

@@ -126,6 +126,14 @@ impl<'a> Subject<'a> {
         let mut review = review(&canary.spec, names.layout, &config.mesh_provider, config.min_interval);
         review.refusals.append(&mut of_layout.refusals);
         review.warnings.append(&mut of_layout.warnings);
+        // What cannot be read is not taken for nothing: a gate would be passed unasked.
+        review.refusals.extend(unreadable::<crate::hooks::Hook>(&object, "webhooks"));
+        review.refusals.extend(unreadable::<MetricSpec>(&object, "metrics"));
+        if let Err(error) =
+            serde_json::to_value(&canary.spec.service).and_then(serde_json::from_value::<ServiceSpec>)
+        {
+            review.refusals.push(format!("spec.service cannot be read: {error}; correct it."));
+        }
         let guard = Guard::default();
         Ok(Self {
             object,
@@ -314,6 +322,16 @@ impl<'a> Subject<'a> {
             metrics: judge::checks(&self.metrics()).iter().map(|check| check.metric.name.clone()).collect(),
         }
     }
+}
+
+/// What of a list of the analysis cannot be read, with serde's words.
+fn unreadable<T: serde::de::DeserializeOwned>(canary: &Value, list: &str) -> Vec<String> {
+    let all = canary.pointer(&format!("/spec/analysis/{list}")).and_then(Value::as_array);
+    let amiss = |(index, one): (usize, &Value)| {
+        let error = serde_json::from_value::<T>(one.clone()).err()?;
+        Some(format!("spec.analysis.{list}[{index}] cannot be read: {error}; correct it."))
+    };
+    all.into_iter().flatten().enumerate().filter_map(amiss).collect()
 }
 
 fn names_of(canary: &Canary) -> Names {

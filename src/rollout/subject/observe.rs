@@ -68,6 +68,7 @@ impl Subject<'_> {
             dependants: dependants.map(|review| review.warnings),
             primary_revision: self.primary_revision(),
             primary_drifted: !self.names.in_place() && drifted(self.primary()),
+            primary_restorable: !self.names.in_place() && self.primary_restorable(),
             primary_unguarded: !self.names.in_place() && self.primary().is_some_and(|p| !self.guarded(p)),
             canary_revision: self.canary_revision(),
             target,
@@ -118,6 +119,13 @@ impl Subject<'_> {
             return said.filter(|_| held).or_else(|| primary.pointer("/spec/template").map(Revision::of));
         }
         said.or_else(|| Some(Revision::of(&objects::target_template(primary, &self.label()?, &self.names))))
+    }
+
+    fn primary_restorable(&self) -> bool {
+        self.primary().zip(self.label()).is_some_and(|(primary, label)| {
+            let turned = Revision::of(&objects::target_template(primary, &label, &self.names));
+            annotation(primary, keys::PROMOTED) == Some(turned.as_str())
+        })
     }
 
     /// The target's own, or what the generated canary was made from, as long as nobody edited it and its pods are told from
