@@ -38,6 +38,14 @@ const MAX_CONFLICTS: usize = 5;
 /// Pause before it is asked again whether a lapsed right to write has come back.
 pub(super) const LAPSE: Duration = Duration::from_millis(250);
 
+/// How often in one look the same thing is repaired.
+const MAX_REPAIRS: usize = 2;
+
+/// Whether a step makes objects what they should be, and so is taken again for as long as they differ.
+const fn is_repair(step: &Step) -> bool {
+    matches!(step, Step::EnsureRoutes | Step::EnsureServices { .. } | Step::SyncAutoscaler)
+}
+
 /// Why a look ended before there was nothing left to do.
 #[derive(Debug, thiserror::Error)]
 pub enum ActError {
@@ -106,6 +114,8 @@ pub(super) struct State {
     target: String,
     pub(super) memory: Memory,
     templates: BTreeMap<Revision, Value>,
+    /// What the API server did not keep of the last repair.
+    unkept: Option<String>,
     /// What else there is in its namespace, while that matters.
     pub(super) neighbours: Option<Arc<Neighbours>>,
 }
@@ -176,7 +186,7 @@ impl Actor {
     ///
     /// When a step fails; the Canary is to be looked at again after a pause.
     pub async fn look(&self, key: &CanaryKey) -> Result<Option<Timestamp>, ActError> {
-        let mut conflicts = 0;
+        let (mut conflicts, mut repairs) = (0, Vec::new());
         'decisions: for _ in 0..MAX_DECISIONS {
             if !self.leadership.may_write() {
                 return Ok(self.lapsed());
@@ -207,6 +217,18 @@ impl Actor {
             if steps.is_empty() {
                 return Ok(wake);
             }
+            if let Some(step) =
+                steps.iter().find(|step| repairs.iter().filter(|done| done == step).count() >= MAX_REPAIRS)
+            {
+                // Twice is enough: what is written is taken and not kept.
+                let mut states = self.states();
+                let state = states.entry(key.clone()).or_default();
+                let what = state.unkept.clone().unwrap_or_else(|| "it differs again at once".to_owned());
+                state.memory.unkept.push((step.clone(), crate::foreign::cut(&what)));
+                repairs.clear();
+                continue 'decisions;
+            }
+            repairs.extend(steps.iter().filter(|step| is_repair(step)).cloned());
             for steps in steps.chunk_by(|one, next| one.side_by_side() && next.side_by_side()) {
                 if !self.leadership.may_write() {
                     return Ok(self.lapsed());
@@ -340,6 +362,11 @@ impl Actor {
         }
         for write in subject.writes(&step)? {
             let answer = self.write(key, &write).await?;
+            if is_repair(&step)
+                && let Some(what) = answer.as_ref().and_then(|answer| subject.unkept(&write, answer))
+            {
+                self.states().entry(key.clone()).or_default().unkept = Some(what);
+            }
             if let Some(correction) = answer.and_then(|answer| subject.as_kept(&write, &answer)) {
                 self.write(key, &correction).await?;
             }

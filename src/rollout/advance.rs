@@ -19,6 +19,8 @@ use jiff::{SignedDuration, Timestamp};
 #[must_use]
 pub fn advance(observed: &Observed, memory: &mut Memory, now: Timestamp) -> Plan {
     memory.note(observed, now);
+    let kept = (!memory.unkept.is_empty()).then(|| observed.but_for(&memory.unkept));
+    let observed = kept.as_ref().unwrap_or(observed);
     let ticks = memory.tick.is_some();
     let mut case = Case { o: observed, m: memory, now };
     let plan = case.decide();

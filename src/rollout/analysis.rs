@@ -7,7 +7,7 @@ use crate::rollout::plan::{Check, Message, Plan, Step};
 use crate::rollout::policy::HookKind;
 use crate::rollout::revision::Revision;
 use crate::rollout::status::Draft;
-use crate::rollout::workload::Workload;
+use crate::rollout::workload::{Workload, least};
 use crate::rollout::{in_place, promotion, rollback, verbs};
 
 /// Decides within [`Stage::Analysing`].
@@ -35,6 +35,7 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan
     }
     // On request the run stays, or is cut short; pods that are not ready count as ever.
     if case.canary_ready(target, run).is_ok() {
+        case.m.ready_with = o.canary.as_ref().map(|canary| canary.replicas);
         match run.shortcut {
             _ if run.paused => return verbs::paused(case),
             Some(Shortcut::Promote) => return promotion::begin(case, target, run),
@@ -55,7 +56,8 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan
         if error.deadline {
             return rollback::begin(case, &because(run, text), None);
         }
-        return halted(case, run, vec![Message::warning(text)], true);
+        let counts = !grows(case, run);
+        return halted(case, run, vec![Message::warning(text)], counts);
     }
     // One that has no pod at all is not waited for: the revision may be what mends it.
     if (case.primary_serves() || o.policy.by_replicas)
@@ -68,6 +70,16 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan
         return halted(case, run, vec![Message::warning(why)], false);
     }
     tick(case, target, run)
+}
+
+/// Whether the canary is merely being given more pods, by its autoscaler for one: those that it had are there, and the new ones
+/// are in time.
+fn grows(case: &Case<'_>, run: &Run) -> bool {
+    let Some((canary, before)) = case.o.canary.as_ref().zip(case.m.ready_with) else { return false };
+    let late = canary.late_at(run.last_step.unwrap_or(run.since), case.o.policy.deadline, case.now);
+    canary.replicas > before
+        && canary.rollout.available >= least(before, case.o.policy.canary_ready)
+        && case.now < late
 }
 
 /// A backend without any ready pod is left at once, if the other one has some (interlock §5.8).

@@ -4,13 +4,16 @@ use crate::api::status::CanaryStatus;
 use crate::rollout::contest::Turns;
 use crate::rollout::guard::Guard;
 use crate::rollout::naming::Names;
-use crate::rollout::plan::{Answer, Check, Message};
+use crate::rollout::plan::{Answer, Check, Message, Step};
 use crate::rollout::policy::Policy;
 use crate::rollout::refused::Refused;
 use crate::rollout::revision::Revision;
 use crate::rollout::workload::{Rollout, Workload};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
+
+/// Time after which a write that the API server did not keep is tried once more: what changed it may be gone.
+const FORGET: SignedDuration = SignedDuration::from_hours(1);
 
 /// One Canary and everything that belongs to it, at one instant.
 #[derive(Clone, Debug, PartialEq)]
@@ -178,6 +181,8 @@ pub struct Memory {
     pub full_since: Option<Timestamp>,
     /// Since when the apex Service has been seen at its backend.
     pub apex_since: Option<(Backend, Timestamp)>,
+    /// The number of pods with which the canary was ready last.
+    pub ready_with: Option<i32>,
     /// The weight last seen as this run had set it.
     pub confirmed_weight: Option<i32>,
     /// The target's uid and its last generation with a template that was held, or was meant to run.
@@ -206,19 +211,50 @@ pub struct Memory {
     pub loaded: Vec<Revision>,
     /// A write that the API server refused, as long as it is still to be done.
     pub refused: Option<Refused>,
+    /// Steps whose writes the API server takes and does not keep as they were sent, and what it does not keep.
+    pub unkept: Vec<(Step, String)>,
+    /// When it is tried again to write these.
+    pub unkept_until: Option<Timestamp>,
     /// When it was last looked at what else there is in the namespace.
     pub surveyed: Option<Timestamp>,
+}
+
+impl Observed {
+    /// The observation without what the API server does not keep as it was sent: writing it again would change nothing. What
+    /// that is becomes a warning.
+    #[must_use]
+    pub fn but_for(&self, unkept: &[(Step, String)]) -> Self {
+        let mut seen = self.clone();
+        for (step, what) in unkept {
+            match step {
+                Step::EnsureRoutes => seen.routes.stale = false,
+                Step::EnsureServices { .. } => {
+                    (seen.services.stale, seen.services.apex_stale) = (false, false)
+                }
+                Step::SyncAutoscaler => seen.autoscaler_stale = false,
+                _ => {}
+            }
+            seen.warnings.push(format!("The API server does not keep what is written: {what}."));
+        }
+        seen
+    }
 }
 
 impl Memory {
     /// Notes what the observation shows, before deciding.
     pub fn note(&mut self, observed: &Observed, now: Timestamp) {
         self.analysed = None;
+        if self.unkept.is_empty() {
+            self.unkept_until = None;
+        } else if *self.unkept_until.get_or_insert(now.saturating_add(FORGET).unwrap_or(now)) <= now {
+            self.unkept.clear();
+        }
         // Answers are to the spec that asked: another one asks again.
         if self.generation.replace(observed.generation).is_some_and(|before| before != observed.generation) {
             self.tick = None;
             self.answers.clear();
             self.asked.clear();
+            self.unkept.clear();
         }
         let at = |is: bool, since: Option<Timestamp>| if is { Some(since.unwrap_or(now)) } else { None };
         let settled = observed.routes.unsettled.is_none();

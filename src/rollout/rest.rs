@@ -6,7 +6,7 @@ use crate::rollout::observed::Backend;
 use crate::rollout::plan::{Message, Plan, Step};
 use crate::rollout::policy::HookKind;
 use crate::rollout::revision::Revision;
-use crate::rollout::status::{Draft, outlived};
+use crate::rollout::status::{Draft, misses_primary, outlived};
 use crate::rollout::workload::Workload;
 use crate::rollout::{bypass, contest, guard, in_place, promotion, release, repair};
 
@@ -256,7 +256,7 @@ fn quiet(case: &mut Case<'_>, target: &Workload) -> Plan {
     }
     let changed = o.status.observed_generation != Some(o.generation) || o.status.warnings != o.warnings;
     let (asleep, told) = asleep(case, target);
-    if changed || outlived(&o.status) || asleep.is_some() != told {
+    if changed || outlived(&o.status) || misses_primary(o) || asleep.is_some() != told {
         let said = asleep.clone().filter(|_| !told).map(|text| Step::Say(Message::warning(text)));
         let Plan { steps, wake } = case.waits(o.status.phase, asleep.as_deref().unwrap_or_default());
         return Plan { steps: said.into_iter().chain(steps).collect(), wake };

@@ -22,6 +22,8 @@ const HISTORY: usize = 10;
 pub(super) const REFUSED: &str = "Refused";
 /// Reason of a stall: there is no target, where there was one.
 pub(super) const TARGET_MISSING: &str = "TargetMissing";
+/// Reason of a condition Ready that is False: no pod of the primary is available.
+const PRIMARY_UNAVAILABLE: &str = "PrimaryUnavailable";
 /// Reason of a stall: the API server refuses a write.
 pub(super) const WRITE_REFUSED: &str = "WriteRefused";
 /// Reason of a stall: the target is another Canary's.
@@ -40,6 +42,8 @@ struct Shape {
     in_place: bool,
     by_replicas: bool,
     pods: Option<Pods>,
+    /// The primary is to have pods, and none of them is available.
+    down: bool,
 }
 
 impl Draft {
@@ -58,6 +62,7 @@ impl Draft {
             in_place: observed.names.in_place(),
             by_replicas: observed.policy.by_replicas,
             pods: observed.pods,
+            down: primary_down(observed),
         };
         let mut draft = Self(status, applied, shape, Box::new(observed.status.clone()));
         draft.count(None);
@@ -224,7 +229,7 @@ impl Draft {
             }
             Some(share) => format!("{waits_for}. {share}."),
         };
-        conditions.extend(kstatus(&self.0, phase, &waits_for, now));
+        conditions.extend(kstatus(&self.0, phase, &waits_for, self.2.down, now));
         self.0.conditions = conditions;
         Step::Status(Box::new(self.0))
     }
@@ -304,7 +309,13 @@ fn promoted_condition(phase: Phase, in_place: bool) -> (&'static str, String) {
     }
 }
 
-fn kstatus(status: &CanaryStatus, phase: Phase, waits_for: &str, now: Timestamp) -> Vec<Condition> {
+fn kstatus(
+    status: &CanaryStatus,
+    phase: Phase,
+    waits_for: &str,
+    down: bool,
+    now: Timestamp,
+) -> Vec<Condition> {
     let old = &status.conditions;
     let named = |revision: &Option<String>| revision.as_deref().map_or_else(|| "?".to_owned(), short);
     match (phase, status.run.as_ref().map(|r| r.stage)) {
@@ -314,6 +325,10 @@ fn kstatus(status: &CanaryStatus, phase: Phase, waits_for: &str, now: Timestamp)
             } else {
                 waits_for.to_owned()
             };
+            if down {
+                let message = format!("{message} None of its pods is available.");
+                return vec![next(old, ("Ready", "False", PRIMARY_UNAVAILABLE), &message, now)];
+            }
             vec![next(old, ("Ready", "True", phase.as_str()), &message, now)]
         }
         (Phase::Failed, None | Some(Stage::Closing)) => {
@@ -402,6 +417,19 @@ pub(super) fn outlived(status: &CanaryStatus) -> bool {
 #[must_use]
 pub fn leaves_alone(reason: &str) -> bool {
     [REFUSED, TARGET_TAKEN].contains(&reason)
+}
+
+/// Whether the primary is to have pods, and none of them is available.
+pub(super) fn primary_down(observed: &Observed) -> bool {
+    observed.primary.as_ref().is_some_and(|primary| primary.replicas > 0 && primary.rollout.available == 0)
+}
+
+/// Whether status speaks otherwise of the primary's pods than they are.
+pub(super) fn misses_primary(observed: &Observed) -> bool {
+    let told =
+        observed.status.conditions.iter().any(|c| c.type_ == "Ready" && c.reason == PRIMARY_UNAVAILABLE);
+    let speaks = matches!(observed.status.phase, Phase::Initialized | Phase::Succeeded);
+    speaks && told != primary_down(observed)
 }
 
 /// Whether it is stated that the API server refuses a write.

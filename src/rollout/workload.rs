@@ -112,7 +112,7 @@ pub struct NotReady {
 }
 
 /// How many of so many pods a threshold in percent asks for: rounded up, and never none of some.
-fn least(pods: i32, threshold: i32) -> i32 {
+pub(super) fn least(pods: i32, threshold: i32) -> i32 {
     let of = i64::from(pods).saturating_mul(threshold.max(0).into()).saturating_add(99) / 100;
     i32::try_from(of).unwrap_or(i32::MAX).max(pods.min(1))
 }

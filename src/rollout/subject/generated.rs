@@ -31,6 +31,30 @@ impl Subject<'_> {
         edit.annotation(keys::CARRIED, &carried.record())
     }
 
+    /// Names what the API server has stored otherwise than it was sent, as paths: pruned by a schema, or changed by a policy.
+    /// Defaults that it adds to what is made are no such thing.
+    #[must_use]
+    pub fn unkept(&self, write: &Write, answer: &Value) -> Option<String> {
+        let at = write.target()?;
+        let (sent, made) = match write {
+            Write::Create { object } => (object.clone(), true),
+            Write::Patch { patch, .. } => {
+                let mut next = self.objects.get(&at)?.clone();
+                json_patch::patch(&mut next, patch).ok()?;
+                (next, false)
+            }
+            _ => return None,
+        };
+        let part = |object: &Value| {
+            serde_json::json!({"spec": object.get("spec"), "labels": object.pointer("/metadata/labels"),
+                "annotations": object.pointer("/metadata/annotations")})
+        };
+        let lost = json_patch::diff(&part(&sent), &part(answer)).0.into_iter();
+        let lost = lost.filter(|operation| !(made && matches!(operation, PatchOperation::Add(_))));
+        let paths: Vec<String> = lost.map(|operation| operation.path().to_string()).collect();
+        (!paths.is_empty()).then(|| format!("{} {}, at {}", at.kind.as_str(), at.name, paths.join(", ")))
+    }
+
     /// What the API server made of our own write of the generated Deployment is what we wrote: an admission policy may have
     /// changed its template. Else it would be taken for somebody's edit by hand. Returns the correction of the record.
     #[must_use]
@@ -82,6 +106,19 @@ mod tests {
         json_patch::patch(&mut kept, &patch).unwrap();
         let live = Revision::of(kept.pointer("/spec/template").unwrap());
         assert_eq!(annotation(&kept, keys::TEMPLATE), Some(live.as_str()));
+    }
+
+    #[test]
+    fn what_is_pruned_is_named() {
+        let subject = subject(&json!({"metadata": {"labels": {"app": "app"}}, "spec": {}}));
+        let sent = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "test", "name": "app"},
+            "spec": {"ports": [{"port": 80, "new": true}]}});
+        let write = Write::Create { object: sent.clone() };
+        let mut kept = sent;
+        kept["spec"]["clusterIP"] = "10.0.0.1".into();
+        assert_eq!(subject.unkept(&write, &kept), None);
+        kept["spec"]["ports"][0].as_object_mut().unwrap().remove("new");
+        assert_eq!(subject.unkept(&write, &kept).unwrap(), "Service app, at /spec/ports/0/new");
     }
 
     #[test]

@@ -162,3 +162,45 @@ async fn what_would_be_too_long_is_refused_with_its_length() -> Result<()> {
     ensure!(world.list(&ns, "svc", "").await?.is_empty());
     Ok(())
 }
+
+/// What another policy changes of each of our writes is named once, and not written again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_kept_as_sent_is_named_and_left() -> Result<()> {
+    let (world, _) = shared().await;
+    world.cp.apply(json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingAdmissionPolicy", "metadata": {"name": "annotate"},
+        "spec": {
+            "failurePolicy": "Fail", "reinvocationPolicy": "IfNeeded",
+            "matchConstraints": {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"],
+                "operations": ["CREATE", "UPDATE"], "resources": ["services"]}]},
+            "mutations": [{"patchType": "ApplyConfiguration", "applyConfiguration": {"expression":
+                "Object{metadata: Object.metadata{annotations: {'seen-by': 'policy'}}}"}}],
+        },
+    })).await?;
+    world.cp.apply(json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingAdmissionPolicyBinding", "metadata": {"name": "annotate"},
+        "spec": {"policyName": "annotate", "matchResources": {"namespaceSelector": {"matchLabels": {"annotate": "yes"}}}},
+    })).await?;
+    let ns = world.cp.namespace("annotate").await?;
+    world.merge("", "namespace", &ns, json!({"metadata": {"labels": {"annotate": "yes"}}})).await?;
+    let probe = world.cp.logs().join("annotate.json");
+    std::fs::write(&probe, service(&ns, "probe", &json!({"app": "probe"})).to_string())?;
+    let probe = probe.display().to_string();
+    eventually("the policy acts", async || {
+        let shown = world.kubectl_says(&["create", "--dry-run=server", "-o", "json", "-f", &probe]).await?;
+        Ok(shown.contains("seen-by").then_some(()))
+    })
+    .await?;
+    let timeline = world.timeline(&ns, &["svc"]).await?;
+    world.flux(deployment(&ns, "v1", 2)).await?;
+    world.cp.apply(canary(&ns, "app", "primary-copy", &json!({"analysis": {"stepWeight": 50}}))).await?;
+    world.phase(&ns, "Initialized").await?;
+    world.flux(deployment(&ns, "v2", 2)).await?;
+    let done = world.phase(&ns, "Succeeded").await?;
+    ensure!(at(&done, "/status/warnings").to_string().contains("does not keep what is written"), "{done:#}");
+    let version = |s: &Value| at(s, "/metadata/resourceVersion").as_str().map(str::to_owned);
+    let mut states = timeline.values(world, "svc", "app-canary", version).await?;
+    states.dedup();
+    ensure!(states.len() <= 8, "it was written {} times", states.len());
+    Ok(())
+}
