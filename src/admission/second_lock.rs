@@ -310,7 +310,7 @@ fn services(controller_user: &str) -> Value {
             "its sidetrack.dev labels and annotations cannot be changed; delete the Canary to leave Sidetrack",
         )
         .demand(
-            "oldObject.spec.?ports.orValue([]).all(p, !variables.names.exists(n, n.trim() == p.?name.orValue('')) || \
+            "oldObject.spec.?ports.orValue([]).all(p, !variables.names.exists(n, n.trim() != '' && n.trim() == p.?name.orValue('')) || \
              object.spec.?ports.orValue([]).exists(q, q == p))",
             "the ports that the Canary defines cannot be changed; change the Canary instead",
         );

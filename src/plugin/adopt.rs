@@ -42,7 +42,7 @@ impl Adopt {
         let mut refused = 0;
         for canary in &selected.canaries {
             let seen = looks.at(canary).await?;
-            refused += usize::from(!seen.refusals.is_empty());
+            refused += usize::from(!seen.refusals.is_empty() && !is_adopted(canary));
             for line in lines(canary, &seen) {
                 out.line(&line)?;
             }
@@ -73,10 +73,12 @@ fn lines(canary: &Value, seen: &Preview) -> Vec<String> {
         lines.push(format!("{of}{what}"));
         lines.extend(all.iter().map(|one| format!("  {one}")));
     };
-    if !seen.refusals.is_empty() {
-        list(" would be left alone, nothing is touched:", &seen.refusals);
-    } else if is_adopted(canary) {
+    if is_adopted(canary) {
+        // What came to be in the way since is worth knowing.
         list(" is adopted.", &[]);
+        lines.extend(seen.refusals.iter().map(|refusal| format!("  Note: {refusal}")));
+    } else if !seen.refusals.is_empty() {
+        list(" would be left alone, nothing is touched:", &seen.refusals);
     } else {
         let changes = changes(seen);
         let what = if changes.is_empty() { ": nothing would be changed." } else { " would be adopted:" };

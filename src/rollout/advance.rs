@@ -420,6 +420,22 @@ impl Case<'_> {
         Run { stage, since: self.now, awaits: None, ..run.clone() }
     }
 
+    /// The same for the promoted revision, which something else has where its stored template was lost.
+    pub(super) fn promoted_loaded(&self, revision: &Revision) -> Result<(), Plan> {
+        let known =
+            self.m.loaded.contains(revision) || self.o.snapshots.contains(&self.o.names.snapshot(revision));
+        if known || self.m.lost.as_ref() == Some(revision) {
+            return self.loaded(revision);
+        }
+        Err(if self.o.names.in_place() {
+            Step::StoreRunning(revision.clone()).into()
+        } else if self.o.primary_restorable {
+            Step::StorePrimarySnapshot(revision.clone()).into()
+        } else {
+            return self.loaded(revision);
+        })
+    }
+
     /// The template of a revision must be at hand before it is written anywhere.
     pub(super) fn loaded(&self, revision: &Revision) -> Result<(), Plan> {
         if self.m.loaded.contains(revision) {

@@ -65,7 +65,7 @@ fn given_back(case: &mut Case<'_>, target: &Workload) -> Option<Plan> {
         && target.rollout.observed_generation >= target.generation;
     let promoted =
         target.keys.promoted.clone().filter(|_| bare && case.m.given_back != Some(target.generation))?;
-    if let Err(plan) = case.loaded(&promoted) {
+    if let Err(plan) = case.promoted_loaded(&promoted) {
         return Some(plan);
     }
     case.m.given_back = Some(target.generation);
@@ -260,7 +260,7 @@ pub(super) fn leave(case: &mut Case<'_>, target: &Workload) -> Plan {
     let serves = case.primary_serves() || o.status.revisions.primary.is_some();
     let promoted = target.keys.promoted.clone().filter(|p| serves && target.held() && *p != target.revision);
     if let Some(promoted) = promoted {
-        if let Err(plan) = case.loaded(&promoted) {
+        if let Err(plan) = case.promoted_loaded(&promoted) {
             return plan;
         }
         let text = format!(

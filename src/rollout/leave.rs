@@ -63,7 +63,7 @@ pub(super) fn advance(case: &mut Case<'_>) -> Plan {
         if target.replicas != 0 && target.revision != promoted {
             return Step::ScaleTarget(0).into();
         }
-        if let Err(plan) = case.loaded(&promoted) {
+        if let Err(plan) = case.promoted_loaded(&promoted) {
             return plan;
         }
         let mut plan = Plan::default();

@@ -27,7 +27,7 @@ const fn listed(
 }
 
 /// Every kind that is listed; one that the cluster does not serve has no objects.
-pub const LISTED: [Listed; 12] = [
+pub const LISTED: [Listed; 14] = [
     listed("apps", "v1", "Deployment", "deployments"),
     listed("apps", "v1", "StatefulSet", "statefulsets"),
     listed("apps", "v1", "DaemonSet", "daemonsets"),
@@ -39,6 +39,8 @@ pub const LISTED: [Listed; 12] = [
     listed("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies"),
     listed("monitoring.coreos.com", "v1", "ServiceMonitor", "servicemonitors"),
     listed("monitoring.coreos.com", "v1", "PodMonitor", "podmonitors"),
+    listed("networking.istio.io", "v1beta1", "VirtualService", "virtualservices"),
+    listed("networking.istio.io", "v1beta1", "DestinationRule", "destinationrules"),
     listed("flagger.app", "v1beta1", "Canary", "canaries"),
 ];
 

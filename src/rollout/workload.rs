@@ -85,6 +85,8 @@ pub struct Rollout {
     /// The Progressing condition says NewReplicaSetAvailable: to the Deployment controller the rollout is over, and
     /// it holds no pod to the deadline any more. So it is when it has seen a release before its pods were asked for.
     pub settled: bool,
+    /// Why pods cannot be made (a quota, an admission policy), in the words of condition ReplicaFailure.
+    pub failure: Option<String>,
     /// When the rollout last made progress: `lastUpdateTime` of a Progressing condition that is True.
     pub progressed_at: Option<Timestamp>,
     /// `lastUpdateTime` of an Available condition that is False for want of replicas.
@@ -257,8 +259,9 @@ impl Workload {
         });
         let judged = |message: String| NotReady { message, deadline: late };
         if r.updated < self.replicas {
+            let why = r.failure.as_ref().map_or_else(String::new, |why| format!(": {why}"));
             return Err(judged(format!(
-                "waiting for rollout to finish: {} out of {} new replicas have been updated",
+                "waiting for rollout to finish: {} out of {} new replicas have been updated{why}",
                 r.updated, self.replicas
             )));
         }
@@ -322,6 +325,10 @@ impl Rollout {
             exceeded_at: condition("Progressing", "ProgressDeadlineExceeded")
                 .map(|c| updated(c).unwrap_or(Timestamp::MAX)),
             settled: condition("Progressing", "NewReplicaSetAvailable").is_some(),
+            failure: conditions
+                .and_then(|all| all.iter().find(|c| c.get("type").is_some_and(|t| t == "ReplicaFailure")))
+                .filter(|c| c.get("status").is_some_and(|s| s == "True"))
+                .and_then(|c| Some(crate::foreign::cut(c.get("message")?.as_str()?))),
             progressed_at: conditions
                 .and_then(|all| all.iter().find(|c| c.get("type").is_some_and(|t| t == "Progressing")))
                 .filter(|c| c.get("status").is_some_and(|s| s == "True"))

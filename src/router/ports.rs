@@ -118,7 +118,7 @@ pub(super) fn merged(live: Option<&Value>, wanted: &[Value]) -> Vec<Value> {
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Adopted {
     pub(super) ports: Vec<Value>,
-    /// Names of those that the Canary defines: added ones, and those that it gave another name.
+    /// Names of those that the Canary defines: the added ones.
     pub(super) defined: Vec<String>,
     /// The owner's names of those that have another one now, by [`key`]; empty where they had none.
     pub(super) renamed: Map<String, Value>,
@@ -162,7 +162,6 @@ pub(super) fn adopted(
         };
         if meant != own {
             next.renamed.insert(key(&port), own.into());
-            next.defined.push(meant.clone());
         }
         rename(&mut port, &meant);
         next.ports.push(port);

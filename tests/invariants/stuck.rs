@@ -236,3 +236,49 @@ fn a_canary_that_cannot_be_read_whole_is_refused() {
     world.run(60);
     assert_eq!(world.image("app-primary"), "v1");
 }
+
+/// The owner's Service is his again also where its target is gone by the time the Canary goes.
+#[test]
+fn an_adopted_service_is_given_back_without_its_target_too() {
+    for target_first in [true, false] {
+        let mut world = World::empty("test", "app", "app", None);
+        world.apply(deployment("v1", None, Some(2)));
+        world.apply(crate::sim::manifests::service(&json!({"app": "app"})));
+        world.run(5);
+        world.note_others();
+        world.apply(canary(&[]));
+        world.until_phase(Phase::Initialized);
+        world.update("v2");
+        world.until_weight(20);
+        let both = [world.deployment("app"), world.canary.clone()];
+        world.delete(&both[usize::from(!target_first)]);
+        world.delete(&both[usize::from(target_first)]);
+        world.until("both to go", |w| both.iter().all(|at| w.cluster.get(at).is_none()));
+        world.run(30);
+        world.all_is_given_back();
+    }
+}
+
+/// Leaving does not hang on a stored template that somebody deleted: the primary, or a ReplicaSet, has it as well.
+#[test]
+fn leaving_gets_by_without_a_stored_template() {
+    for canary in [canary(&[]), in_place(&[])] {
+        let mut world = World::initialised(canary);
+        world.update("v2");
+        world.until_weight(20);
+        let stored: Vec<_> = world
+            .cluster
+            .objects
+            .keys()
+            .filter(|at| at.kind == sidetrack::object::Kind::ControllerRevision)
+            .cloned()
+            .collect();
+        world.kill();
+        stored.iter().for_each(|at| world.delete(at));
+        world.start();
+        let at = world.canary.clone();
+        world.delete(&at);
+        world.until("the Canary to go", |w| w.cluster.get(&at).is_none());
+        assert_eq!(world.image("app"), "v1", "{}", world.tail());
+    }
+}

@@ -141,6 +141,7 @@ impl World {
                 self.workloads.forget(&self.cluster, &at);
                 return Ok(());
             }
+            Step::StoreRunning(revision) => return self.store_running(subject, revision),
             // The simulated Deployment controller makes pods of the promoted revision by itself.
             Step::GiveBackPods(_) => return Ok(()),
             Step::EvictOlder(than) => return self.evict_older(subject, *than),
@@ -166,6 +167,23 @@ impl World {
             }
             _ => Ok(()),
         }
+    }
+
+    fn store_running(&mut self, subject: &Subject<'_>, revision: &Revision) -> Result<(), Ended> {
+        let at = self.deployment(&self.names.target);
+        let (sets, _) = self.workloads.shown(&self.cluster, &at);
+        let Some(template) = subject.template_among(&sets, revision) else {
+            if let Some(process) = &mut self.process {
+                process.memory.lost = Some(revision.clone());
+            }
+            return Err(Ended::Again);
+        };
+        let Ok(writes) = subject.store(&template, revision) else { return Err(Ended::Again) };
+        for write in writes {
+            self.our_write(&write)?;
+        }
+        self.keep(revision, template);
+        Ok(())
     }
 
     fn evict_older(&mut self, subject: &Subject<'_>, than: Timestamp) -> Result<(), Ended> {

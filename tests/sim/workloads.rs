@@ -160,7 +160,9 @@ impl Workloads {
         let (mut sets, mut pods) = (Vec::new(), Vec::new());
         for (i, set) in self.of(cluster, at).sets.iter().enumerate() {
             let set_uid = json!(format!("set-{}", set.made));
-            sets.push(json!({"metadata": {"uid": set_uid, "ownerReferences": owner(uid)}}));
+            sets.push(
+                json!({"metadata": {"uid": set_uid, "ownerReferences": owner(uid)}, "spec": {"template": set.template}}),
+            );
             pods.extend(set.pods.iter().enumerate().map(|(j, pod)| {
                 let ready = if pod.ready(cluster.now) { "True" } else { "False" };
                 let name = format!("{i}-{j}");

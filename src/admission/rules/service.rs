@@ -64,17 +64,35 @@ fn wish(old: View<'_>, new: View<'_>) -> Option<String> {
 /// name instead would leave two ports of one name after a server-side apply that changed a number.
 fn merged_ports(old: View<'_>, new: View<'_>) -> Option<Vec<Value>> {
     let names = old.annotation(keys::PORTS)?;
-    let ours = |port: &&Value| names.split(',').any(|ours| ours.trim() == name(port));
-    let mut ports: Vec<&Value> = old.ports().iter().filter(ours).collect();
+    let ours =
+        |port: &&Value| names.split(',').map(str::trim).any(|ours| !ours.is_empty() && ours == name(port));
+    let mut ports: Vec<Value> = old.ports().iter().filter(ours).cloned().collect();
     let count = ports.len();
     for port in new.ports() {
         let collides = ports.iter().take(count).any(|o| name(o) == name(port) || address(o) == address(port));
         if !collides {
-            ports.push(port);
+            ports.push(renamed(old, port));
         }
     }
     let as_asked = ports.len() == new.ports().len() && ports.iter().all(|port| new.ports().contains(port));
-    (!as_asked).then(|| ports.into_iter().cloned().collect())
+    (!as_asked).then_some(ports)
+}
+
+/// A port of the owner's own, under the name that it has on the adopted Service: nothing else of it is the Canary's.
+fn renamed(old: View<'_>, port: &Value) -> Value {
+    let record = old.annotation(keys::ORIGINAL).and_then(|text| serde_json::from_str::<Value>(text).ok());
+    let (number, protocol) = address(port);
+    let key = number.map(|number| format!("{protocol}/{number}")).unwrap_or_default();
+    let is_renamed =
+        record.is_some_and(|record| record.pointer("/ports").is_some_and(|ports| ports.get(&key).is_some()));
+    let before = old.ports().iter().find(|before| address(before) == address(port));
+    let mut port = port.clone();
+    if let Some(name) = before.filter(|_| is_renamed).and_then(|before| before.get("name"))
+        && let Some(port) = port.as_object_mut()
+    {
+        port.insert("name".into(), name.clone());
+    }
+    port
 }
 
 fn name(port: &Value) -> &str {

@@ -111,3 +111,23 @@ fn what_its_owner_asks_for_is_what_it_goes_back_to() {
     let put = adopted.clone().asks(json!({"metadata": {"annotations": {keys::ORIGINAL: null}}})).run();
     assert_eq!(record(put.annotation(keys::ORIGINAL))["selector"], json!({"app": "app"}));
 }
+
+/// An owner's port without a name is not one of a Canary that defines none, and one that only got a name stays his as well.
+#[test]
+fn an_owners_ports_stay_his() {
+    let unnamed = |port: u16| json!({"port": port, "protocol": "TCP", "targetPort": 8080});
+    let none =
+        Write::service().with(json!({keys::PORTS: ""})).stored(json!({"spec": {"ports": [unnamed(80)]}}));
+    assert!(none.clone().asks(json!({"spec": {"ports": [unnamed(81)]}})).run().passes_untouched());
+    let named = json!([port("web", 80), port("adm", 9000)]);
+    assert!(none.asks(json!({"spec": {"ports": named}})).run().passes_untouched());
+    let given = Write::service()
+        .with(json!({keys::PORTS: "http", keys::ORIGINAL: r#"{"ports":{"TCP/8080":""}}"#}))
+        .stored(json!({"spec": {"ports": [port("tcp-8080", 8080), port("http", 80)]}}));
+    let mut wish = unnamed(8080);
+    wish["targetPort"] = 8081.into();
+    let answer = given.asks(json!({"spec": {"ports": [wish]}})).run();
+    let mut kept = port("tcp-8080", 8080);
+    kept["targetPort"] = 8081.into();
+    assert_eq!(answer.object["spec"]["ports"], json!([port("http", 80), kept]));
+}

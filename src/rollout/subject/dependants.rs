@@ -1,13 +1,14 @@
 //! Who else lives on the target's pods: what adopting them would do to others in the namespace, and what others would do to
 //! the pods that are to be made.
 
-use super::Subject;
+use super::{Subject, traffic_of};
 use crate::api::validate::Review;
 use crate::api::{Canary, CanarySpec};
 use crate::object::Kind;
 use crate::rollout::naming::Names;
 use crate::rollout::neighbours::{Neighbours, controller, matches, selects, shown};
 use crate::rollout::objects;
+use crate::router::{Provider, Traffic};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
@@ -17,6 +18,15 @@ struct Pods {
     target: Value,
     /// Those of the Deployment that is generated.
     generated: Value,
+}
+
+/// Whether a Canary is refused itself, and so has nothing.
+fn touches_nothing(canary: &Value) -> bool {
+    let conditions = canary.pointer("/status/conditions").and_then(Value::as_array);
+    conditions.into_iter().flatten().any(|condition| {
+        let reason = condition.get("reason").and_then(Value::as_str).unwrap_or_default();
+        condition.get("type").is_some_and(|type_| type_ == "Stalled") && crate::rollout::leaves_alone(reason)
+    })
 }
 
 impl Subject<'_> {
@@ -36,6 +46,7 @@ impl Subject<'_> {
         self.network_policies(around, &pods, &mut review);
         self.selected_pods(around, &pods, &mut review);
         self.scraped_services(around, &mut review);
+        self.same_host(around, &mut review);
         review.warnings.extend(around.hidden().iter().map(|kind| {
             format!(
                 "It is not known what depends on the pods of {}, because not everything may be listed: {kind}.",
@@ -64,7 +75,7 @@ impl Subject<'_> {
         let mine = names(&self.names);
         for (name, object) in around.of("Canary") {
             let first = created(object) < created(&self.object);
-            let leaves = object.pointer("/metadata/deletionTimestamp").is_some();
+            let leaves = object.pointer("/metadata/deletionTimestamp").is_some() || touches_nothing(object);
             if name == self.names.canary || !first || leaves {
                 continue;
             }
@@ -171,14 +182,18 @@ impl Subject<'_> {
         let apex = around.of("Service").find(|(name, _)| *name == names.apex).map(|(_, object)| object);
         let Some(apex) = apex.filter(|apex| !self.is_ours(apex)) else { return };
         let Some(selector) = apex.pointer("/spec/selector").and_then(Value::as_object) else { return };
-        if self.by_replicas() {
-            return; // it is not taken out of the way of the requests
-        }
         let own = [&names.target, names.generated()].map(|name| format!("Deployment {name}"));
         let others = around.pods().into_iter().filter(|pods| !pods.passing && !own.contains(&pods.of));
         let others: Vec<String> =
             others.filter(|pods| selects(selector, pods.labels)).map(|pods| pods.of).collect();
-        if !others.is_empty() {
+        if !others.is_empty() && self.by_replicas() {
+            review.warnings.push(format!(
+                "Service {} selects pods of {} as well ({}): the share of the canary is smaller than status states it.",
+                names.apex,
+                others.join(", "),
+                shown(selector)
+            ));
+        } else if !others.is_empty() {
             review.refusals.push(format!(
                 "Service {} selects pods of {} as well ({}): they would get no requests any more. Let it select the pods of \
                  Deployment {} alone, or name another one in spec.service.name.",
@@ -243,7 +258,12 @@ impl Subject<'_> {
                 let rules = object.pointer(&format!("/spec/{direction}")).and_then(Value::as_array);
                 rules.into_iter().flatten().filter_map(move |rule| rule.get(peers)?.as_array()).flatten()
             });
-            let peers = rules.filter(|peer| peer.get("namespaceSelector").is_none());
+            // The name is the one label of the namespace that is known here.
+            let elsewhere = |peer: &&Value| {
+                let name = peer.pointer("/namespaceSelector/matchLabels/kubernetes.io~1metadata.name");
+                name.is_some_and(|name| *name != names.namespace.as_str())
+            };
+            let peers = rules.filter(|peer| !elsewhere(peer));
             let lets = peers.into_iter().any(|peer| differ(peer.get("podSelector")));
             let what = match (about, lets) {
                 (true, _) => "is about",
@@ -309,6 +329,42 @@ impl Subject<'_> {
                     "ServiceMonitor {name} scrapes through Service {}, which leads to the primary's pods alone: to have the \
                      canary's scraped as well, give Service {} its labels by spec.service.canary.labels.",
                     names.apex, names.apex_canary
+                ));
+            }
+        }
+    }
+
+    /// Istio's objects of other names for the very host that is to be routed.
+    fn same_host(&self, around: &Neighbours, review: &mut Review) {
+        if traffic_of(&self.canary, self.config) != Some(Traffic::Routes(Provider::Istio)) {
+            return;
+        }
+        let names = &self.names;
+        let (apex, namespace) = (names.apex.as_str(), names.namespace.as_str());
+        let is_apex = |host: &Value| {
+            let host = host.as_str().unwrap_or_default();
+            host == apex
+                || host == format!("{apex}.{namespace}")
+                || host.starts_with(&format!("{apex}.{namespace}.svc"))
+        };
+        for (name, object) in around.of("VirtualService") {
+            let hosts = object.pointer("/spec/hosts").and_then(Value::as_array);
+            if name != apex && !self.is_ours(object) && hosts.is_some_and(|hosts| hosts.iter().any(is_apex)) {
+                review.refusals.push(format!(
+                    "VirtualService {name} is for host {apex} already, and Istio does not say which of two counts: call it {apex} \
+                     to have it adopted, or take the host out of it."
+                ));
+            }
+        }
+        for (name, object) in around.of("DestinationRule") {
+            let ruled = object.pointer("/spec/trafficPolicy").is_some();
+            let stated = self.object.pointer("/spec/service/trafficPolicy").is_some();
+            if ruled && !stated && !self.is_ours(object) && object.pointer("/spec/host").is_some_and(is_apex)
+            {
+                review.warnings.push(format!(
+                    "The trafficPolicy of DestinationRule {name} is for host {apex} and not for {} and {}, which requests are \
+                     routed to: state it in spec.service.trafficPolicy as well.",
+                    names.apex_primary, names.apex_canary
                 ));
             }
         }

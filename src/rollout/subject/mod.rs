@@ -265,6 +265,19 @@ impl<'a> Subject<'a> {
         Some(router)
     }
 
+    /// The Services of a Canary whose target is gone: what an adopted one had is on its own record.
+    fn services_alone(&self) -> Services {
+        let none = serde_json::Map::new;
+        Services {
+            names: self.names.clone(),
+            owner: self.owner(),
+            discovered: Vec::new(),
+            service: service_of(&self.canary),
+            selector: Selector { key: String::new(), target: none(), generated: none(), pods: None },
+            apex_selects: ApexSelects::Target,
+        }
+    }
+
     fn services(&self, apex_selects: ApexSelects) -> Option<Services> {
         let (label, object) = self.label().zip(self.target())?;
         let service = service_of(&self.canary);

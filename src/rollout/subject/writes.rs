@@ -204,7 +204,12 @@ impl Subject<'_> {
             .ok_or_else(|| Impossible(format!("the template of revision {revision} is not at hand")))
     }
 
-    pub(crate) fn store(&self, template: &Value, revision: &Revision) -> Writes {
+    /// Returns the write that stores a template under a revision's name.
+    ///
+    /// # Errors
+    ///
+    /// Never; the other writes of a step may be impossible.
+    pub fn store(&self, template: &Value, revision: &Revision) -> Writes {
         let number = i64::try_from(self.snapshots.len()).unwrap_or(i64::MAX).saturating_add(1);
         let object = objects::snapshot(template, revision, &self.names, self.uid(), number);
         Ok(vec![Write::Create { object }])
@@ -310,6 +315,13 @@ impl Subject<'_> {
     fn delete_generated(&self) -> Vec<Write> {
         let live = |at: &ObjectRef| self.objects.get(at);
         let mut writes = self.router().map(|r| r.restore(&live)).unwrap_or_default();
+        // One that was made goes with the Canary where it has no target any more.
+        let apex = self.get(Kind::Service, &self.names.apex);
+        if self.target().is_none_or(|target| target.pointer("/metadata/deletionTimestamp").is_some())
+            && apex.is_some_and(|apex| !self.owner().owns(apex))
+        {
+            writes.extend(self.services_alone().let_go(&live));
+        }
         writes.extend(self.delete_generated_deployment());
         writes
     }
