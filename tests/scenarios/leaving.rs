@@ -94,3 +94,47 @@ async fn canary_deleted_after_a_rejection_leaves_the_promoted_revision() -> Resu
     world.phase(&ns, "Failed").await?;
     leave(world, &ns).await.context("after a rejection")
 }
+
+/// `helm uninstall`, Flux's prune, `kubectl delete -f`, a namespace: in the middle of a release, in either order.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_deleted_together_in_a_release_leaves_nothing_behind() -> Result<()> {
+    let (world, _) = shared().await;
+    let cases =
+        [["canary", "deploy"], ["deploy", "canary"], ["namespace", ""]].map(async |order| -> Result<()> {
+            let ns = world.cp.namespace("together").await?;
+            world.cp.apply(crate::harness::service(&ns)).await?;
+            world.flux(deployment(&ns, "v1", 2)).await?;
+            world
+                .cp
+                .apply(crate::harness::canary(&ns, &json!({"analysis": {"stepWeight": 2, "maxWeight": 100}})))
+                .await?;
+            world.phase(&ns, "Initialized").await?;
+            world.flux(deployment(&ns, "v2", 2)).await?;
+            world.until(&ns, "vs", "app", "some weight", |vs| weight(vs).is_some_and(|w| w > 0)).await?;
+            if order[0] == "namespace" {
+                world.delete("", "namespace", &ns).await?;
+                return world.gone("", "namespace", &ns).await;
+            }
+            for kind in order {
+                world.delete(&ns, kind, "app").await?;
+            }
+            for (kind, name) in [
+                ("canary", "app"),
+                ("deploy", "app"),
+                ("deploy", "app-primary"),
+                ("svc", "app-primary"),
+                ("vs", "app"),
+            ] {
+                world.gone(&ns, kind, name).await.with_context(|| format!("{order:?}: {kind} {name}"))?;
+            }
+            let service = world.get(&ns, "svc", "app").await?;
+            ensure!(
+                !service.to_string().contains("sidetrack.dev/")
+                    && at(&service, "/spec/selector/app") == "app",
+                "{service:#}"
+            );
+            Ok(())
+        });
+    futures::future::try_join_all(cases).await?;
+    Ok(())
+}

@@ -135,3 +135,25 @@ async fn a_route_for_a_host_that_no_service_has_is_refused() -> Result<()> {
     ensure!(condition(&adopted, "Stalled", "Refused").is_none(), "{adopted:#}");
     Ok(())
 }
+
+/// Istio does not say which of two VirtualServices for one host counts; and a DestinationRule for the application's host says
+/// nothing of the hosts that requests are routed to.
+#[tokio::test(flavor = "multi_thread")]
+async fn istios_objects_of_other_names_for_the_same_host_are_named() -> Result<()> {
+    let (world, _) = shared().await;
+    let istio = |ns: &str, kind: &str, spec: Value| json!({"apiVersion": "networking.istio.io/v1beta1", "kind": kind, "metadata": {"name": "front", "namespace": ns}, "spec": spec});
+    let ns = prepared("samehost", |ns| {
+        vec![
+            istio(ns, "VirtualService", json!({"hosts": [format!("shop.{ns}.svc.cluster.local")], "http": [{"route": [{"destination": {"host": "shop"}}]}]})),
+            istio(ns, "DestinationRule", json!({"host": "shop", "trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL"}}})),
+        ]
+    })
+    .await?;
+    world.cp.apply(canary(&ns, "shop", "in-place", &json!({}))).await?;
+    stalled(&ns, "shop", "Refused", "VirtualService front is for host shop already").await?;
+    world.delete(&ns, "vs", "front").await?;
+    let adopted =
+        world.until(&ns, "canary", "shop", "adopted", |c| at(c, "/status/phase") == "Initialized").await?;
+    ensure!(at(&adopted, "/status/dependants").to_string().contains("DestinationRule front"), "{adopted:#}");
+    Ok(())
+}
