@@ -167,6 +167,8 @@ pub enum Evicted {
 pub struct Memory {
     /// The Canary's generation that was seen last.
     pub generation: Option<i64>,
+    /// The Canary was edited since this tick began: its answers do not count.
+    pub void: bool,
     /// When the tick that is being worked on began.
     pub tick: Option<Timestamp>,
     /// Answers of this tick.
@@ -249,12 +251,18 @@ impl Memory {
         } else if *self.unkept_until.get_or_insert(now.saturating_add(FORGET).unwrap_or(now)) <= now {
             self.unkept.clear();
         }
-        // Answers are to the spec that asked: another one asks again.
+        // Answers are to the spec that asked: another one asks again, when what is on its way is here.
         if self.generation.replace(observed.generation).is_some_and(|before| before != observed.generation) {
+            self.void = true;
+            self.unkept.clear();
+        }
+        let under_way =
+            self.tick.is_some() && self.asked.iter().any(|check| !self.answers.contains_key(check));
+        if self.void && !under_way {
+            self.void = false;
             self.tick = None;
             self.answers.clear();
             self.asked.clear();
-            self.unkept.clear();
         }
         let at = |is: bool, since: Option<Timestamp>| if is { Some(since.unwrap_or(now)) } else { None };
         let settled = observed.routes.unsettled.is_none();
@@ -289,6 +297,7 @@ impl Memory {
     /// Begins a tick: what was asked before is forgotten.
     pub fn begin_tick(&mut self, now: Timestamp) {
         self.tick = Some(now);
+        self.void = false;
         self.answers.clear();
         self.asked.clear();
     }

@@ -86,7 +86,7 @@ async fn a_slow_but_steady_promotion_succeeds() -> Result<()> {
         let mut target = deployment(&ns, version, 4);
         json_patch::merge(
             &mut target,
-            &json!({"spec": {"minReadySeconds": 2,
+            &json!({"spec": {"minReadySeconds": 3,
             "strategy": {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}}}),
         );
         target
@@ -98,7 +98,7 @@ async fn a_slow_but_steady_promotion_succeeds() -> Result<()> {
             &ns,
             "app",
             "primary-copy",
-            &json!({"progressDeadlineSeconds": 6, "analysis": {"stepWeight": 50}}),
+            &json!({"progressDeadlineSeconds": 10, "analysis": {"stepWeight": 50}}),
         ))
         .await?;
     world.phase(&ns, "Initialized").await?;
