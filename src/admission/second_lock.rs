@@ -309,6 +309,11 @@ fn services(controller_user: &str) -> Value {
             ),
             "its sidetrack.dev labels and annotations cannot be changed; delete the Canary to leave Sidetrack",
         )
+        // The webhook keeps it current, so its value may change.
+        .demand(
+            format!("!({original} in variables.o) || {original} in variables.a", original = literal(keys::ORIGINAL)),
+            "the record of what it was before its adoption cannot be removed; delete the Canary to leave Sidetrack",
+        )
         .demand(
             "oldObject.spec.?ports.orValue([]).all(p, !variables.names.exists(n, n.trim() != '' && n.trim() == p.?name.orValue('')) || \
              object.spec.?ports.orValue([]).exists(q, q == p))",
@@ -343,6 +348,6 @@ mod tests {
         for key in keys::ANNOTATIONS.into_iter().chain(keys::LABELS) {
             assert!(guards(&deployments, key), "{key}");
         }
-        assert!(guards(&services, keys::PORTS) && guards(&services, keys::CANARY));
+        assert!([keys::PORTS, keys::CANARY, keys::ORIGINAL].into_iter().all(|key| guards(&services, key)));
     }
 }

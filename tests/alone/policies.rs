@@ -12,7 +12,7 @@ use sidetrack::api::keys;
 use sidetrack::rollout::revision::RESTARTED_AT;
 
 /// Every demand, by a part of its message, in the order of the policies.
-const DEMANDS: [&str; 9] = [NEW, HELD, LABELS, KEYS, FINALIZER, DELETION, SELECTOR, SERVICE, PORTS];
+const DEMANDS: [&str; 10] = [NEW, HELD, LABELS, KEYS, FINALIZER, DELETION, SELECTOR, SERVICE, RECORD, PORTS];
 const NEW: &str = "a new pod template must be held";
 const HELD: &str = "its held pod template stays paused";
 const LABELS: &str = "its sidetrack.dev labels cannot be changed";
@@ -21,6 +21,7 @@ const FINALIZER: &str = "its sidetrack.dev finalizer stays";
 const DELETION: &str = "foreground deletion would cut off";
 const SELECTOR: &str = "its selector decides where traffic goes";
 const SERVICE: &str = "its sidetrack.dev labels and annotations cannot be changed";
+const RECORD: &str = "the record of what it was before its adoption";
 const PORTS: &str = "the ports that the Canary defines";
 
 #[derive(Clone, Debug)]
@@ -250,6 +251,8 @@ fn services() -> Vec<Case> {
         cases.push(of(key(name, Some("forged")), Some(SERVICE)));
     }
     cases.push(of(key(keys::PORTS, None), Some(SERVICE)));
+    cases.push(of(key(keys::ORIGINAL, None), Some(RECORD)));
+    cases.push(of(key(keys::ORIGINAL, Some("{}")), None));
     cases
 }
 
@@ -330,7 +333,7 @@ impl Lock {
             let object = json!({
                 "apiVersion": "v1", "kind": "Service",
                 "metadata": {"name": name, "namespace": lock.ns, "labels": labels,
-                    "annotations": {keys::PORTS: "http, admin"}},
+                    "annotations": {keys::PORTS: "http, admin", keys::ORIGINAL: r#"{"selector":{"app":"app"}}"#}},
                 "spec": {"selector": {"app": "app"}, "ports": [port("http", 80), port("admin", 81), port("own", 82)]},
             });
             lock.world.create(&lock.ns, "svc", object).await?;
