@@ -224,7 +224,7 @@ impl Actor {
                 let mut states = self.states();
                 let state = states.entry(key.clone()).or_default();
                 let what = state.unkept.clone().unwrap_or_else(|| "it differs again at once".to_owned());
-                state.memory.unkept.push((step.clone(), crate::foreign::cut(&what)));
+                state.memory.unkept.push((step.clone(), foreign::cut(&what)));
                 repairs.clear();
                 continue 'decisions;
             }
@@ -335,8 +335,7 @@ impl Actor {
         )
         .map_err(ActError::Unreadable)?;
         let held = || subject.held_revision();
-        let guard = cache.roster.guard(key, &subject.names.target, clock::now(), held);
-        subject.guard = guard;
+        subject.guard = cache.roster.guard(key, &subject.names.target, clock::now(), held);
         subject.neighbours = self.states().get(key).and_then(|state| state.neighbours.clone());
         Ok(Some(subject))
     }

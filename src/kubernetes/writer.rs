@@ -36,6 +36,10 @@ pub enum WriteError {
     Malformed(String),
 }
 
+/// How the API server's answer begins when a `test` of a JSON patch has failed, or the patch does not fit
+/// (apimachinery, `NewGenericServerResponse` for 422).
+const NOT_APPLIED: &str = "the server rejected our request due to an error in our request";
+
 impl WriteError {
     /// Returns the HTTP status code of the answer, if there was one.
     #[must_use]
@@ -54,13 +58,7 @@ impl WriteError {
             _ => None,
         }
     }
-}
 
-/// How the API server's answer begins when a `test` of a JSON patch has failed, or the patch does not fit
-/// (apimachinery, `NewGenericServerResponse` for 422).
-const NOT_APPLIED: &str = "the server rejected our request due to an error in our request";
-
-impl WriteError {
     /// Whether the API server understood the write and says no: by a schema, a quota, a policy, a webhook, or for want of a
     /// right. Nothing that it rests on has changed meanwhile.
     #[must_use]

@@ -521,10 +521,7 @@ fn facts(canary: &Canary, object: &Value) -> Facts {
         uid: canary.metadata.uid.clone().unwrap_or_default(),
         stage: status.and_then(|s| Some(s.run.as_ref()?.stage)),
         queued: status.and_then(|s| s.queued),
-        refused: status.and_then(|s| {
-            let stalled = s.conditions.iter().find(|c| c.type_ == "Stalled" && c.status == "True")?;
-            crate::rollout::leaves_alone(&stalled.reason).then(|| stalled.message.clone())
-        }),
+        refused: status.and_then(crate::rollout::leaves_alone).map(str::to_owned),
         stays: canary.spec.suspend || status.is_some_and(|s| s.run.as_ref().is_some_and(|run| run.paused)),
     }
 }

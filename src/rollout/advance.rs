@@ -415,6 +415,14 @@ impl Case<'_> {
         if_new(self.o, Draft::from(self.o).finish(phase, waits_for, self.now))
     }
 
+    /// As [`Self::waits`], and says why once an interval.
+    pub(super) fn waits_saying(&mut self, phase: Phase, waits_for: &str, message: Message) -> Plan {
+        let mut plan = self.waits(phase, waits_for);
+        let said = self.repeating(message);
+        plan.steps.extend(said.steps);
+        Plan { wake: said.wake, ..plan }
+    }
+
     /// The stage after this one, in status.
     pub(super) fn enter(&self, run: &Run, stage: Stage) -> Run {
         Run { stage, since: self.now, awaits: None, ..run.clone() }

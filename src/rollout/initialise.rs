@@ -115,11 +115,7 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload) -> Plan {
         );
         return match case.after_interval(since) {
             Some(due) => Plan::default().wake(due),
-            None => {
-                let stated = case.waits(Phase::Initializing, &waits);
-                let said = case.repeating(Message::warning(text));
-                Plan { steps: stated.steps.into_iter().chain(said.steps).collect(), wake: said.wake }
-            }
+            None => case.waits_saying(Phase::Initializing, &waits, Message::warning(text)),
         };
     }
     hand_over(case, target)

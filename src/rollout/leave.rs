@@ -96,9 +96,7 @@ pub(super) fn advance(case: &mut Case<'_>) -> Plan {
                 return case.overdue(since, Message::log(text));
             }
             let waits = format!("The primary serves until pods of {} can: {}", case.target(), error.message);
-            let plan = case.waits(o.status.phase, &waits);
-            let said = case.repeating(Message::warning(waits));
-            return Plan { steps: plan.steps.into_iter().chain(said.steps).collect(), wake: said.wake };
+            return case.waits_saying(o.status.phase, &waits, Message::warning(waits.clone()));
         }
     }
     // The target runs what the primary runs: weight on it is safe.

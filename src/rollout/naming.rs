@@ -115,6 +115,15 @@ impl Names {
         }
     }
 
+    /// Returns whether a host is the apex Service, by its short name or a longer one.
+    #[must_use]
+    pub fn is_apex(&self, host: &str) -> bool {
+        let Some(rest) = host.strip_prefix(self.apex.as_str()) else { return false };
+        let Some(rest) = rest.strip_prefix('.') else { return rest.is_empty() };
+        let Some(rest) = rest.strip_prefix(self.namespace.as_str()) else { return false };
+        rest.is_empty() || rest == ".svc" || rest.starts_with(".svc.")
+    }
+
     /// Returns the name of the ControllerRevision that stores a revision of the target.
     #[must_use]
     pub fn snapshot(&self, revision: &Revision) -> String {

@@ -270,13 +270,10 @@ fn edits(was: &Value, is: &Value) -> Vec<Change> {
                 found.push(Change::Restart);
             }
         } else if path.starts_with("/metadata/") {
-            marked |= path.contains("sidetrack.dev")
-                || path.starts_with("/metadata/finalizers")
-                || is_new_map(was, &path);
-            if !path.contains("sidetrack.dev")
-                && !path.starts_with("/metadata/finalizers")
-                && !is_new_map(was, &path)
-            {
+            let ours = path.contains("sidetrack.dev") || path.starts_with("/metadata/finalizers");
+            if ours || is_new_map(was, &path) {
+                marked = true;
+            } else {
                 paths.push(shown(&path));
             }
         } else {

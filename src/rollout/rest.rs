@@ -154,9 +154,8 @@ fn held(case: &mut Case<'_>, target: &Workload, hold: &Revision) -> Plan {
         && let Err(error) = case.primary_ready()
     {
         let text = case.primary_not_ready(&error);
-        let stated = case.waits(o.status.phase, &format!("Revision {hold} is held: {text}."));
-        let said = case.repeating(Message::warning(text));
-        return Plan { steps: stated.steps.into_iter().chain(said.steps).collect(), wake: said.wake };
+        let waits = format!("Revision {hold} is held: {text}.");
+        return case.waits_saying(o.status.phase, &waits, Message::warning(text));
     }
     start(case, target, hold, false)
 }

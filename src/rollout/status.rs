@@ -409,14 +409,19 @@ fn next(
 
 /// Whether a stall is stated that ends without a change of the Canary; asked where nothing stalls it any more.
 pub(super) fn outlived(status: &CanaryStatus) -> bool {
-    let ends = [REFUSED, TARGET_MISSING, TARGET_TAKEN, WRITE_REFUSED];
-    status.conditions.iter().any(|c| c.type_ == "Stalled" && ends.contains(&c.reason.as_str()))
+    stalled(status, &[REFUSED, TARGET_MISSING, TARGET_TAKEN, WRITE_REFUSED]).is_some()
 }
 
-/// Whether a stall with this reason means that the Canary touches nothing.
+/// Why the Canary touches nothing, where it is stated that it does not.
 #[must_use]
-pub fn leaves_alone(reason: &str) -> bool {
-    [REFUSED, TARGET_TAKEN].contains(&reason)
+pub fn leaves_alone(status: &CanaryStatus) -> Option<&str> {
+    stalled(status, &[REFUSED, TARGET_TAKEN]).map(|condition| condition.message.as_str())
+}
+
+/// The stall that is stated, if it has one of these reasons.
+fn stalled<'s>(status: &'s CanaryStatus, reasons: &[&str]) -> Option<&'s Condition> {
+    let stall = status.conditions.iter().find(|c| c.type_ == "Stalled" && c.status == "True")?;
+    reasons.contains(&stall.reason.as_str()).then_some(stall)
 }
 
 /// Whether the primary is to have pods, and none of them is available.
@@ -434,7 +439,7 @@ pub(super) fn misses_primary(observed: &Observed) -> bool {
 
 /// Whether it is stated that the API server refuses a write.
 pub(super) fn states_refusal(status: &CanaryStatus) -> bool {
-    status.conditions.iter().any(|c| c.type_ == "Stalled" && c.reason == WRITE_REFUSED)
+    stalled(status, &[WRITE_REFUSED]).is_some()
 }
 
 /// Writes status only if it says something new (times aside).

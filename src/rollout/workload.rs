@@ -313,6 +313,11 @@ impl Rollout {
                 c.get("type").is_some_and(|t| t == type_) && c.get("reason").is_some_and(|r| r == reason)
             })
         };
+        let holds = |type_: &str| {
+            conditions?.iter().find(|c| {
+                c.get("type").is_some_and(|t| t == type_) && c.get("status").is_some_and(|s| s == "True")
+            })
+        };
         Self {
             observed_generation: object
                 .pointer("/status/observedGeneration")
@@ -325,14 +330,9 @@ impl Rollout {
             exceeded_at: condition("Progressing", "ProgressDeadlineExceeded")
                 .map(|c| updated(c).unwrap_or(Timestamp::MAX)),
             settled: condition("Progressing", "NewReplicaSetAvailable").is_some(),
-            failure: conditions
-                .and_then(|all| all.iter().find(|c| c.get("type").is_some_and(|t| t == "ReplicaFailure")))
-                .filter(|c| c.get("status").is_some_and(|s| s == "True"))
+            failure: holds("ReplicaFailure")
                 .and_then(|c| Some(crate::foreign::cut(c.get("message")?.as_str()?))),
-            progressed_at: conditions
-                .and_then(|all| all.iter().find(|c| c.get("type").is_some_and(|t| t == "Progressing")))
-                .filter(|c| c.get("status").is_some_and(|s| s == "True"))
-                .and_then(updated),
+            progressed_at: holds("Progressing").and_then(updated),
             unavailable_since: condition("Available", "MinimumReplicasUnavailable")
                 .filter(|c| c.get("status").is_some_and(|s| s == "False"))
                 .and_then(updated),

@@ -85,7 +85,7 @@ impl Shape {
         } else if host == names.apex_canary {
             Some(Side::Canary)
         } else {
-            is_apex(names, host).then_some(Side::Apex)
+            names.is_apex(host).then_some(Side::Apex)
         }
     }
 
@@ -125,14 +125,6 @@ impl Shape {
 
 pub(super) fn elements(list: Option<&Value>) -> &[Value] {
     list.and_then(Value::as_array).map_or(&[], Vec::as_slice)
-}
-
-/// Whether a host is the apex Service, by its short name or a longer one.
-fn is_apex(names: &Names, host: &str) -> bool {
-    let Some(rest) = host.strip_prefix(names.apex.as_str()) else { return false };
-    let Some(rest) = rest.strip_prefix('.') else { return rest.is_empty() };
-    let Some(rest) = rest.strip_prefix(names.namespace.as_str()) else { return false };
-    rest.is_empty() || rest == ".svc" || rest.starts_with(".svc.")
 }
 
 /// Edits a route that is not the Canary's; nothing is written when nothing differs, or when it is refused.

@@ -321,14 +321,8 @@ fn a_former_port_of_the_canary_goes_and_a_foreign_one_stays_and_gets_a_name() {
 
 #[test]
 fn what_cannot_be_routed_is_said_in_flaggers_words() {
-    let router = |provider: &str, service: Value| Router {
-        provider: Provider::parse(provider).unwrap(),
-        names: Names::new("test", "app", "app", None),
-        owner: Owner { name: "app".into(), uid: "1".into() },
-        service: serde_json::from_value(service).unwrap(),
-        analysis_match: Vec::new(),
-        selector_label: "app".into(),
-    };
+    use super::adopted_cases::router;
+
     let nothing = Store::new();
     let text = |e: RouteError| e.to_string();
     assert_eq!(

@@ -5,6 +5,7 @@ use super::{Subject, traffic_of};
 use crate::api::validate::Review;
 use crate::api::{Canary, CanarySpec};
 use crate::object::Kind;
+use crate::rollout::leaves_alone;
 use crate::rollout::naming::Names;
 use crate::rollout::neighbours::{Neighbours, controller, matches, selects, shown};
 use crate::rollout::objects;
@@ -18,15 +19,6 @@ struct Pods {
     target: Value,
     /// Those of the Deployment that is generated.
     generated: Value,
-}
-
-/// Whether a Canary is refused itself, and so has nothing.
-fn touches_nothing(canary: &Value) -> bool {
-    let conditions = canary.pointer("/status/conditions").and_then(Value::as_array);
-    conditions.into_iter().flatten().any(|condition| {
-        let reason = condition.get("reason").and_then(Value::as_str).unwrap_or_default();
-        condition.get("type").is_some_and(|type_| type_ == "Stalled") && crate::rollout::leaves_alone(reason)
-    })
 }
 
 impl Subject<'_> {
@@ -75,11 +67,15 @@ impl Subject<'_> {
         let mine = names(&self.names);
         for (name, object) in around.of("Canary") {
             let first = created(object) < created(&self.object);
-            let leaves = object.pointer("/metadata/deletionTimestamp").is_some() || touches_nothing(object);
+            let leaves = object.pointer("/metadata/deletionTimestamp").is_some();
             if name == self.names.canary || !first || leaves {
                 continue;
             }
             let Ok(other) = serde_json::from_value::<Canary>(object.clone()) else { continue };
+            // One that is refused itself has nothing.
+            if other.status.as_ref().and_then(leaves_alone).is_some() {
+                continue;
+            }
             let layout = self.layout_of(object, &other.spec);
             let shared = names(&layout).into_iter().find(|theirs| mine.contains(theirs));
             if let Some((kind, shared)) = shared {
@@ -340,13 +336,8 @@ impl Subject<'_> {
             return;
         }
         let names = &self.names;
-        let (apex, namespace) = (names.apex.as_str(), names.namespace.as_str());
-        let is_apex = |host: &Value| {
-            let host = host.as_str().unwrap_or_default();
-            host == apex
-                || host == format!("{apex}.{namespace}")
-                || host.starts_with(&format!("{apex}.{namespace}.svc"))
-        };
+        let apex = names.apex.as_str();
+        let is_apex = |host: &Value| host.as_str().is_some_and(|host| names.is_apex(host));
         for (name, object) in around.of("VirtualService") {
             let hosts = object.pointer("/spec/hosts").and_then(Value::as_array);
             if name != apex && !self.is_ours(object) && hosts.is_some_and(|hosts| hosts.iter().any(is_apex)) {
