@@ -4,6 +4,7 @@ use super::check::facts::text;
 use crate::api::canary_policy::{CanaryPolicy, Mode};
 use crate::api::{Canary, keys};
 use crate::controller::clock;
+use crate::controller::watch::resource;
 use crate::kubernetes::survey::neighbours;
 use crate::kubernetes::writer::Writer;
 use crate::object::{Kind, ObjectRef, Write};
@@ -15,7 +16,7 @@ use crate::rollout::subject::{Config, Subject};
 use anyhow::{Context as _, bail};
 use futures::future::join_all;
 use kube::Client;
-use kube::api::{Api, ApiResource, DynamicObject, ListParams};
+use kube::api::{Api, DynamicObject, ListParams};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -170,15 +171,8 @@ pub fn changes(seen: &Preview) -> Vec<String> {
 }
 
 async fn list(client: &Client, kind: Kind) -> anyhow::Result<Vec<Value>> {
-    let (group, version, name, plural) = kind.names();
-    let resource = ApiResource {
-        group: group.into(),
-        version: version.into(),
-        api_version: kind.api_version(),
-        kind: name.into(),
-        plural: plural.into(),
-    };
-    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+    let (_, _, name, plural) = kind.names();
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource(kind));
     let mut params = ListParams::default().limit(500);
     let mut found = Vec::new();
     loop {

@@ -40,7 +40,9 @@ pub fn lock(cache: &Shared) -> std::sync::MutexGuard<'_, Cache> {
     cache.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-pub(super) fn resource(kind: Kind) -> ApiResource {
+/// Names a kind in the terms of the kube crate.
+#[must_use]
+pub fn resource(kind: Kind) -> ApiResource {
     let (group, version, name, plural) = kind.names();
     ApiResource {
         group: group.into(),

@@ -3,7 +3,7 @@
 
 use super::freeze;
 use super::generate::{self, Maker};
-use super::roster::{Facts, Held, Key, Roster};
+use super::roster::{Facts, Held, Key, NO_PORT, Roster};
 use super::turns::Waiting;
 use crate::api::canary_policy::{CanaryPolicySpec, CanaryPolicyStatus, Frozen, Mode, Other, Releases};
 use crate::api::status::Condition;
@@ -53,8 +53,7 @@ enum Verdict {
 pub fn plan(roster: &Roster, now: Timestamp) -> Work {
     let mut work = Work::default();
     let (selections, governed) = (roster.selections(), roster.governed());
-    let left_alone: BTreeMap<&String, BTreeMap<Key, String>> =
-        roster.policies.keys().map(|name| (name, roster.left_alone(name))).collect();
+    let left_alone = roster.left_alone();
     let by_target = by_target(roster);
     let mut wanted = BTreeSet::new();
     let mut statuses: BTreeMap<&String, CanaryPolicyStatus> = BTreeMap::new();
@@ -155,7 +154,7 @@ fn deployment(
     }
     let spec = generate::spec(&held.policy.spec, name, roster.port(key));
     if spec.service.port == 0 && held.counts() {
-        return Verdict::Other(left_alone.cloned().unwrap_or_default());
+        return Verdict::Other(NO_PORT.into());
     }
     wanted.insert(key.clone());
     // What a policy that went wrong has made stays as it is.

@@ -21,6 +21,10 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Namespace and name.
 pub type Key = (String, String);
 
+/// Why a Deployment without a port cannot be released.
+pub(super) const NO_PORT: &str =
+    "no port is known: give its containers a port, or the policy spec.canary.service.port";
+
 /// A Deployment that a policy may select.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Candidate {
@@ -294,29 +298,23 @@ impl Roster {
         of_service.or_else(of_pods)
     }
 
-    /// Returns the Deployments that a policy governs and cannot release, with the reason: nothing is held on them.
+    /// Returns, by policy, the Deployments that it governs and cannot release, with the reason: nothing is held on them.
     #[must_use]
-    pub fn left_alone(&self, policy: &str) -> BTreeMap<Key, String> {
-        let Some(held) = self.policies.get(policy).filter(|held| held.counts()) else {
-            return BTreeMap::new();
-        };
-        let own_port = held.policy.spec.canary.service.port != 0;
-        let portless = |key: &Key| !own_port && self.port(key).is_none();
-        let governed = self.governed();
-        let of_it = governed.iter().filter(|(_, governor)| *governor == policy).map(|(key, _)| key);
-        of_it
-            .filter_map(|key| {
-                let why = match self.canaries.get(key) {
-                    Some(canary) if canary.policy.as_deref() == Some(policy) => canary.refused.clone(),
-                    Some(_) => None,
-                    None if portless(key) => Some(
-                        "no port is known: give its containers a port, or the policy spec.canary.service.port".to_owned(),
-                    ),
-                    None => None,
-                };
-                Some((key.clone(), why?))
-            })
-            .collect()
+    pub fn left_alone(&self) -> BTreeMap<String, BTreeMap<Key, String>> {
+        let mut all: BTreeMap<String, BTreeMap<Key, String>> = BTreeMap::new();
+        for (key, policy) in self.governed() {
+            let Some(held) = self.policies.get(&policy).filter(|held| held.counts()) else { continue };
+            let portless = || held.policy.spec.canary.service.port == 0 && self.port(&key).is_none();
+            let why = match self.canaries.get(&key) {
+                Some(canary) if canary.policy.as_ref() == Some(&policy) => canary.refused.clone(),
+                None if portless() => Some(NO_PORT.to_owned()),
+                _ => None,
+            };
+            if let Some(why) = why {
+                all.entry(policy).or_default().insert(key, why);
+            }
+        }
+        all
     }
 
     /// Whether a policy that acts selects a Deployment with these labels, in a namespace with those.

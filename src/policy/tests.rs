@@ -390,3 +390,16 @@ fn an_application_that_something_stands_in_the_way_of_is_left_alone_and_named() 
     see(&mut roster, &canary);
     assert!(plan(&roster, NOW).refused.is_empty() && !asked(&roster));
 }
+
+/// A Deployment that loses its last port is told so, also where it has a Canary already.
+#[test]
+fn who_has_lost_its_port_is_told_why_it_is_not_released() {
+    let mut roster = roster(&[namespace("cart"), deployment("cart", "a"), policy("shop", &json!({}))]);
+    let canary = created(&plan(&roster, NOW)).remove(0);
+    see(&mut roster, &canary);
+    let mut portless = deployment("cart", "a");
+    portless["spec"]["template"]["spec"]["containers"] = json!([{"name": "c"}]);
+    see(&mut roster, &portless);
+    let others = status(&plan(&roster, NOW), "shop")["others"].clone();
+    assert!(others[0]["reason"].as_str().unwrap().contains("no port is known"), "{others}");
+}

@@ -8,6 +8,7 @@ use crate::admission::configuration::{enrolment, entrance};
 use crate::api::canary_policy::Mode;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 /// Name of the configuration.
 pub const NAME: &str = "sidetrack-policies";
@@ -38,7 +39,7 @@ fn normal(selector: &LabelSelector) -> LabelSelector {
 /// the webhook, with the authority that it trusts.
 #[must_use]
 pub fn configuration(roster: &Roster, client: &Value, controller_user: &str) -> Value {
-    let selections = roster.selections();
+    let (selections, left_alone) = (roster.selections(), roster.left_alone());
     let entries: Vec<Value> = roster
         .ranked()
         .iter()
@@ -63,7 +64,7 @@ pub fn configuration(roster: &Roster, client: &Value, controller_user: &str) -> 
                 &json!(normal(&spec.selector)),
                 layout.is_some(),
                 controller_user,
-                &roster.left_alone(name).into_keys().collect::<Vec<_>>(),
+                &left_alone.get(name).into_iter().flat_map(BTreeMap::keys).cloned().collect::<Vec<_>>(),
             ))
         })
         .collect();

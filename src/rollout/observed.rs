@@ -50,7 +50,8 @@ pub struct Observed {
     pub primary_revision: Option<Revision>,
     /// Whether the primary's template is the one that was last verified against its snapshot.
     pub primary_drifted: bool,
-    /// Turned back into the target's shape, the primary's template is the revision that it says.
+    /// The promoted revision's stored template is missing, and the primary's, turned back into the target's shape, is the
+    /// revision that it says.
     pub primary_restorable: bool,
     /// The generated primary lacks a label of ours or the finalizer: the webhook and the policies do not know it.
     pub primary_unguarded: bool,

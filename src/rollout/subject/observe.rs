@@ -121,7 +121,14 @@ impl Subject<'_> {
         said.or_else(|| Some(Revision::of(&objects::target_template(primary, &self.label()?, &self.names))))
     }
 
+    /// Asked only where the stored template of the promoted revision is missing: it takes a hash of the whole template.
     fn primary_restorable(&self) -> bool {
+        let promoted = self.target().and_then(|target| annotation(target, keys::PROMOTED));
+        let stored =
+            |promoted| self.snapshots.contains_key(&self.names.snapshot(&Revision::from_key(promoted)));
+        if promoted.is_none_or(stored) {
+            return false;
+        }
         self.primary().zip(self.label()).is_some_and(|(primary, label)| {
             let turned = Revision::of(&objects::target_template(primary, &label, &self.names));
             annotation(primary, keys::PROMOTED) == Some(turned.as_str())
