@@ -13,7 +13,7 @@ use crate::policy::roster::Roster;
 use crate::rollout::neighbours::Neighbours;
 use crate::rollout::preview::{Preview, preview};
 use crate::rollout::subject::{Config, Subject};
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use futures::future::join_all;
 use kube::Client;
 use kube::api::{Api, DynamicObject, ListParams};
@@ -106,13 +106,7 @@ impl Looks {
             }
         }
         let Some(policy) = roster.policies.get(name) else {
-            let others: Vec<&str> = roster.policies.keys().map(String::as_str).collect();
-            let there = if others.is_empty() {
-                "there are none".into()
-            } else {
-                format!("there are {}", others.join(", "))
-            };
-            bail!("there is no CanaryPolicy {name:?}; {there}");
+            return Err(missing(name, roster.policies.keys()));
         };
         if !policy.problems.is_empty() {
             bail!("CanaryPolicy {name} cannot be acted on: {}", policy.problems.join("; "));
@@ -140,20 +134,41 @@ impl Looks {
         Ok(selected)
     }
 
+    /// Reads a policy.
+    ///
+    /// # Errors
+    ///
+    /// When there is none of that name (the others are named), or they cannot be listed.
+    pub async fn policy(&self, name: &str) -> anyhow::Result<CanaryPolicy> {
+        let mut policies = self.policies().await?;
+        match policies.iter().position(|policy| policy.metadata.name.as_deref() == Some(name)) {
+            Some(at) => Ok(policies.swap_remove(at)),
+            None => Err(missing(name, policies.iter().filter_map(|policy| policy.metadata.name.as_ref()))),
+        }
+    }
+
     /// Names the policies that only look.
     ///
     /// # Errors
     ///
     /// When they cannot be listed.
     pub async fn audits(&self) -> anyhow::Result<Vec<String>> {
-        let policies = list(&self.client, Kind::CanaryPolicy).await?;
-        let typed =
-            policies.into_iter().filter_map(|policy| serde_json::from_value::<CanaryPolicy>(policy).ok());
-        Ok(typed
-            .filter(|policy| policy.spec.mode == Mode::Audit)
-            .filter_map(|policy| policy.metadata.name)
-            .collect())
+        let policies = self.policies().await?.into_iter();
+        let audits = policies.filter(|policy| policy.spec.mode == Mode::Audit);
+        Ok(audits.filter_map(|policy| policy.metadata.name).collect())
     }
+
+    async fn policies(&self) -> anyhow::Result<Vec<CanaryPolicy>> {
+        let policies = list(&self.client, Kind::CanaryPolicy).await?;
+        Ok(policies.into_iter().filter_map(|policy| serde_json::from_value(policy).ok()).collect())
+    }
+}
+
+fn missing<'a>(name: &str, others: impl Iterator<Item = &'a String>) -> anyhow::Error {
+    let others: Vec<&str> = others.map(String::as_str).collect();
+    let there =
+        if others.is_empty() { "there are none".into() } else { format!("there are {}", others.join(", ")) };
+    anyhow!("there is no CanaryPolicy {name:?}; {there}")
 }
 
 /// Whether a Canary has taken its target over already.

@@ -39,27 +39,33 @@ impl Adopt {
             (Some(name), ..) => only(vec![at.canary(name).await?]),
             (None, None, None) => bail!("name a Canary, or give --file or --policy"),
         };
-        let mut refused = 0;
-        for canary in &selected.canaries {
-            let seen = looks.at(canary).await?;
-            refused += usize::from(!seen.refusals.is_empty() && !is_adopted(canary));
-            for line in lines(canary, &seen) {
-                out.line(&line)?;
-            }
-        }
-        for other in &selected.others {
-            out.line(other)?;
-        }
-        let all = selected.canaries.len();
-        if all != 1 {
-            out.line(&format!("{} would be adopted or are already, {refused} left alone.", all - refused))?;
-        }
+        let refused = tell(&mut looks, &selected, out).await?;
         out.line("Nothing was changed.")?;
         Ok(if refused > 0 { REFUSED } else { DONE })
     }
 }
 
-const fn only(canaries: Vec<Value>) -> Selected {
+/// Prints what adopting would do to each application, and returns how many would be left alone.
+pub(super) async fn tell(looks: &mut Looks, selected: &Selected, out: &mut Out<'_>) -> anyhow::Result<usize> {
+    let mut refused = 0;
+    for canary in &selected.canaries {
+        let seen = looks.at(canary).await?;
+        refused += usize::from(!seen.refusals.is_empty() && !is_adopted(canary));
+        for line in lines(canary, &seen) {
+            out.line(&line)?;
+        }
+    }
+    for other in &selected.others {
+        out.line(other)?;
+    }
+    let all = selected.canaries.len();
+    if all != 1 {
+        out.line(&format!("{} would be adopted or are already, {refused} left alone.", all - refused))?;
+    }
+    Ok(refused)
+}
+
+pub(super) const fn only(canaries: Vec<Value>) -> Selected {
     Selected { canaries, others: Vec::new() }
 }
 

@@ -4,11 +4,13 @@ use super::connection::Connection;
 use super::progress::{Verdict, judge, line};
 use super::screen::{Cell, Colour, Widths};
 use super::tree::draw;
-use super::{DONE, Out, duration, view};
+use super::{DONE, Out, adopt, duration, view};
 use crate::api::Canary;
+use crate::api::canary_policy::Mode;
+use crate::cli::adoption::{Looks, is_adopted};
 use crate::controller::clock;
 use crate::rollout::revision::Revision;
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -158,10 +160,12 @@ impl Get {
     }
 }
 
-/// Says what became of a revision.
+/// Says what became of a revision, or how a policy stands.
+///
+/// Of what is not adopted, a new Canary or all that a policy in mode audit selects, it says what adopting would do.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
-Exit codes, for pipelines:
+Exit codes of a revision, for pipelines:
   0  promoted: the primary is ready on the revision
   1  an error; 2 the command line makes no sense
   3  rejected: it was rolled back
@@ -169,7 +173,11 @@ Exit codes, for pipelines:
   5  another revision took its place")]
 pub(crate) struct Status {
     /// The Canary.
-    name: String,
+    #[arg(required_unless_present = "policy")]
+    name: Option<String>,
+    /// A CanaryPolicy instead.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["name", "revision", "wait"])]
+    policy: Option<String>,
     /// The revision, its first digits; without it, the one that the target has now.
     #[arg(long, value_name = "REVISION")]
     revision: Option<String>,
@@ -183,8 +191,17 @@ pub(crate) struct Status {
 
 impl Status {
     pub(crate) async fn run(self, at: &Connection, out: &mut Out<'_>) -> anyhow::Result<u8> {
+        match (&self.name, &self.policy) {
+            (Some(name), _) => self.of_canary(name, at, out).await,
+            (None, Some(policy)) => of_policy(policy, at, out).await,
+            (None, None) => bail!("name a Canary, or give --policy"),
+        }
+    }
+
+    async fn of_canary(&self, name: &str, at: &Connection, out: &mut Out<'_>) -> anyhow::Result<u8> {
         let end = Instant::now().checked_add(self.timeout);
-        let canary = at.typed(&self.name).await?;
+        let object = at.canary(name).await?;
+        let canary: Canary = serde_json::from_value(object.clone())?;
         let live = live_revision(at, &canary).await?;
         let revision = match &self.revision {
             Some(asked) => whole(&canary, live.as_deref(), asked)?,
@@ -197,7 +214,7 @@ impl Status {
         };
         let mut last = String::new();
         loop {
-            let canary = at.typed(&self.name).await?;
+            let canary = at.typed(name).await?;
             let live = live_revision(at, &canary).await?;
             let verdict = judge(&canary, &revision, live.as_deref());
             let now = line(&canary, &revision, verdict);
@@ -206,15 +223,33 @@ impl Status {
                 last = now;
             }
             if verdict != Verdict::Open || !self.wait {
+                if !is_adopted(&object) {
+                    let mut looks = Looks::new(at.client.clone(), at.config().await);
+                    adopt::tell(&mut looks, &adopt::only(vec![object]), out).await?;
+                }
                 return Ok(verdict.code());
             }
             if end.is_some_and(|end| Instant::now() >= end) {
-                eprintln!("not decided in time; go on with kubectl sidetrack status {} --wait", self.name);
+                eprintln!("not decided in time; go on with kubectl sidetrack status {name} --wait");
                 return Ok(verdict.code());
             }
             tokio::time::sleep(PAUSE).await;
         }
     }
+}
+
+/// Says how a policy stands; if it only audits, with what it would do.
+async fn of_policy(name: &str, at: &Connection, out: &mut Out<'_>) -> anyhow::Result<u8> {
+    let mut looks = Looks::new(at.client.clone(), at.config().await);
+    let policy = looks.policy(name).await?;
+    for line in view::policy(&policy) {
+        out.line(&line)?;
+    }
+    if policy.spec.mode == Mode::Audit {
+        let selected = looks.of_policy(name).await?;
+        adopt::tell(&mut looks, &selected, out).await?;
+    }
+    Ok(DONE)
 }
 
 /// The revision that the target has now.

@@ -1,6 +1,7 @@
 //! A Canary as people want to see it: one line of the list, and what it waits for. Pure.
 
 use super::screen::{Cell, Colour, age};
+use crate::api::canary_policy::{CanaryPolicy, Mode};
 use crate::api::status::{CanaryStatus, Condition, Phase, Run, Share, Stage};
 use crate::api::{Canary, keys};
 use crate::rollout::naming::Layout;
@@ -139,6 +140,30 @@ fn gate(canary: &Canary, kind: &str) -> Vec<String> {
         .map(|hook| format!("{kind} hook {} answers 200: {}", hook.name, hook.url))
         .chain([format!("kubectl sidetrack approve {}", name(canary))])
         .collect()
+}
+
+/// A policy: how it stands, and whom it selects and does not release.
+#[must_use]
+pub fn policy(policy: &CanaryPolicy) -> Vec<String> {
+    let status = policy.status.clone().unwrap_or_default();
+    let mode = match policy.spec.mode {
+        Mode::Enforce => "enforce",
+        Mode::Audit => "audit",
+    };
+    let name = policy.metadata.name.as_deref().unwrap_or_default();
+    let ready = status.conditions.iter().find(|c| c.type_ == "Ready");
+    let ready = ready.map_or("The controller has not looked at it yet.", |c| c.message.as_str());
+    let mut lines = vec![format!("CanaryPolicy {name}, mode {mode}: {ready}")];
+    if policy.spec.mode == Mode::Audit {
+        return lines;
+    }
+    lines.push(format!(
+        "  Releases: {} running, {} waiting",
+        status.releases.running, status.releases.waiting
+    ));
+    lines.extend(status.releases.queue.iter().map(|waits| format!("  {waits} waits for its turn")));
+    lines.extend(status.others.iter().map(|other| format!("  {}: {}", other.deployment, other.reason)));
+    lines
 }
 
 /// The revision that a release is about: the one that runs, else the one that was rejected.

@@ -53,6 +53,32 @@ async fn an_audit_holds_nothing_and_says_what_it_would() -> Result<()> {
             == "It selects 1 Deployment in 1 namespace and holds nothing.",
         "{told:#}"
     );
+    // Beforehand, what adopting would do: to it, and to one that something is in the way of.
+    for name in ["shop", "shop-canary"] {
+        world.flux(service_of(&ns, name)).await?;
+        world.flux(named(&ns, name, "v1", 1)).await?;
+    }
+    world.until("", "policy", "audit", "three", |p| at(p, "/status/selected") == 3).await?;
+    let of_policy = world.plugin(&ns, &["status", "--policy", "audit"]).await?;
+    ensure!(of_policy.code == 0, "{of_policy:?}");
+    for told in [
+        "CanaryPolicy audit, mode audit: It selects 3 Deployments in 1 namespace and holds nothing."
+            .to_owned(),
+        format!("{ns}/app: Deployment app, layout in-place would be adopted:"),
+        "  VirtualService app is made".to_owned(),
+        format!("{ns}/shop: Deployment shop, layout in-place would be left alone, nothing is touched:"),
+        "  Deployment shop-canary exists and was not made for Canary shop".to_owned(),
+    ] {
+        ensure!(of_policy.out.lines().any(|line| line.starts_with(&told)), "{told}");
+    }
+    ensure!(
+        world.get(&ns, "canary", "shop").await?.is_null() && world.get(&ns, "vs", "app").await?.is_null()
+    );
+    let unknown = world.plugin(&ns, &["status", "--policy", "adit"]).await?;
+    ensure!(
+        unknown.code == 1 && unknown.err.contains("there is no CanaryPolicy \"adit\"; there are"),
+        "{unknown:?}"
+    );
     Ok(())
 }
 

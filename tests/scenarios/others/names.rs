@@ -63,6 +63,9 @@ async fn what_stands_under_a_generated_name_is_somebody_elses() -> Result<()> {
         world.cp.apply(canary(&ns, "app", layout, &scaled)).await?;
         let why = stalled(&ns, "app", "Refused", name).await.with_context(|| what.clone())?;
         ensure!(why.contains("was not made for"), "{what}: {why}");
+        let told = world.plugin(&ns, &["status", "app"]).await?;
+        let alone = format!("{ns}/app: Deployment app, layout {layout} would be left alone, nothing is touched:");
+        ensure!(told.code == 4 && told.out.contains(&alone), "{what}: {told:?}");
         ensure!(bare(&world.get(&ns, kind, name).await?) == before, "{what} was touched");
         ensure!(bare(&world.get(&ns, "deploy", "app").await?) == target, "{what}: the target was touched");
         ensure!(world.get(&ns, "vs", "app").await?.is_null(), "{what}: a route was made");
