@@ -21,6 +21,7 @@ mod invariants {
     mod takeover;
     mod upgrades;
     mod verbs;
+    mod waits;
 }
 #[cfg(test)]
 #[expect(dead_code, reason = "each test binary uses a part of it")]

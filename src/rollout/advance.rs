@@ -51,6 +51,11 @@ impl Case<'_> {
             }
             return rebaseline::advance(self).unwrap_or_else(|| leave::advance(self));
         }
+        if (!o.refusals.is_empty() || o.policy.suspend)
+            && let Some(plan) = self.served()
+        {
+            return plan;
+        }
         if !o.refusals.is_empty() {
             let why = o.refusals.join(" ");
             if let Some(plan) = verbs::refuse(self, &format!("its spec is not served: {why}")) {
@@ -73,6 +78,25 @@ impl Case<'_> {
             Some(plan) if !plan.steps.is_empty() => plan,
             Some(Plan { wake, .. }) => wake.into_iter().fold(self.go_on(), Plan::wake),
         }
+    }
+
+    /// Whatever the spec says, and whoever suspended it: the weight of a run does not stay with pods that are gone.
+    fn served(&mut self) -> Option<Plan> {
+        let run = self.o.status.run.as_ref()?;
+        let weight = self.o.routes.weight?;
+        let plan = repair::serving(self, run).or_else(|| {
+            let all = run.stage == Stage::Analysing && weight == 100 && run.weight < 100;
+            (all && self.primary_serves()).then(|| Step::SetWeight(run.weight).into())
+        })?;
+        self.m.confirmed_weight = None;
+        let (canary, primary) = (self.canary_deployment(), self.primary());
+        let is = |serves: bool| if serves { "has ready pods" } else { "has none" };
+        let text = format!(
+            "Traffic follows the pods that are ready: {canary} {}, {primary} {}",
+            is(self.canary_serves()),
+            is(self.primary_serves())
+        );
+        Some(plan.say(Message::warning(text)))
     }
 
     /// What there is to do unasked.
@@ -130,6 +154,9 @@ impl Case<'_> {
     }
 
     fn run(&mut self, target: &Workload, run: &Run) -> Plan {
+        if let Some(step) = self.by_this_clock(run) {
+            return step.into();
+        }
         if let Some(plan) = self.routes(run) {
             return plan;
         }
@@ -173,6 +200,19 @@ impl Case<'_> {
             Stage::Cancelling => rollback::cancelling(self, target, run),
             Stage::Closing => rollback::closing(self, run),
         }
+    }
+
+    /// A time that is still to come was written by a process whose clock is ahead, or the clock was set back: what is
+    /// counted from it is counted from now, else the run would stand still until then.
+    fn by_this_clock(&self, run: &Run) -> Option<Step> {
+        let past = |at: Timestamp| at.min(self.now);
+        let next = Run {
+            since: past(run.since),
+            last_step: run.last_step.map(past),
+            awaits: run.awaits.map(past),
+            ..run.clone()
+        };
+        (next != *run).then(|| Draft::from(self.o).run(Some(next)).as_it_is())
     }
 
     /// Keeps routing objects and Services in being while a run goes on.
@@ -401,13 +441,37 @@ impl Case<'_> {
             });
         }
         match since {
-            None => Err(Plan::default()), // the data plane has not seen the route yet; its status is watched
+            None => self.taken_up(weight),
             Some(_) if !pods => Ok(()),
             Some(since) => {
                 let end = since.saturating_add(self.o.settings.drain).unwrap_or(since);
                 if self.now >= end { Ok(()) } else { Err(Plan::default().wake(end)) }
             }
         }
+    }
+
+    /// The data plane has not taken up the route yet; its status is watched. What it does not do within the deadline it may
+    /// never do: a canary's weight of zero, and a Canary that leaves, are not kept back by that.
+    fn taken_up(&self, weight: i32) -> Result<(), Plan> {
+        let Some((why, (_, since))) = self.o.routes.unsettled.as_ref().zip(self.m.unsettled) else {
+            return Err(Plan::default());
+        };
+        if let Some(due) = self.after_interval(since) {
+            return Err(Plan::default().wake(due));
+        }
+        let end = since.saturating_add(self.o.policy.deadline).unwrap_or(self.now);
+        if self.now >= end && (weight == 0 || self.o.deleting) {
+            return Ok(());
+        }
+        let plan = self.waits(self.o.status.phase, &format!("The route is not taken up yet: {why}."));
+        Err(if self.now < end { plan.wake(end) } else { plan })
+    }
+
+    /// Whether the data plane has had the whole deadline for the route as it is.
+    pub(super) fn unsettled_for_long(&self) -> bool {
+        let end =
+            |(_, since): (_, Timestamp)| since.saturating_add(self.o.policy.deadline).unwrap_or(self.now);
+        self.m.unsettled.map(end).is_some_and(|end| self.now >= end)
     }
 
     /// Writes status with a sentence that says what is waited for, when it says something new.

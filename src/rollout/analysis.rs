@@ -67,7 +67,8 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan
         return halted(case, run, vec![Message::warning(text)], false);
     }
     if let Some(why) = o.routes.unsettled.clone() {
-        return halted(case, run, vec![Message::warning(why)], false);
+        let counts = case.unsettled_for_long();
+        return halted(case, run, vec![Message::warning(why)], counts);
     }
     tick(case, target, run)
 }

@@ -182,6 +182,8 @@ pub struct Memory {
     pub zero_since: Option<Timestamp>,
     /// Since when the live route has been seen with the primary's weight at zero.
     pub full_since: Option<Timestamp>,
+    /// The weight that the live route states and the data plane has not taken up, and since when.
+    pub unsettled: Option<(Option<i32>, Timestamp)>,
     /// Since when the apex Service has been seen at its backend.
     pub apex_since: Option<(Backend, Timestamp)>,
     /// The number of pods with which the canary was ready last.
@@ -269,6 +271,9 @@ impl Memory {
         let settled = observed.routes.unsettled.is_none();
         self.zero_since = at(settled && observed.routes.weight == Some(0), self.zero_since);
         self.full_since = at(settled && observed.routes.weight == Some(100), self.full_since);
+        let weight = observed.routes.weight;
+        let since = self.unsettled.filter(|(of, _)| *of == weight).map_or(now, |(_, since)| since);
+        self.unsettled = (!settled).then_some((weight, since));
         self.apex_since = observed
             .services
             .apex

@@ -73,6 +73,13 @@ pub(super) fn clearing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pla
             Some(vec![Message::warning(text)]),
         );
     }
+    if let Some(why) = case.o.routes.unsettled.clone().filter(|_| case.unsettled_for_long()) {
+        return rollback::begin(
+            case,
+            &analysis::because(run, why.clone()),
+            Some(vec![Message::warning(why)]),
+        );
+    }
     match case.primary_drained() {
         Err(plan) => plan,
         Ok(()) => begin(case, target, run),

@@ -191,6 +191,12 @@ impl Draft {
     #[must_use]
     pub fn answered(mut self, answer: Answered) -> Step {
         self.0.request = Some(answer);
+        self.as_it_is()
+    }
+
+    /// Completes a draft that changes neither phase nor conditions.
+    #[must_use]
+    pub fn as_it_is(self) -> Step {
         Step::Status(Box::new(self.0))
     }
 

@@ -4,6 +4,7 @@ use super::adopted::{self, Shape, elements};
 use super::gateway_rules::{conditions, filled, filled_parent, filters};
 use super::object::{self, same, set, settle, unset};
 use super::{Backends, Live, RouteError, Router, Settled, Weights};
+use crate::foreign::cut;
 use crate::object::{Kind, ObjectRef, Write};
 use crate::rollout::naming::Names;
 use serde_json::{Value, json};
@@ -44,9 +45,9 @@ fn service<'a>(names: &Names, entry: &'a Value) -> Option<&'a str> {
     name.filter(|_| is("group", "") && is("kind", "Service") && is("namespace", &names.namespace))
 }
 
-/// Judges the route's status (Flagger, `gatewayapi:v1`): each parent that reports must have accepted the
-/// present
-/// generation; a parent that does not report passes, since not every implementation does.
+/// Judges the route's status: each parent that reports must have accepted the present generation (Flagger,
+/// `gatewayapi:v1`), and found the Services that it leads to; a parent that does not report passes, since not every
+/// implementation does.
 pub(super) fn settled(router: &Router, object: &Value) -> Settled {
     let at = route(router);
     let generation = object.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0);
@@ -60,9 +61,11 @@ pub(super) fn settled(router: &Router, object: &Value) -> Settled {
                 .is_some_and(|p| same(Some(&filled_parent(p, &at.namespace)), Some(&wanted)))
         });
         for report in reports {
-            let accepted = report.get("conditions").and_then(Value::as_array).and_then(|all| {
-                all.iter().find(|c| c.get("type").and_then(Value::as_str) == Some("Accepted"))
-            });
+            let condition = |kind: &str| {
+                let all = report.get("conditions").and_then(Value::as_array)?;
+                all.iter().find(|c| c.get("type").and_then(Value::as_str) == Some(kind))
+            };
+            let accepted = condition("Accepted");
             let status = accepted.and_then(|c| c.get("status")?.as_str()).unwrap_or("Unknown");
             let observed = accepted.and_then(|c| c.get("observedGeneration")?.as_i64()).unwrap_or(0);
             if status != "True" || observed < generation {
@@ -70,6 +73,20 @@ pub(super) fn settled(router: &Router, object: &Value) -> Settled {
                 return Settled::No(format!(
                     "HTTPRoute {}.{} parent {parent} is not ready (status: {status}, observed generation: {observed}, current generation: {generation})",
                     at.name, at.namespace,
+                ));
+            }
+            // Requests to a backend that is not found are answered with an error (Gateway API, HTTPBackendRef).
+            let unresolved =
+                condition("ResolvedRefs").filter(|c| c.get("status").is_some_and(|s| s == "False"));
+            if let Some(unresolved) = unresolved {
+                let text = |field: &str| unresolved.get(field).and_then(Value::as_str).unwrap_or_default();
+                return Settled::No(format!(
+                    "HTTPRoute {}.{} parent {} does not find what it leads to: {} {}",
+                    at.name,
+                    at.namespace,
+                    host(parent).unwrap_or_default(),
+                    text("reason"),
+                    cut(text("message")),
                 ));
             }
         }
