@@ -47,7 +47,8 @@ pub const CANARY_NAME: &str = "sidetrack.dev/canary-name";
 pub const REVISION: &str = "sidetrack.dev/revision";
 /// Annotation on a generated Deployment: hash of the template as it was written, by which a change by hand is seen.
 pub const TEMPLATE: &str = "sidetrack.dev/template";
-/// Annotation on a generated Deployment: which labels and annotations it has from the target, as JSON.
+/// Annotation on a generated Deployment or Service: which labels and annotations it has from the target, or from the Canary, as
+/// JSON.
 pub const CARRIED: &str = "sidetrack.dev/carried";
 /// Annotation on a generated canary (`in-place`, provider `kubernetes`), from when its pods are in the application's Service:
 /// the weight that is set, and the number of pods for it ([`crate::router::replicas::Set`]).

@@ -3,6 +3,7 @@
 use super::ports::DiscoveredPort;
 use super::services::{ApexSelects, Selector, Services};
 use super::*;
+use crate::object::Kind;
 use proptest::prelude::*;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -317,6 +318,41 @@ fn a_former_port_of_the_canary_goes_and_a_foreign_one_stays_and_gets_a_name() {
         .collect();
     assert_eq!(names, ["tcp-99", "http"]);
     assert_eq!(services.reconcile(&live(&store)), []);
+}
+
+/// Cloud controllers write on Services, and would again at once: only what the Canary states, or stated, is ours.
+#[test]
+fn what_others_write_on_a_service_of_ours_stays() {
+    let stated = |metadata: Value| -> ServiceSpec {
+        serde_json::from_value(json!({"port": 80, "apex": metadata, "canary": metadata})).unwrap()
+    };
+    let mut services = Services {
+        names: Names::new("test", "app", "app", None),
+        owner: Owner { name: "app".into(), uid: "1".into() },
+        service: stated(json!({"labels": {"team": "a"}, "annotations": {"note": "x", "other": "y"}})),
+        selector: Selector::by("app", "app"),
+        discovered: Vec::new(),
+        apex_selects: ApexSelects::Primary,
+    };
+    let mut store = Store::new();
+    let writes = services.reconcile(&live(&store));
+    apply(&mut store, &writes);
+    for service in store.values_mut() {
+        service["metadata"]["annotations"]["cloud.example.com/neg-status"] = "{}".into();
+        service["metadata"]["labels"]["seen-by"] = "billing".into();
+    }
+    assert_eq!(services.reconcile(&live(&store)), [], "no word against theirs");
+    services.service = stated(json!({"annotations": {"note": "z"}}));
+    let writes = services.reconcile(&live(&store));
+    apply(&mut store, &writes);
+    assert_eq!(services.reconcile(&live(&store)), []);
+    for name in ["app", "app-canary"] {
+        let metadata = &store[&ObjectRef::new(Kind::Service, "test", name)]["metadata"];
+        let (labels, annotations) = (&metadata["labels"], &metadata["annotations"]);
+        assert_eq!((labels.get("team"), annotations.get("other")), (None, None), "{metadata}");
+        assert_eq!((&annotations["note"], &labels["seen-by"]), (&json!("z"), &json!("billing")));
+        assert_eq!(annotations["cloud.example.com/neg-status"], "{}");
+    }
 }
 
 #[test]

@@ -67,21 +67,24 @@ const DEVIATIONS: [(&str, Adjust); 8] = [
                 .retain(|p| !foreign(p));
         }
     }),
-    ("labels and annotations of others stay on a route; Flagger drops them", |case| {
-        if case.ours["kind"] == "Service" {
-            return;
-        }
-        for field in ["labels", "annotations"] {
-            let before =
-                case.before.and_then(|b| b["metadata"][field].as_object()).cloned().unwrap_or_default();
-            for key in before.keys().filter(|k| ![FLAGGERS_ORIGINAL, keys::ORIGINAL].contains(&k.as_str())) {
-                let at = format!("/metadata/{field}");
-                if case.theirs["metadata"][field].get(key).is_none() {
-                    remove(case.ours, &at, key);
+    (
+        "labels and annotations of others stay, what the Canary states is on record; Flagger drops what it does not state",
+        |case| {
+            remove(case.ours, "/metadata/annotations", keys::CARRIED);
+            for field in ["labels", "annotations"] {
+                let before =
+                    case.before.and_then(|b| b["metadata"][field].as_object()).cloned().unwrap_or_default();
+                for key in
+                    before.keys().filter(|k| ![FLAGGERS_ORIGINAL, keys::ORIGINAL].contains(&k.as_str()))
+                {
+                    let at = format!("/metadata/{field}");
+                    if case.theirs["metadata"][field].get(key).is_none() {
+                        remove(case.ours, &at, key);
+                    }
                 }
             }
-        }
-    }),
+        },
+    ),
     (
         "an adopted route is edited, and its original recorded in a key of ours; Flagger builds it anew from the Canary",
         |case| {

@@ -159,6 +159,12 @@ impl Services {
 
     fn metadata(&self, at: &ObjectRef, given: Option<&Metadata>) -> Metadata {
         let mut metadata = given.cloned().unwrap_or_default();
+        if !(metadata.labels.is_empty() && metadata.annotations.is_empty()) {
+            let keys = |map: &BTreeMap<String, String>| map.keys().cloned().collect::<Vec<_>>();
+            let stated =
+                json!({"labels": keys(&metadata.labels), "annotations": keys(&metadata.annotations)});
+            metadata.annotations.insert(keys::CARRIED.into(), stated.to_string());
+        }
         metadata.labels.insert(self.selector.key.clone(), at.name.clone());
         metadata.annotations = object::with_opt_out(&metadata.annotations);
         metadata
@@ -211,7 +217,7 @@ impl Services {
             return self.adopted(live, desired);
         }
         let mut next = live.clone();
-        self.reset_metadata(&mut next, desired);
+        self.set_metadata(&mut next, desired);
         let wanted = desired.pointer("/spec/ports").and_then(Value::as_array).cloned().unwrap_or_default();
         let ports = ports::merged(live.pointer("/spec/ports"), &wanted);
         let spec = object::child(&mut next, "spec");
@@ -279,7 +285,7 @@ impl Services {
         }
         let metadata = object::child(&mut next, "metadata");
         for (field, keys) in
-            [("labels", &[keys::CANARY][..]), ("annotations", &[keys::PORTS, keys::ORIGINAL])]
+            [("labels", &[keys::CANARY][..]), ("annotations", &[keys::PORTS, keys::ORIGINAL, keys::CARRIED])]
         {
             if let Some(map) = metadata.get_mut(field) {
                 keys.iter().for_each(|key| object::unset(map, key));
@@ -294,18 +300,28 @@ impl Services {
         object::update(&apex, found, &next)
     }
 
-    /// Sets labels and annotations of a Service that was made for the Canary, its unmanaged keys kept
-    /// (Flagger).
-    fn reset_metadata(&self, next: &mut Value, desired: &Value) {
+    /// Sets the labels and annotations that the Canary states on a Service that was made for it, and takes out those that it
+    /// stated before. Others are somebody else's: cloud controllers write there, and would do so again at once. (Flagger takes
+    /// out all that it does not list as unmanaged.)
+    fn set_metadata(&self, next: &mut Value, desired: &Value) {
         let unmanaged = self.service.unmanaged_metadata.clone().unwrap_or_default();
-        for (field, kept) in [("labels", &unmanaged.labels), ("annotations", &unmanaged.annotations)] {
-            let mut wanted = desired.pointer(&format!("/metadata/{field}")).cloned().unwrap_or(json!({}));
-            for key in kept {
-                if let Some(value) = next.pointer(&format!("/metadata/{field}")).and_then(|m| m.get(key)) {
-                    set(&mut wanted, key, value.clone());
+        let stated: Value = next
+            .pointer("/metadata/annotations")
+            .and_then(|a| serde_json::from_str(a.get(keys::CARRIED)?.as_str()?).ok())
+            .unwrap_or_default();
+        for (field, others) in [("labels", &unmanaged.labels), ("annotations", &unmanaged.annotations)] {
+            let wanted = desired.pointer(&format!("/metadata/{field}")).and_then(Value::as_object);
+            let live = object::child(object::child(next, "metadata"), field);
+            let before = stated.get(field).and_then(Value::as_array).into_iter().flatten();
+            let before = before.filter_map(Value::as_str).chain([keys::CARRIED]);
+            for key in before.filter(|key| !others.iter().any(|other| other == key)) {
+                object::unset(live, key);
+            }
+            for (key, value) in wanted.into_iter().flatten() {
+                if live.get(key).is_none() || !others.contains(key) {
+                    set(live, key, value.clone());
                 }
             }
-            set(object::child(next, "metadata"), field, wanted);
         }
     }
 }
