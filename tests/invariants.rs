@@ -5,6 +5,7 @@ mod invariants {
     mod answers;
     mod contest;
     mod crashes;
+    mod edits;
     mod guards;
     mod in_place;
     mod others;

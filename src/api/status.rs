@@ -108,6 +108,9 @@ pub struct CanaryStatus {
     /// Revisions by name: hashes of pod templates.
     #[serde(default, skip_serializing_if = "Revisions::is_empty")]
     pub revisions: Revisions,
+    /// What the Canary has taken over. It goes on serving this whatever its spec says meanwhile, until it has given it back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopted: Option<Adopted>,
     /// The run that is going on, as the controller resumes it after a crash.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<Run>,
@@ -133,6 +136,21 @@ pub struct CanaryStatus {
     /// The last request that was answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<Answered>,
+}
+
+/// What a Canary has taken over, by the names that everything else is named after.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Adopted {
+    /// The Deployment that is applied.
+    pub target: String,
+    /// The apex Service.
+    pub service: String,
+    /// Who routes the traffic.
+    pub provider: String,
+    /// The target's autoscaler.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub autoscaler: Option<String>,
 }
 
 /// What a check or a hook said last.

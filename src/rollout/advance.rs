@@ -27,7 +27,8 @@ pub fn advance(observed: &Observed, memory: &mut Memory, now: Timestamp) -> Plan
     let plan = refused::heard(&mut case, plan);
     let plan = refused::over(&case, plan);
     // A share that was stated a moment ago and has changed is stated again in time.
-    let mut plan = share::due(&case).into_iter().fold(plan, Plan::wake);
+    let due = share::due(&case).into_iter().chain(repair::replicas_due(&case));
+    let mut plan = due.fold(plan, Plan::wake);
     checked::note(&mut plan, observed, memory, ticks, now);
     plan
 }
@@ -110,6 +111,9 @@ impl Case<'_> {
                 .zeroed()
                 .finish(Phase::Initializing, "The primary is being made.", self.now)
                 .into();
+        }
+        if let Some(plan) = leave::moves(self) {
+            return plan;
         }
         let Some(target) = &o.target else { return self.without_target() };
         if o.names.in_place() && target.terminating {
@@ -460,7 +464,7 @@ impl Case<'_> {
             return Err(Plan::default().wake(due));
         }
         let end = since.saturating_add(self.o.policy.deadline).unwrap_or(self.now);
-        if self.now >= end && (weight == 0 || self.o.deleting) {
+        if self.now >= end && (weight == 0 || self.o.status.phase == Phase::Terminating) {
             return Ok(());
         }
         let plan = self.waits(self.o.status.phase, &format!("The route is not taken up yet: {why}."));

@@ -7,6 +7,28 @@ use crate::rollout::plan::{Message, Plan, Step};
 use crate::rollout::status::Draft;
 use crate::rollout::{in_place, rollback};
 
+/// The spec names another target, Service or provider than the Canary has taken over: as it leaves one that is deleted, it
+/// leaves what it has, and begins anew. Not before what is on its way is decided, and then to the end.
+pub(super) fn moves(case: &mut Case<'_>) -> Option<Plan> {
+    let o = case.o;
+    let begun = o.status.phase == Phase::Terminating;
+    let pending = o.target.as_ref().is_some_and(|t| t.held() && t.keys.failed != t.keys.hold);
+    if !begun && (o.moves.is_none() || o.status.run.is_some() || pending) {
+        return None;
+    }
+    let mut plan = advance(case);
+    for step in plan.steps.iter_mut().filter(|step| **step == Step::ReleaseCanary) {
+        *step = Draft::from(o).anew();
+    }
+    Some(plan)
+}
+
+/// What status says meanwhile.
+fn leaves(case: &Case<'_>) -> String {
+    let change = case.o.moves.as_ref().filter(|_| !case.o.deleting);
+    change.cloned().unwrap_or_else(|| "The target takes its traffic back before the Canary goes.".into())
+}
+
 /// Ends the run, gives the target back the promoted revision and its pods, hands the traffic over, and goes.
 pub(super) fn advance(case: &mut Case<'_>) -> Plan {
     let o = case.o;
@@ -21,13 +43,9 @@ pub(super) fn advance(case: &mut Case<'_>) -> Plan {
     };
     if o.status.phase != Phase::Terminating {
         let run = o.status.run.as_ref().map(|run| case.enter(run, Stage::RollingBack));
-        return Plan::default().say(Message::normal(format!("Terminating canary {}", case.canary()))).then(
-            Draft::from(o).run(run).finish(
-                Phase::Terminating,
-                "The target takes its traffic back before the Canary goes.",
-                case.now,
-            ),
-        );
+        return Plan::default()
+            .say(Message::normal(format!("Terminating canary {}", case.canary())))
+            .then(Draft::from(o).run(run).finish(Phase::Terminating, &leaves(case), case.now));
     }
     if o.names.in_place() {
         return in_place::leave(case, target);
@@ -47,11 +65,7 @@ pub(super) fn advance(case: &mut Case<'_>) -> Plan {
             return plan;
         }
         // Stated, so that the weight which the target gets from here on is not the run's.
-        return Draft::from(o)
-            .zeroed()
-            .run(None)
-            .finish(Phase::Terminating, "The target takes its traffic back before the Canary goes.", case.now)
-            .into();
+        return Draft::from(o).zeroed().run(None).finish(Phase::Terminating, &leaves(case), case.now).into();
     }
     if let Err(plan) = case.drained()
         && o.routes.weight.is_some()

@@ -1,6 +1,6 @@
 //! What the core knows when it decides.
 
-use crate::api::status::CanaryStatus;
+use crate::api::status::{Adopted, CanaryStatus};
 use crate::rollout::contest::Turns;
 use crate::rollout::guard::Guard;
 use crate::rollout::naming::Names;
@@ -34,6 +34,10 @@ pub struct Observed {
     pub refusals: Vec<String>,
     /// What is doubtful in the spec.
     pub warnings: Vec<String>,
+    /// What the Canary has taken over, or would.
+    pub adopted: Adopted,
+    /// What the spec names instead, a sentence.
+    pub moves: Option<String>,
     /// Somebody has looked at what else there is in the namespace; what that refuses is among [`Self::refusals`].
     pub surveyed: bool,
     /// What else depends on the target's pods and has to be known, a sentence each; `None` as long as nobody has looked.
@@ -204,6 +208,8 @@ pub struct Memory {
     pub given_back: Option<i64>,
     /// The restart of a held primary that goes on.
     pub renewal: Option<Renewal>,
+    /// When the primary was last given pods back that somebody had taken away.
+    pub scaled_back: Option<Timestamp>,
     /// Said already, so that a state that lasts is not said again and again.
     pub said: Option<Message>,
     /// When a state that lasts was last said.

@@ -8,6 +8,7 @@ use crate::rollout::advance::Case;
 use crate::rollout::plan::{Message, Plan, Step};
 use crate::rollout::revision::Revision;
 use crate::rollout::workload::Workload;
+use jiff::Timestamp;
 
 /// Replaces a primary that is gone or terminating. `None` when it is there to stay.
 pub(super) fn primary(case: &mut Case<'_>, target: &Workload, run: Option<&Run>) -> Option<Plan> {
@@ -19,18 +20,35 @@ pub(super) fn primary(case: &mut Case<'_>, target: &Workload, run: Option<&Run>)
     }
 }
 
-/// Pods that the primary was given and somebody took away again.
-pub(super) fn replicas(case: &Case<'_>, primary: &Workload) -> Option<Plan> {
-    let given = case.o.status.requested_replicas.filter(|_| case.o.policy.autoscaler.is_none())?;
-    if primary.replicas >= given {
+/// Pods that the primary was given and somebody took away again. Whoever does so again at once, such as an autoscaler that the
+/// Canary does not name, is answered once an interval.
+pub(super) fn replicas(case: &mut Case<'_>, primary: &Workload) -> Option<Plan> {
+    let given = taken_away(case, primary)?;
+    if replicas_due(case).is_some() {
         return None;
     }
+    let again = match case.m.scaled_back.replace(case.now) {
+        Some(_) => ". It was not for the first time: an autoscaler belongs into spec.autoscalerRef",
+        None => "",
+    };
     let text = format!(
-        "{} was scaled to {} by hand, {given} are asked for: repaired",
+        "{} was scaled to {} by hand, {given} are asked for: repaired{again}",
         case.primary(),
         primary.replicas
     );
     Some(Plan::default().say(Message::warning(text)).then(Step::ScalePrimary(given)))
+}
+
+/// How many pods it is to have, where it has fewer.
+fn taken_away(case: &Case<'_>, primary: &Workload) -> Option<i32> {
+    let given = case.o.status.requested_replicas.filter(|_| case.o.policy.autoscaler.is_none())?;
+    (primary.replicas < given).then_some(given)
+}
+
+/// When pods that were taken away are given back again.
+pub(super) fn replicas_due(case: &Case<'_>) -> Option<Timestamp> {
+    taken_away(case, case.o.primary.as_ref()?)?;
+    case.after_interval(case.m.scaled_back?)
 }
 
 /// The revision that the primary runs, or is being written to.

@@ -253,7 +253,9 @@ fn quiet(case: &mut Case<'_>, target: &Workload) -> Plan {
     if !stale.is_empty() {
         return Step::PruneSnapshots(stale).into();
     }
-    let changed = o.status.observed_generation != Some(o.generation) || o.status.warnings != o.warnings;
+    let changed = o.status.observed_generation != Some(o.generation)
+        || o.status.warnings != o.warnings
+        || o.status.adopted.as_ref() != Some(&o.adopted);
     let (asleep, told) = asleep(case, target);
     if changed || outlived(&o.status) || misses_primary(o) || asleep.is_some() != told {
         let said = asleep.clone().filter(|_| !told).map(|text| Step::Say(Message::warning(text)));

@@ -56,6 +56,7 @@ impl Draft {
         if let Some(dependants) = &observed.dependants {
             status.dependants.clone_from(dependants);
         }
+        status.adopted = Some(observed.adopted.clone());
         let target = observed.target.as_ref();
         let applied = target.and_then(|t| Some((t.revision.as_str().to_owned(), t.keys.applied_by.clone()?)));
         let shape = Shape {
@@ -154,7 +155,13 @@ impl Draft {
     /// Notes the revision that the primary runs.
     #[must_use]
     pub fn promoted(mut self, revision: &Revision) -> Self {
-        if self.0.revisions.primary.as_deref() != Some(revision.as_str()) {
+        // One that was given back and taken over again was not promoted again.
+        let known = self
+            .0
+            .history
+            .last()
+            .is_some_and(|past| past.outcome == Outcome::Promoted && past.revision == revision.as_str());
+        if self.0.revisions.primary.as_deref() != Some(revision.as_str()) && !known {
             self.remember(revision.as_str(), Outcome::Promoted);
         }
         self.0.last_applied_spec = Some(revision.short().to_owned());
@@ -187,6 +194,19 @@ impl Draft {
         self
     }
 
+    /// Completes a draft of a Canary that has given back what it had taken over and begins anew; what it remembers of
+    /// releases stays.
+    #[must_use]
+    pub fn anew(self) -> Step {
+        let CanaryStatus { history, request, observed_generation, .. } = self.0;
+        Step::Status(Box::new(CanaryStatus {
+            history,
+            request,
+            observed_generation,
+            ..CanaryStatus::default()
+        }))
+    }
+
     /// Notes the answer to a request, and nothing else.
     #[must_use]
     pub fn answered(mut self, answer: Answered) -> Step {
@@ -196,8 +216,16 @@ impl Draft {
 
     /// Completes a draft that changes neither phase nor conditions.
     #[must_use]
-    pub fn as_it_is(self) -> Step {
+    pub fn as_it_is(mut self) -> Step {
+        self.nothing_yet();
         Step::Status(Box::new(self.0))
+    }
+
+    /// Nothing is taken over by a Canary that has not begun, such as one that is refused.
+    fn nothing_yet(&mut self) {
+        if self.0.phase == Phase::None {
+            self.0.adopted = None;
+        }
     }
 
     /// Sets since when it stands in line for its turn.
@@ -272,6 +300,7 @@ impl Draft {
     /// was. None when that is stated already.
     #[must_use]
     pub fn stall(mut self, reason: &str, why: &str, now: Timestamp) -> Option<Step> {
+        self.nothing_yet();
         let now = whole_seconds(now);
         let mut conditions: Vec<Condition> =
             self.0.conditions.iter().filter(|c| c.type_ == "Promoted").cloned().collect();

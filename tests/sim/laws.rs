@@ -191,6 +191,13 @@ impl World {
             self.judge_others(at, before);
         }
         let after = self.cluster.get(at).filter(|_| at.kind == Kind::Deployment).cloned();
+        if *at == self.canary
+            && let Some(adopted) = self.status().adopted
+        {
+            // It may have taken over something else.
+            let names = Names::new(&at.namespace, &at.name, adopted.target, Some(&adopted.service));
+            self.names = names.in_layout(self.names.layout);
+        }
         let is_target = *at == self.deployment(&self.names.target);
         let is_primary = *at == self.deployment(&self.names.primary);
         if self.names.in_place() {

@@ -3,6 +3,7 @@
 //! This is the only place that knows which object plays which role. It is pure: the controller fills it from its cache,
 //! the simulated cluster of the tests from its own.
 
+mod adopted;
 mod checks;
 mod dependants;
 mod eviction;
@@ -39,7 +40,7 @@ use crate::router::services::{ApexSelects, Selector, Services};
 use crate::router::{Owner, Router, ServiceSpec, Traffic};
 use jiff::SignedDuration;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -105,6 +106,8 @@ pub struct Subject<'a> {
     pub neighbours: Option<Arc<Neighbours>>,
     /// Settings.
     pub config: &'a Config,
+    /// What the spec names instead of what the Canary has taken over, which is what [`Self::canary`] names.
+    changes: Vec<String>,
 }
 
 impl<'a> Subject<'a> {
@@ -120,10 +123,12 @@ impl<'a> Subject<'a> {
         templates: &'a BTreeMap<Revision, Value>,
         config: &'a Config,
     ) -> Result<Self, serde_json::Error> {
-        let canary: Canary = serde_json::from_value(object.clone())?;
+        let mut canary: Canary = serde_json::from_value(object.clone())?;
+        let asked = canary.spec.clone();
+        let changes = adopted::keep(&mut canary, config);
         let mut of_layout = Review::default();
         let names = layout::choose(names_of(&canary), &object, &objects, &mut of_layout);
-        let mut review = review(&canary.spec, names.layout, &config.mesh_provider, config.min_interval);
+        let mut review = review(&asked, names.layout, &config.mesh_provider, config.min_interval);
         review.refusals.append(&mut of_layout.refusals);
         review.warnings.append(&mut of_layout.warnings);
         // What cannot be read is not taken for nothing: a gate would be passed unasked.
@@ -146,13 +151,16 @@ impl<'a> Subject<'a> {
             guard,
             neighbours: None,
             config,
+            changes,
         })
     }
 
     /// Names the objects that a Canary's decisions depend on, the Canary itself aside.
     #[must_use]
     pub fn references(canary: &Canary, config: &Config) -> Vec<ObjectRef> {
-        let names = names_of(canary);
+        let mut canary = canary.clone();
+        adopted::keep(&mut canary, config);
+        let names = names_of(&canary);
         let at = |kind, name: &str| ObjectRef::new(kind, &names.namespace, name);
         let mut all = vec![at(Kind::Deployment, &names.target)];
         // Of both layouts: the target's label decides, and it may not be known yet.
@@ -162,13 +170,14 @@ impl<'a> Subject<'a> {
         for name in [&names.apex, &names.apex_primary, &names.apex_canary] {
             all.push(at(Kind::Service, name));
         }
-        if let Some(scaler) =
-            canary.spec.autoscaler_ref.as_ref().filter(|r| r.kind == Kind::HorizontalPodAutoscaler.as_str())
-        {
-            all.push(at(Kind::HorizontalPodAutoscaler, &scaler.name));
-            all.push(at(Kind::HorizontalPodAutoscaler, &format!("{}-primary", scaler.name)));
+        let scaler =
+            canary.spec.autoscaler_ref.as_ref().filter(|r| r.kind == Kind::HorizontalPodAutoscaler.as_str());
+        let had = canary.status.as_ref().and_then(|status| status.adopted.as_ref()?.autoscaler.as_ref());
+        for name in scaler.map(|scaler| &scaler.name).into_iter().chain(had).collect::<BTreeSet<_>>() {
+            all.push(at(Kind::HorizontalPodAutoscaler, name));
+            all.push(at(Kind::HorizontalPodAutoscaler, &format!("{name}-primary")));
         }
-        if let Some(router) = router_of(canary, &names, config, String::new()) {
+        if let Some(router) = router_of(&canary, &names, config, String::new()) {
             all.extend(router.objects());
         }
         for metric in &canary.spec.analysis.metrics {

@@ -1,7 +1,8 @@
 //! From raw objects to what the core reads.
 
-use super::Subject;
+use super::{Subject, adopted};
 use crate::api::keys;
+use crate::api::status::Adopted;
 use crate::object::{Kind, Write};
 use crate::rollout::objects;
 use crate::rollout::observed::{Asked, Backend, Observed, Routes, Services, Settings};
@@ -49,6 +50,13 @@ impl Subject<'_> {
         if running {
             warnings.extend(self.apex_lacks_canary());
         }
+        let moves = (!self.changes.is_empty()).then(|| {
+            format!(
+                "{}: when no release runs, the Canary gives back what it has taken over, and takes over anew.",
+                self.changes.join(", ")
+            )
+        });
+        warnings.extend(moves.clone());
         let mut snapshots: Vec<(&String, &str)> =
             self.snapshots.iter().map(|(name, s)| (name, s.created.as_str())).collect();
         snapshots.sort_by(|a, b| a.1.cmp(b.1).then(a.0.cmp(b.0)));
@@ -64,6 +72,8 @@ impl Subject<'_> {
             policy: self.policy(),
             refusals,
             warnings,
+            adopted: self.adopted(),
+            moves,
             surveyed: self.neighbours.is_some(),
             dependants: dependants.map(|review| review.warnings),
             primary_revision: self.primary_revision(),
@@ -77,7 +87,8 @@ impl Subject<'_> {
             services: self.observed_services(),
             routes: if self.by_replicas() { self.observed_share() } else { self.observed_routes() },
             pods: self.counted(),
-            autoscaler_gone: matches!(self.autoscaler_write(), Some(Write::Create { .. })),
+            autoscaler_gone: self.autoscaler_left().is_some()
+                || matches!(self.autoscaler_write(), Some(Write::Create { .. })),
             autoscaler_stale: self.autoscaler_write().is_some(),
             autoscaler_missing: self.autoscaler_missing(),
             snapshots: snapshots.into_iter().map(|(name, _)| name.clone()).collect(),
@@ -92,6 +103,15 @@ impl Subject<'_> {
                 drain: SignedDuration::try_from(self.config.drain_delay).unwrap_or_default(),
             },
         }
+    }
+
+    /// What is taken over; an autoscaler whose copy is still there is the one before.
+    fn adopted(&self) -> Adopted {
+        let mut named = adopted::named(&self.canary, self.config);
+        if self.autoscaler_left().is_some() {
+            named.autoscaler = self.autoscaler_before().map(str::to_owned);
+        }
+        named
     }
 
     fn request(&self) -> Option<Asked> {

@@ -114,7 +114,9 @@ impl Subject<'_> {
                 Ok(one(edit))
             }
             Step::UnguardPrimary => Ok(one(self.primary_edit()?.without_finalizer(keys::TRAFFIC_FINALIZER))),
-            Step::SyncAutoscaler => Ok(self.autoscaler_write().into_iter().collect()),
+            Step::SyncAutoscaler => {
+                Ok(self.autoscaler_left().into_iter().chain(self.autoscaler_write()).collect())
+            }
             Step::EnsureServices { .. } if self.names.in_place() => {
                 Ok(self.service_writes(ApexSelects::Target))
             }
@@ -296,6 +298,20 @@ impl Subject<'_> {
         }
     }
 
+    /// The autoscaler that the Canary has taken over, where its spec names another one, or none.
+    pub(super) fn autoscaler_before(&self) -> Option<&str> {
+        let had = self.canary.status.as_ref()?.adopted.as_ref()?.autoscaler.as_deref()?;
+        let now = self.spec().autoscaler_ref.as_ref().map(|scaler| scaler.name.as_str());
+        (now != Some(had)).then_some(had)
+    }
+
+    /// The copy that was made of it would go on scaling the primary.
+    pub(super) fn autoscaler_left(&self) -> Option<Write> {
+        let name = format!("{}-primary", self.autoscaler_before()?);
+        let copy = self.own(Kind::HorizontalPodAutoscaler, &name)?;
+        delete(ObjectRef::new(Kind::HorizontalPodAutoscaler, &self.names.namespace, name), copy)
+    }
+
     /// The apex Service outlives the Canary: it leads to the target again, and is no longer ours.
     fn point_at_target(&self) -> Vec<Write> {
         let live = |at: &ObjectRef| self.objects.get(at);
@@ -307,11 +323,11 @@ impl Subject<'_> {
         let Some(generated) = self.generated() else { return Vec::new() };
         let at = self.at(self.names.generated());
         let edit = Edit::new(at.clone(), generated).without_finalizer(keys::TRAFFIC_FINALIZER);
-        let uid = generated.pointer("/metadata/uid").and_then(Value::as_str).map(str::to_owned);
-        edit.write().into_iter().chain(uid.map(|uid| Write::Delete { target: at, uid })).collect()
+        edit.write().into_iter().chain(delete(at, generated)).collect()
     }
 
-    /// Everything else that was made is owned by the Canary and goes with it; the generated Deployment is let go.
+    /// The generated Deployment is let go. Everything else that was made is owned by the Canary and goes with it; where that
+    /// stays, to take over something else, it is deleted.
     fn delete_generated(&self) -> Vec<Write> {
         let live = |at: &ObjectRef| self.objects.get(at);
         let mut writes = self.router().map(|r| r.restore(&live)).unwrap_or_default();
@@ -323,8 +339,18 @@ impl Subject<'_> {
             writes.extend(self.services_alone().let_go(&live));
         }
         writes.extend(self.delete_generated_deployment());
+        if self.canary.metadata.deletion_timestamp.is_none() {
+            let (owner, generated) = (self.owner(), self.at(self.names.generated()));
+            let made = self.objects.iter().filter(|(at, object)| **at != generated && owner.owns(object));
+            writes.extend(made.filter_map(|(at, object)| delete(at.clone(), object)));
+        }
         writes
     }
+}
+
+fn delete(target: ObjectRef, object: &Value) -> Option<Write> {
+    let uid = object.pointer("/metadata/uid")?.as_str()?.to_owned();
+    Some(Write::Delete { target, uid })
 }
 
 /// What is logged of a write that was done: what is made, and what is repaired (Flagger's words). Weights, templates
