@@ -7,6 +7,7 @@ mod harness;
 mod api;
 #[cfg(test)]
 mod conformance;
+mod edits;
 mod flux;
 mod gates;
 mod in_place;

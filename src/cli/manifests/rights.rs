@@ -69,10 +69,12 @@ const LIST: &[&str] = &["list"];
 const READ: &[&str] = &["get", "list", "watch"];
 const READ_PATCH: &[&str] = &["get", "list", "watch", "patch"];
 const MAKE: &[&str] = &["get", "list", "watch", "create", "patch"];
+/// What is made for a Canary, and goes when the Canary takes over something else.
+const OWN: &[&str] = &["get", "list", "watch", "create", "patch", "delete"];
 
 /// Every right of the controller. Secrets of applications are not among them: see [`secrets_role`].
 pub const RIGHTS: [Right; 34] = [
-    Right::new("flagger.app", "canaries", &["get", "list", "watch", "create", "patch", "delete"]),
+    Right::new("flagger.app", "canaries", OWN),
     Right::new("flagger.app", "canaries/status", &["update"]),
     // What a Canary owns names it with blockOwnerDeletion, which admission plugin
     // OwnerReferencesPermissionEnforcement lets only those do who may write the owner's finalizers.
@@ -82,19 +84,19 @@ pub const RIGHTS: [Right; 34] = [
     Right::new("sidetrack.dev", "canarypolicies", READ_PATCH),
     Right::new("sidetrack.dev", "canarypolicies/status", &["update"]),
     Right::new("", "namespaces", READ),
-    Right::new("apps", "deployments", &["get", "list", "watch", "create", "patch", "delete"]),
+    Right::new("apps", "deployments", OWN),
     Right::new("apps", "deployments/status", &["patch"]),
     Right::new("apps", "replicasets", &["list", "create", "delete"]),
     // The restart of a held primary, pod by pod.
     Right::new("", "pods", &["list"]),
     Right::new("", "pods/eviction", &["create"]),
     Right::new("apps", "controllerrevisions", &["get", "list", "watch", "create", "delete"]),
-    Right::new("", "services", MAKE),
-    Right::new("autoscaling", "horizontalpodautoscalers", MAKE),
-    Right::new("networking.istio.io", "virtualservices", MAKE),
-    Right::new("networking.istio.io", "destinationrules", MAKE),
-    Right::new("split.smi-spec.io", "trafficsplits", MAKE),
-    Right::new("gateway.networking.k8s.io", "httproutes", MAKE),
+    Right::new("", "services", OWN),
+    Right::new("autoscaling", "horizontalpodautoscalers", OWN),
+    Right::new("networking.istio.io", "virtualservices", OWN),
+    Right::new("networking.istio.io", "destinationrules", OWN),
+    Right::new("split.smi-spec.io", "trafficsplits", OWN),
+    Right::new("gateway.networking.k8s.io", "httproutes", OWN),
     // Who else lives on the pods of a Deployment that is to be adopted.
     Right::new("apps", "statefulsets", LIST),
     Right::new("apps", "daemonsets", LIST),
