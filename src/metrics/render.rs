@@ -42,7 +42,8 @@ pub enum RenderError {
     Unsupported(String),
 }
 
-/// Renders a template. Trim markers (`{{-`, `-}}`) and comments work as in Go.
+/// Renders a template. Trim markers (`{{-`, `-}}`), comments, strings and `index variables` work as in
+/// Go.
 ///
 /// # Errors
 ///
@@ -58,16 +59,23 @@ pub fn render(template: &str, model: &Model) -> Result<String, RenderError> {
         let right = inner.strip_suffix('-').filter(|a| a.ends_with(char::is_whitespace));
         let expression = right.unwrap_or(inner).trim();
         out.push_str(if left.is_some() { before.trim_end() } else { before });
-        out.push_str(value(expression, model)?);
+        out.push_str(&value(expression, model)?);
         rest = if right.is_some() { tail.trim_start() } else { tail };
     }
     out.push_str(rest);
     Ok(out)
 }
 
-fn value<'a>(expression: &str, model: &'a Model) -> Result<&'a str, RenderError> {
+fn value(expression: &str, model: &Model) -> Result<String, RenderError> {
     if expression.starts_with("/*") && expression.ends_with("*/") {
-        return Ok("");
+        return Ok(String::new());
+    }
+    // Text in quotes: how a query has braces of its own, or a variable whose name has a dash.
+    if let Some(text) = quoted(expression) {
+        return Ok(text);
+    }
+    if let Some(key) = expression.strip_prefix("index variables ").and_then(|key| quoted(key.trim())) {
+        return Ok(model.variables.get(&key).cloned().unwrap_or_default());
     }
     let known = match expression {
         "name" => &model.name,
@@ -76,10 +84,19 @@ fn value<'a>(expression: &str, model: &'a Model) -> Result<&'a str, RenderError>
         "service" => &model.service,
         "ingress" => &model.ingress,
         "route" => &model.route,
-        "interval" => &model.interval,
-        _ => return variable(expression, model),
+        "interval" => model.interval.as_str(),
+        _ => variable(expression, model)?,
     };
-    Ok(known)
+    Ok(known.to_owned())
+}
+
+/// A string of Go: in double quotes with the escapes that JSON has too, or as it stands between back quotes.
+fn quoted(expression: &str) -> Option<String> {
+    let raw = expression.strip_prefix('`').and_then(|text| text.strip_suffix('`'));
+    match raw {
+        Some(text) => Some(text.to_owned()).filter(|text| !text.contains('`')),
+        None => serde_json::from_str::<String>(expression).ok(),
+    }
 }
 
 fn variable<'a>(expression: &str, model: &'a Model) -> Result<&'a str, RenderError> {
@@ -134,6 +151,18 @@ mod tests {
     #[test]
     fn braces_of_the_query_itself_stay() {
         assert_eq!(render("sum(x{a=\"b\"})", &model()).unwrap(), "sum(x{a=\"b\"})");
+    }
+
+    #[test]
+    fn text_in_quotes_stands_for_itself_and_names_any_variable() {
+        let model =
+            Model { variables: Variables::from([("status-code".to_owned(), "5..".to_owned())]), ..model() };
+        let of = |text: &str| render(text, &model).unwrap();
+        assert_eq!(of(r#"{{ "{{" }} {{ `a"b` }}"#), r#"{{ a"b"#);
+        assert_eq!(
+            of(r#"c="{{ index variables "status-code" }}{{ index variables "none" }}""#),
+            r#"c="5..""#
+        );
     }
 
     #[test]

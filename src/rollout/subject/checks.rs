@@ -7,7 +7,7 @@ use crate::hooks::HookType;
 use crate::metrics::judge::{self, MetricSpec, Source, Verdict};
 use crate::metrics::observer::{Observer, metrics_provider, observer};
 use crate::metrics::prometheus::{ONLINE_QUERY, Prometheus, online, sample};
-use crate::metrics::render::Model;
+use crate::metrics::render::{Model, RenderError};
 use crate::object::{Kind, ObjectRef};
 use crate::outbound::{Exchange, HttpRequest};
 use crate::rollout::plan::{Answer, Check, Level, Message};
@@ -267,6 +267,36 @@ impl Subject<'_> {
         }
     }
 
+    /// Metrics that this version cannot ask for at all, though Flagger can: each release would be rejected for them.
+    pub(super) fn unanswerable(&self) -> Vec<String> {
+        let metrics = self.metrics();
+        let amiss = |check: &judge::Check<'_>| {
+            let template = self.template_at(check.metric);
+            let template = template.as_ref().and_then(|(at, template)| Some((at, template.as_ref().ok()?)));
+            let (place, text) = match (check.source, template) {
+                (Source::Template, Some((at, template))) => (
+                    format!("MetricTemplate {}/{}", at.namespace, at.name),
+                    Some(template.spec.query.as_str()),
+                ),
+                _ => (format!("metric {}", check.metric.name), None),
+            };
+            if let Some(other) =
+                template.map(|(_, t)| t.spec.provider.type_.as_str()).filter(|t| *t != "prometheus")
+            {
+                return Some(format!(
+                    "{place} asks a provider of type {other}; this version serves prometheus only: take it out of spec.analysis.metrics, or ask the same of a Prometheus."
+                ));
+            }
+            match check.query(&self.observer(), &self.model(), text) {
+                Err(RenderError::Unsupported(expression)) => Some(format!(
+                    "the query of {place} has the expression {{{{ {expression} }}}}; only names, variables.NAME, index variables \"NAME\" and text in quotes are served: rewrite it."
+                )),
+                _ => None,
+            }
+        };
+        judge::checks(&metrics).iter().filter_map(amiss).collect()
+    }
+
     /// The first MetricTemplate that is named and cannot be read, and why.
     fn missing_template(&self) -> Option<String> {
         self.metrics().iter().find_map(|metric| {
@@ -318,4 +348,36 @@ fn data_of(secret: &Value) -> BTreeMap<String, Vec<u8>> {
         .flatten()
         .filter_map(|(key, value)| Some((key.clone(), decode(value)?)))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::object::{Kind, ObjectRef};
+    use crate::rollout::subject::testing::subject;
+    use serde_json::json;
+
+    #[test]
+    fn what_this_version_cannot_ask_for_is_refused_before_a_release_is_rejected_for_it() {
+        let mut subject = subject(&json!({"metadata": {"labels": {"app": "app"}}, "spec": {}}));
+        let template = |provider: &str, query: &str| json!({"metadata": {"name": "t"}, "spec": {"provider": {"type": provider, "address": "http://p"}, "query": query}});
+        let at = ObjectRef::new(Kind::MetricTemplate, "test", "t");
+        json_patch::merge(
+            &mut subject.object,
+            &json!({"spec": {"analysis": {"metrics": [
+                {"name": "inline", "query": "up{n=\"{{ name }}\"}"},
+                {"name": "errors", "templateRef": {"name": "t"}},
+            ]}}}),
+        );
+        assert_eq!(subject.unanswerable(), [""; 0], "one that is missing may come");
+        for (provider, query, why) in [
+            ("prometheus", "x{{ index variables \"a-b\" }}", ""),
+            ("prometheus", "{{ nobody }}", ""), // Flagger's error, and its failed check
+            ("prometheus", "{{ if name }}x{{ end }}", "the expression {{ if name }}"),
+            ("datadog", "avg:x", "MetricTemplate test/t asks a provider of type datadog"),
+        ] {
+            subject.objects.insert(at.clone(), template(provider, query));
+            let said = subject.unanswerable().join(" ");
+            assert!(said.contains(why) && said.is_empty() == why.is_empty(), "{query}: {said}");
+        }
+    }
 }

@@ -37,6 +37,7 @@ impl Subject<'_> {
         let dependants = self.dependants();
         if !running {
             refusals.extend(self.too_long());
+            refusals.extend(self.unanswerable());
             refusals.extend(self.foreign());
             if self.names.in_place() {
                 let lacks = || self.apex_lacks_canary().or_else(|| self.apex_leads_elsewhere());
