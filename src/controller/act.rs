@@ -149,6 +149,15 @@ impl std::fmt::Debug for Actor {
     }
 }
 
+/// How a look ended.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Looked {
+    /// When to look again, if nothing changes before.
+    pub wake: Option<Timestamp>,
+    /// A release goes on.
+    pub runs: bool,
+}
+
 impl Actor {
     /// Puts an actor together.
     #[expect(clippy::too_many_arguments, reason = "the composition root hands over each part once")]
@@ -180,22 +189,22 @@ impl Actor {
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks at a Canary until there is nothing to do, and says when to look again.
+    /// Looks at a Canary until there is nothing to do, and says when to look again, and whether a release goes on.
     ///
     /// # Errors
     ///
     /// When a step fails; the Canary is to be looked at again after a pause.
-    pub async fn look(&self, key: &CanaryKey) -> Result<Option<Timestamp>, ActError> {
+    pub async fn look(&self, key: &CanaryKey) -> Result<Looked, ActError> {
         let (mut conflicts, mut repairs) = (0, Vec::new());
         'decisions: for _ in 0..MAX_DECISIONS {
             if !self.leadership.may_write() {
-                return Ok(self.lapsed());
+                return Ok(Looked { wake: self.lapsed(), runs: false });
             }
             self.read_unknown(key).await?;
             let templates = self.states().entry(key.clone()).or_default().templates.clone();
             let Some(subject) = self.subject(key, &templates)? else {
                 self.forget(key);
-                return Ok(None);
+                return Ok(Looked::default());
             };
             let observed = subject.observe();
             let (plan, analysed) = {
@@ -215,7 +224,7 @@ impl Actor {
             self.note_target(key, &subject.names.target);
             let Plan { steps, wake } = plan;
             if steps.is_empty() {
-                return Ok(wake);
+                return Ok(Looked { wake, runs: observed.status.run.is_some_and(|run| !run.paused) });
             }
             if let Some(step) =
                 steps.iter().find(|step| repairs.iter().filter(|done| done == step).count() >= MAX_REPAIRS)
@@ -231,7 +240,7 @@ impl Actor {
             repairs.extend(steps.iter().filter(|step| is_repair(step)).cloned());
             for steps in steps.chunk_by(|one, next| one.side_by_side() && next.side_by_side()) {
                 if !self.leadership.may_write() {
-                    return Ok(self.lapsed());
+                    return Ok(Looked { wake: self.lapsed(), runs: false });
                 }
                 let taken = join_all(steps.iter().map(|step| self.take(key, &subject, step.clone()))).await;
                 let refused =

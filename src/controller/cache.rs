@@ -117,12 +117,14 @@ impl Cache {
     }
 
     /// Marks a kind as listed: what has not been seen by now does not exist. `seen` names what the list had; the rest
-    /// is forgotten, as after an interrupted watch.
+    /// is forgotten, as after an interrupted watch. What was known and is not in the list may have been made since it was
+    /// drawn up, by ourselves for one: it is read anew.
     pub fn synced(&mut self, kind: Kind, seen: &HashSet<ObjectRef>) -> Vec<CanaryKey> {
         self.synced.insert(kind);
         let gone: Vec<ObjectRef> =
             self.objects.keys().filter(|at| at.kind == kind && !seen.contains(at)).cloned().collect();
         let mut dirty: Vec<CanaryKey> = gone.iter().flat_map(|at| self.forget(at)).collect();
+        let known: HashSet<&ObjectRef> = gone.iter().collect();
         for at in self.roster.known(kind).into_iter().filter(|at| !seen.contains(at)) {
             dirty.extend(self.roster.lose(&at));
         }
@@ -134,13 +136,18 @@ impl Cache {
             .collect();
         for at in missing {
             dirty.extend(self.interested(&at));
-            self.absent.insert(at, 0);
+            if known.contains(&at) {
+                self.absent.remove(&at);
+            } else {
+                self.absent.insert(at, 0);
+            }
         }
         dirty
     }
 
     /// Marks a kind as one that this cluster does not serve: none of its objects exists.
     pub fn unserved(&mut self, kind: Kind) -> Vec<CanaryKey> {
+        self.objects.retain(|at, _| at.kind != kind);
         self.synced(kind, &HashSet::new())
     }
 
@@ -422,7 +429,12 @@ mod tests {
         let dirty = cache.synced(Kind::Deployment, &HashSet::from([at("z")]));
         assert!(dirty.contains(&key("c")));
         assert!(cache.get(&at("x")).is_none());
+        assert_eq!(cache.unknown(&key("c")), [at("x")], "it may have been made since: it is read");
+        cache.forget(&at("x"));
         assert!(cache.unknown(&key("c")).is_empty());
+        cache.upsert(deployment("y", 3));
+        cache.unserved(Kind::Deployment);
+        assert!(cache.unknown(&key("c")).is_empty() && cache.get(&at("y")).is_none());
     }
 
     #[test]

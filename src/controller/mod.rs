@@ -100,7 +100,7 @@ pub async fn run(setup: Setup) -> Result<(), ControllerError> {
     let mut controller = Controller {
         actor: Actor::new(
             crate::kubernetes::writer::Writer::new(setup.client.clone()),
-            outbound::Sender::new().map_err(ControllerError::Sender)?,
+            outbound::Sender::new(setup.metrics.outbound_waiting()).map_err(ControllerError::Sender)?,
             events,
             cache,
             changes,
@@ -112,6 +112,7 @@ pub async fn run(setup: Setup) -> Result<(), ControllerError> {
         synced: HashSet::new(),
         queue: Queue::default(),
         looks: JoinSet::new(),
+        unwoken: HashSet::new(),
         tasks: JoinSet::new(),
         policies_synced,
         policies_changed: changed.clone(),
@@ -176,7 +177,9 @@ struct Controller {
     watched: HashSet<Kind>,
     synced: HashSet<Kind>,
     queue: Queue,
-    looks: JoinSet<(CanaryKey, Result<Option<jiff::Timestamp>, act::ActError>)>,
+    looks: JoinSet<(CanaryKey, Result<act::Looked, act::ActError>)>,
+    /// Releases that only a change would take up again.
+    unwoken: HashSet<CanaryKey>,
     tasks: JoinSet<()>,
     /// Whether everything that policies look at has been listed.
     policies_synced: tokio::sync::watch::Sender<bool>,
@@ -311,10 +314,15 @@ impl Controller {
                     || POLICY_KINDS.iter().all(|kind| self.synced.contains(kind)))
     }
 
-    fn ended(&mut self, (key, ended): (CanaryKey, Result<Option<jiff::Timestamp>, act::ActError>)) {
+    fn ended(&mut self, (key, ended): (CanaryKey, Result<act::Looked, act::ActError>)) {
+        let stands = ended.as_ref().is_ok_and(|looked| looked.runs && looked.wake.is_none());
+        let changed = if stands { self.unwoken.insert(key.clone()) } else { self.unwoken.remove(&key) };
+        if changed {
+            self.setup.metrics.set_runs_without_wake(self.unwoken.len());
+        }
         match ended {
-            Ok(wake) => {
-                let wake = wake.map(|at| {
+            Ok(looked) => {
+                let wake = looked.wake.map(|at| {
                     let wait = at.duration_since(clock::now());
                     Instant::now() + Duration::try_from(wait).unwrap_or(Duration::ZERO)
                 });

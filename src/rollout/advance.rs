@@ -29,6 +29,11 @@ pub fn advance(observed: &Observed, memory: &mut Memory, now: Timestamp) -> Plan
     // A share that was stated a moment ago and has changed is stated again in time.
     let due = share::due(&case).into_iter().chain(repair::replicas_due(&case));
     let mut plan = due.fold(plan, Plan::wake);
+    // A run is looked at once an interval whatever else may happen: no watch is trusted to bring every change.
+    let goes_on = observed.status.run.as_ref().is_some_and(|run| !run.paused);
+    if goes_on && plan.steps.is_empty() && plan.wake.is_none() {
+        plan = plan.wake(now.saturating_add(observed.policy.interval).unwrap_or(now));
+    }
     checked::note(&mut plan, observed, memory, ticks, now);
     plan
 }

@@ -135,6 +135,8 @@ pub struct Metrics {
     failures: Family<Outcome, Counter>,
     bypassed: Family<Target, Counter>,
     leader: Gauge,
+    outbound_waiting: Gauge,
+    runs_without_wake: Gauge,
     certificate_expiry: Family<CertificateKind, Gauge>,
     known: Mutex<Known>,
 }
@@ -161,6 +163,8 @@ impl Metrics {
             failures: Family::default(),
             bypassed: Family::default(),
             leader: Gauge::default(),
+            outbound_waiting: Gauge::default(),
+            runs_without_wake: Gauge::default(),
             certificate_expiry: Family::default(),
             known: Mutex::default(),
         };
@@ -198,6 +202,16 @@ impl Metrics {
             metrics.bypassed.clone(),
         );
         registry.register("sidetrack_leader", "Whether this replica is the leader", metrics.leader.clone());
+        registry.register(
+            "sidetrack_outbound_waiting",
+            "Requests to hooks and metrics servers that wait for others to end",
+            metrics.outbound_waiting.clone(),
+        );
+        registry.register(
+            "sidetrack_runs_without_wake",
+            "Releases that only a change would take up again; always 0",
+            metrics.runs_without_wake.clone(),
+        );
         registry.register(
             "sidetrack_certificate_expiry_timestamp_seconds",
             "End of validity of the webhook's certificates, in seconds since 1970",
@@ -262,6 +276,17 @@ impl Metrics {
     /// Counts a template that reached a target unheld.
     pub fn count_bypass(&self, name: &str, namespace: &str) {
         self.bypassed.get_or_create(&Target::new(name, namespace)).inc();
+    }
+
+    /// Returns the number of requests to hooks and metrics servers that wait for others to end.
+    #[must_use]
+    pub fn outbound_waiting(&self) -> Gauge {
+        self.outbound_waiting.clone()
+    }
+
+    /// Sets how many releases only a change would take up again.
+    pub fn set_runs_without_wake(&self, runs: usize) {
+        self.runs_without_wake.set(i64::try_from(runs).unwrap_or(i64::MAX));
     }
 
     /// Sets whether this replica leads.
@@ -426,6 +451,8 @@ flagger_info{mesh_provider="istio",version="1.44.0"} 1"#;
             r#"flagger_canary_failures_total{analysis_status="completed",deployment_strategy="blue-green",name="podinfo",namespace="test"} 1"#,
             r#"flagger_canary_status{name="podinfo",namespace="test"} 0"#,
             "sidetrack_leader 1",
+            "sidetrack_outbound_waiting 0",
+            "sidetrack_runs_without_wake 0",
             r#"sidetrack_certificate_expiry_timestamp_seconds{kind="leaf"} 1800000000"#,
         ] {
             assert!(text.lines().any(|l| l == line), "{line} in\n{text}");

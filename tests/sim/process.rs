@@ -26,6 +26,8 @@ pub(crate) struct Process {
     pub(crate) wake: Option<Timestamp>,
     pub(crate) seen: Option<u64>,
     failures: u32,
+    /// Looks in a row that wrote nothing.
+    pub(crate) idle: u32,
     answers: Vec<(Timestamp, Option<Timestamp>, Check, Answer)>,
 }
 
@@ -65,13 +67,16 @@ impl World {
     /// Looks at the Canary until there is nothing to do.
     pub(crate) fn look(&mut self) {
         self.looks += 1;
+        let writes = self.writes;
         let ended = self.decide();
+        let idle = self.writes == writes;
         let now = self.cluster.now;
         let version = self.cluster.version();
         let Some(process) = &mut self.process else { return };
         match ended {
             Ok(wake) => {
                 (process.wake, process.failures) = (wake, 0);
+                process.idle = if idle { process.idle + 1 } else { 0 };
                 process.seen = Some(version);
             }
             Err(Ended::Killed) => {}

@@ -275,8 +275,11 @@ impl World {
 
     /// Whether nothing would happen any more.
     pub(crate) fn at_rest(&self) -> bool {
+        // A run is looked at again and again, also where it waits for somebody.
         let idle = |p: &Process| {
-            p.wake.is_none() && p.seen == Some(self.cluster.version()) && p.next_answer().is_none()
+            (p.wake.is_none() || p.idle > 3 && self.status().run.is_some())
+                && p.seen == Some(self.cluster.version())
+                && p.next_answer().is_none()
         };
         self.quiet
             && self.process.as_ref().is_some_and(idle)
