@@ -68,6 +68,11 @@ fn canary(edit: &mut Editor) {
     edit.required("spec.service", &["port"]);
     service(edit, "spec.service");
     analysis(edit, "spec.analysis");
+    // A Canary that nobody has looked at is not current, to kstatus (Flux, Helm); Argo CD's script needs the other fields.
+    edit.at("status", |schema| {
+        schema.default =
+            Some(JSON(json!({"observedGeneration": -1, "canaryWeight": 0, "conditions": [], "phase": ""})));
+    });
 }
 
 fn service(edit: &mut Editor, at: &str) {
@@ -110,6 +115,7 @@ fn analysis(edit: &mut Editor, at: &str) {
 }
 
 fn canary_policy(edit: &mut Editor) {
+    edit.at("status", |schema| schema.default = Some(JSON(json!({"observedGeneration": -1}))));
     edit.required("spec", &["canary"]);
     edit.required("spec.canary", &["analysis"]);
     edit.one_of("spec.canary.provider", &PROVIDERS);
@@ -320,6 +326,8 @@ mod tests {
             (".spec.service.gatewayRefs[].kind", json!("Gateway")),
             (".spec.service.mirror[].backendRef.group", json!("")),
             (".spec.service.mirror[].backendRef.kind", json!("Service")),
+            // What makes kstatus wait for the controller's first look.
+            (".status", json!({"observedGeneration": -1, "canaryWeight": 0, "conditions": [], "phase": ""})),
         ];
         assert_eq!(defaults, expected.map(|(path, value)| (path.to_owned(), value)).into());
     }

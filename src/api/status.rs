@@ -223,6 +223,8 @@ pub struct Past {
 pub enum Outcome {
     /// The primary runs it, or did.
     Promoted,
+    /// The same, let through unanalysed by a break-glass.
+    BreakGlass,
     /// It was rolled back.
     Rejected,
 }

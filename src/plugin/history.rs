@@ -83,6 +83,7 @@ pub fn list(
     for past in status.history.iter().rev() {
         let outcome = match past.outcome {
             Outcome::Promoted => Cell::painted("promoted", Colour::Good),
+            Outcome::BreakGlass => Cell::painted("break-glass", Colour::Busy),
             Outcome::Rejected => Cell::painted("rejected", Colour::Bad),
         };
         row(&past.revision, outcome, age(past.at, now), past.by.as_deref().unwrap_or("-"));
@@ -142,7 +143,7 @@ fn choose(canary: &Canary, live: &str, asked: Option<&str>) -> Result<String, St
         .history
         .iter()
         .rev()
-        .filter(|past| past.outcome == Outcome::Promoted)
+        .filter(|past| past.outcome != Outcome::Rejected)
         .map(|past| past.revision.as_str())
         .collect();
     let primary = status.revisions.primary.as_deref();

@@ -93,11 +93,14 @@ fn root(tree: &Tree, now: Timestamp) -> Node {
         Some(share) => share.to_string(),
         None => format!("Weight {} set, {seen}", status.canary_weight),
     };
-    below.push(Node::new(format!(
-        "{weight}; failed checks {} of {}",
-        status.failed_checks,
-        canary.spec.analysis.threshold()
-    )));
+    // Between releases nothing is counted.
+    let checks = match &status.run {
+        Some(_) => {
+            format!("; failed checks {} of {}", status.failed_checks, canary.spec.analysis.threshold())
+        }
+        None => String::new(),
+    };
+    below.push(Node::new(format!("{weight}{checks}")));
     let metrics: Vec<Node> =
         canary.spec.analysis.metrics.iter().map(|m| metric(m, &status.checks, now)).collect();
     if !metrics.is_empty() {
@@ -107,7 +110,15 @@ fn root(tree: &Tree, now: Timestamp) -> Node {
     if !hooks.is_empty() {
         below.push(Node::new("Hooks").with(hooks));
     }
-    below.extend(status.request.as_ref().map(|asked| Node::new(request(asked, now))));
+    // What was asked of a revision that is neither released nor running is history.
+    let revisions = &status.revisions;
+    let known =
+        [status.run.as_ref().map(|run| &run.revision), revisions.primary.as_ref(), revisions.failed.as_ref()];
+    let of_now = |asked: &&Answered| {
+        Request::parse(&asked.text)
+            .map_or(true, |request| known.iter().flatten().any(|revision| request.names(revision)))
+    };
+    below.extend(status.request.as_ref().filter(of_now).map(|asked| Node::new(request(asked, now))));
     below.extend(tree.remarks.iter().map(|remark| Node::painted(remark.clone(), Colour::Busy)));
     below.extend(tree.deployments.iter().map(|d| deployment(tree, d, now)));
     let release = match revision_of_release(&status) {

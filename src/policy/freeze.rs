@@ -4,6 +4,8 @@ use crate::api::canary_policy::FreezeWindow;
 use crate::api::duration;
 use crate::rollout::guard::Frozen;
 use cronexpr::{Crontab, MakeTimestamp};
+use jiff::civil::DateTime;
+use jiff::tz::{AmbiguousOffset, TimeZone};
 use jiff::{SignedDuration, Timestamp};
 
 /// Longest window; it also bounds how many starts are looked at.
@@ -13,10 +15,16 @@ const STARTS: usize = 100;
 /// Windows that follow on each other without a gap, after which the end is no longer looked for.
 const CHAINED: usize = 64;
 
+/// Longest gap that a change of the clock leaves in local time.
+const GAP: SignedDuration = SignedDuration::from_hours(2);
+
 /// A window that can be asked.
 #[derive(Debug)]
 struct Window {
+    /// In local time, whatever the clock is set to: the library skips a start that a change of the clock skips, and has two of
+    /// one that comes twice.
     crontab: Crontab,
+    zone: TimeZone,
     length: SignedDuration,
     reason: String,
 }
@@ -25,7 +33,7 @@ struct Window {
 #[must_use]
 pub fn problems(field: &str, window: &FreezeWindow) -> Vec<String> {
     let mut found = Vec::new();
-    if window.time_zone.as_deref().is_some_and(|zone| jiff::tz::TimeZone::get(zone).is_err()) {
+    if zone(window).is_err() {
         let zone = window.time_zone.as_deref().unwrap_or_default();
         found
             .push(format!("{field}.timeZone: {zone:?} is no time zone; write one such as \"Europe/Berlin\""));
@@ -37,6 +45,9 @@ pub fn problems(field: &str, window: &FreezeWindow) -> Vec<String> {
              \"0 18 * * FRI\"",
             window.schedule
         ));
+    }
+    if crontab(window).is_ok_and(|crontab| crontab.find_next(MakeTimestamp(Timestamp::UNIX_EPOCH)).is_err()) {
+        found.push(format!("{field}.schedule: {:?} is a day that never comes", window.schedule));
     }
     match length(window) {
         None => found.push(format!(
@@ -64,8 +75,21 @@ pub fn problems(field: &str, window: &FreezeWindow) -> Vec<String> {
 }
 
 fn crontab(window: &FreezeWindow) -> Result<Crontab, cronexpr::Error> {
-    let zone = window.time_zone.as_deref().unwrap_or("UTC");
-    cronexpr::parse_crontab(&format!("{} {zone}", window.schedule.trim()))
+    cronexpr::parse_crontab(&format!("{} UTC", window.schedule.trim()))
+}
+
+fn zone(window: &FreezeWindow) -> Result<TimeZone, jiff::Error> {
+    TimeZone::get(window.time_zone.as_deref().unwrap_or("UTC"))
+}
+
+/// The moment of a local time: of one that a change of the clock skips the first one after it, of one that comes twice the
+/// first one.
+fn moment(zone: &TimeZone, local: DateTime) -> Option<Timestamp> {
+    let ambiguous = zone.to_ambiguous_timestamp(local);
+    match ambiguous.offset() {
+        AmbiguousOffset::Gap { .. } => Some(zone.preceding(ambiguous.later().ok()?).next()?.timestamp()),
+        _ => ambiguous.earlier().ok(),
+    }
 }
 
 /// Whether it begins too often within its own duration, counted from some moment.
@@ -83,27 +107,27 @@ fn length(window: &FreezeWindow) -> Option<SignedDuration> {
 }
 
 fn parse(window: &FreezeWindow) -> Option<Window> {
-    let (crontab, length) =
-        (crontab(window).ok()?, length(window).filter(|length| *length > SignedDuration::ZERO)?);
-    Some(Window { crontab, length: length.min(LONGEST), reason: window.reason.clone() })
+    let length = length(window).filter(|length| *length > SignedDuration::ZERO)?.min(LONGEST);
+    let (crontab, zone) = (crontab(window).ok()?, zone(window).ok()?);
+    Some(Window { crontab, zone, length, reason: window.reason.clone() })
 }
 
 impl Window {
+    /// Returns when it opens, again and again, after a moment.
+    fn starts(&self, after: Timestamp) -> impl Iterator<Item = Timestamp> {
+        let local = self.zone.to_datetime(after).checked_sub(GAP).ok();
+        let local = local.and_then(|local| TimeZone::UTC.to_timestamp(local).ok());
+        let all = local.and_then(|local| self.crontab.iter_after(MakeTimestamp(local)).ok());
+        let moments = all.into_iter().flatten().map_while(Result::ok);
+        moments.filter_map(|start| moment(&self.zone, start.datetime())).filter(move |start| *start > after)
+    }
+
     /// Returns the end of the window that `at` lies in, if it lies in one.
     fn end(&self, at: Timestamp) -> Option<Timestamp> {
+        // A window that began exactly its length ago is over; the later of two that overlap ends later.
         let from = at.checked_sub(self.length).ok()?;
-        // A window that began exactly its length ago is over.
-        let mut starts = self.crontab.iter_after(MakeTimestamp(from)).ok()?;
-        let mut end = None;
-        // The later of two that overlap ends later.
-        for start in starts.by_ref() {
-            let start = start.ok()?.timestamp();
-            if start > at {
-                break;
-            }
-            end = start.checked_add(self.length).ok();
-        }
-        end.filter(|end| *end > at)
+        let last = self.starts(from).take_while(|start| *start <= at).last()?;
+        last.checked_add(self.length).ok().filter(|end| *end > at)
     }
 }
 
@@ -125,7 +149,7 @@ pub fn frozen(windows: &[FreezeWindow], now: Timestamp) -> Option<Frozen> {
 /// Returns when the next window opens.
 #[must_use]
 pub fn next(windows: &[FreezeWindow], now: Timestamp) -> Option<Timestamp> {
-    let opens = |window: Window| Some(window.crontab.find_next(MakeTimestamp(now)).ok()?.timestamp());
+    let opens = |window: Window| window.starts(now).next();
     windows.iter().filter_map(parse).filter_map(opens).min()
 }
 
@@ -167,6 +191,24 @@ mod tests {
     }
 
     #[test]
+    fn a_start_that_the_clock_skips_is_made_up_for_and_one_that_comes_twice_counts_once() {
+        // In Berlin 02:00 became 03:00 on 2026-03-29, and 03:00 became 02:00 on 2026-10-25.
+        let nights = [window("30 2 * * *", "Europe/Berlin", "30m", "backup")];
+        let open = |from: &str, to: &str| {
+            assert_eq!(until(&nights, from), Some(format!("{to} backup")), "{from}");
+            assert_eq!(
+                next(&nights, "2026-03-28T12:00:00Z".parse().unwrap()).unwrap().to_string(),
+                "2026-03-29T01:00:00Z"
+            );
+        };
+        open("2026-03-29T01:00:00Z", "2026-03-29T01:30:00Z");
+        assert_eq!(until(&nights, "2026-03-29T01:30:00Z"), None);
+        open("2026-10-25T00:30:00Z", "2026-10-25T01:00:00Z");
+        assert_eq!(until(&nights, "2026-10-25T01:35:00Z"), None, "02:30 again");
+        open("2026-10-26T01:30:00Z", "2026-10-26T02:00:00Z");
+    }
+
+    #[test]
     fn windows_that_follow_on_each_other_are_one() {
         let windows = [window("0 0 * * *", "", "12h", "night"), window("0 11 * * *", "", "3h", "lunch")];
         assert_eq!(until(&windows, "2026-01-01T01:00:00Z"), Some("2026-01-01T14:00:00Z night".into()));
@@ -183,6 +225,7 @@ mod tests {
             (window("0 25 * * *", "", "1h", "x"), "f.schedule: \"0 25 * * *\" is no schedule"),
             (window("", "", "1h", "x"), "f.schedule"),
             (window("0 1 * * *", "Mars/Olympus", "1h", "x"), "f.timeZone: \"Mars/Olympus\""),
+            (window("0 0 31 2 *", "", "1h", "x"), "\"0 0 31 2 *\" is a day that never comes"),
             (window("0 1 * * *", "", "1 hour", "x"), "f.duration: \"1 hour\" is no duration"),
             (window("0 1 * * *", "", "0s", "x"), "not between"),
             (window("0 1 * * *", "", "9000h", "x"), "not between"),

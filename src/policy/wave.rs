@@ -60,6 +60,10 @@ impl Seen {
         let of = |past: &&Past| past.revision == revision.as_str();
         let promoted = self.history.iter().rposition(|p| of(&p) && p.outcome == Outcome::Promoted);
         let at = promoted.and_then(|index| self.history.get(index)?.at);
+        let last = self.history.iter().rev().find(of).map(|past| past.outcome);
+        if last == Some(Outcome::BreakGlass) {
+            return Verdict::Not("let it through unanalysed, by a break-glass".into());
+        }
         if is(&self.primary) {
             // What the history does not reach back to was before all of it.
             return Verdict::Promoted(at.or_else(|| self.history.first()?.at));
@@ -67,13 +71,15 @@ impl Seen {
         if is(&self.running) {
             return Verdict::Not("has not finished releasing it".into());
         }
-        match self.history.iter().rev().find(of).map(|past| past.outcome) {
+        match last {
             Some(Outcome::Rejected) => Verdict::Rejected,
             None if is(&self.failed) => Verdict::Rejected,
-            Some(Outcome::Promoted) => match self.went_back(promoted.unwrap_or_default()) {
-                Some(to) => Verdict::Not(format!("went back from it to revision {to}")),
-                None => Verdict::Promoted(at),
-            },
+            Some(Outcome::Promoted | Outcome::BreakGlass) => {
+                match self.went_back(promoted.unwrap_or_default()) {
+                    Some(to) => Verdict::Not(format!("went back from it to revision {to}")),
+                    None => Verdict::Promoted(at),
+                }
+            }
             None => Verdict::Not(self.primary.as_ref().map_or_else(
                 || "has promoted nothing yet".into(),
                 |primary| format!("runs revision {}, not {revision}", Revision::from_key(primary.as_str())),

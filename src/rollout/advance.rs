@@ -260,10 +260,18 @@ impl Case<'_> {
         }
         // A Canary that waits for its first Deployment is not stalled: they are applied in any order.
         if !matches!(o.status.phase, Phase::Initialized | Phase::Succeeded | Phase::Failed) {
-            return said;
+            let waits = format!("Deployment {} does not exist yet.", n.target);
+            let mut plan = self.waits(o.status.phase, &waits);
+            plan.steps.extend(said.steps);
+            return plan;
         }
-        let why =
-            format!("Deployment {} does not exist. Apply it again, or delete the Canary to leave.", n.target);
+        let serves = match &o.primary {
+            Some(_) if !o.names.in_place() => {
+                format!(" Until then {} serves; deleting the Canary deletes that too.", n.primary)
+            }
+            _ => String::new(),
+        };
+        let why = format!("Deployment {} does not exist. Apply it again.{serves}", n.target);
         match Draft::from(o).stall(TARGET_MISSING, &why, self.now) {
             Some(step) => said.then(step),
             None => said,

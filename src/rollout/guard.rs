@@ -66,7 +66,7 @@ pub enum Gate {
 
 /// Why a release does not begin now.
 pub(super) struct Stop {
-    why: String,
+    pub(super) why: String,
     wake: Option<Timestamp>,
 }
 

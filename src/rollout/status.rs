@@ -8,6 +8,7 @@ use crate::foreign::cut_to;
 use crate::rollout::observed::{Observed, Pods};
 use crate::rollout::plan::{Plan, Step};
 use crate::rollout::revision::Revision;
+use crate::rollout::workload::Workload;
 use crate::router::replicas::percent;
 use jiff::Timestamp;
 
@@ -37,13 +38,17 @@ pub struct Draft(CanaryStatus, Applied, Shape, Box<CanaryStatus>);
 type Applied = Option<(String, String)>;
 
 /// The layout; and whether the share of the traffic is what the pods make it, and these, where they are known.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Shape {
     in_place: bool,
     by_replicas: bool,
     pods: Option<Pods>,
     /// The primary is to have pods, and none of them is available.
     down: bool,
+    /// A revision is held that is neither promoted nor rejected.
+    held: bool,
+    /// The revision over which a break-glass was written.
+    glassed: Option<String>,
 }
 
 impl Draft {
@@ -64,6 +69,8 @@ impl Draft {
             by_replicas: observed.policy.by_replicas,
             pods: observed.pods,
             down: primary_down(observed),
+            held: target.is_some_and(pending),
+            glassed: target.and_then(|t| Some(t.keys.glassed.as_ref()?.as_str().to_owned())),
         };
         let mut draft = Self(status, applied, shape, Box::new(observed.status.clone()));
         draft.count(None);
@@ -160,9 +167,11 @@ impl Draft {
             .0
             .history
             .last()
-            .is_some_and(|past| past.outcome == Outcome::Promoted && past.revision == revision.as_str());
+            .is_some_and(|past| past.outcome != Outcome::Rejected && past.revision == revision.as_str());
         if self.0.revisions.primary.as_deref() != Some(revision.as_str()) && !known {
-            self.remember(revision.as_str(), Outcome::Promoted);
+            let glassed = self.2.glassed.as_deref() == Some(revision.as_str());
+            let outcome = if glassed { Outcome::BreakGlass } else { Outcome::Promoted };
+            self.remember(revision.as_str(), outcome);
         }
         self.0.last_applied_spec = Some(revision.short().to_owned());
         self.0.last_promoted_spec = Some(revision.short().to_owned());
@@ -253,9 +262,19 @@ impl Draft {
         for past in self.0.history.iter_mut().filter(|past| past.at.is_none()) {
             past.at = Some(now);
         }
-        let (status, message) = promoted_condition(phase, self.2.in_place);
+        // A revision that is on its way, or waits to be, is not what is promoted.
+        let on_its_way = match &self.0.run {
+            Some(run) => run.stage != Stage::Closing,
+            None => self.2.held && !waits_for.is_empty(),
+        };
+        let promoted = match promoted_condition(phase, self.2.in_place) {
+            ("True", _) if on_its_way => {
+                ("Unknown", "Pending".to_owned(), cut_to(waits_for, LONGEST_MESSAGE))
+            }
+            (status, message) => (status, reason(phase), message),
+        };
         let mut conditions =
-            vec![next(&self.0.conditions, ("Promoted", status, &reason(phase)), message.as_str(), now)];
+            vec![next(&self.0.conditions, ("Promoted", promoted.0, &promoted.1), &promoted.2, now)];
         let waits_for = match &self.0.share {
             None => waits_for.to_owned(),
             Some(share) if waits_for.is_empty() || waits_for.ends_with('.') => {
@@ -263,7 +282,7 @@ impl Draft {
             }
             Some(share) => format!("{waits_for}. {share}."),
         };
-        conditions.extend(kstatus(&self.0, phase, &waits_for, self.2.down, now));
+        conditions.extend(kstatus(&self.0, phase, &waits_for, &self.2, now));
         self.0.conditions = conditions;
         Step::Status(Box::new(self.0))
     }
@@ -302,8 +321,12 @@ impl Draft {
     pub fn stall(mut self, reason: &str, why: &str, now: Timestamp) -> Option<Step> {
         self.nothing_yet();
         let now = whole_seconds(now);
+        // What was promoted is not vouched for while nothing is done about it.
         let mut conditions: Vec<Condition> =
             self.0.conditions.iter().filter(|c| c.type_ == "Promoted").cloned().collect();
+        for promoted in conditions.iter_mut().filter(|promoted| promoted.status == "True") {
+            *promoted = next(&self.0.conditions, ("Promoted", "Unknown", reason), why, now);
+        }
         conditions.push(next(&self.0.conditions, ("Ready", "False", reason), why, now));
         conditions.push(next(&self.0.conditions, ("Stalled", "True", reason), why, now));
         self.0.conditions = conditions;
@@ -338,7 +361,10 @@ fn promoted_condition(phase: Phase, in_place: bool) -> (&'static str, String) {
         // Flagger's words speak of the target: in place it keeps its pods, and what ends is the canary.
         Phase::Failed if in_place => ("False", text("Canary analysis failed, canary deleted.")),
         Phase::Failed => ("False", format!("Canary analysis failed, {TARGET_KIND} scaled to zero.")),
-        Phase::None | Phase::Initializing | Phase::Terminating | Phase::Terminated => {
+        Phase::Terminating | Phase::Terminated => {
+            ("Unknown", format!("Traffic returns to the {TARGET_KIND}."))
+        }
+        Phase::None | Phase::Initializing => {
             ("Unknown", format!("New {TARGET_KIND} detected, starting initialization."))
         }
     }
@@ -348,7 +374,7 @@ fn kstatus(
     status: &CanaryStatus,
     phase: Phase,
     waits_for: &str,
-    down: bool,
+    shape: &Shape,
     now: Timestamp,
 ) -> Vec<Condition> {
     let old = &status.conditions;
@@ -360,7 +386,10 @@ fn kstatus(
             } else {
                 waits_for.to_owned()
             };
-            if down {
+            if shape.held && !waits_for.is_empty() && status.run.is_none() {
+                return progressing(old, waits_for, now);
+            }
+            if shape.down {
                 let message = format!("{message} None of its pods is available.");
                 return vec![next(old, ("Ready", "False", PRIMARY_UNAVAILABLE), &message, now)];
             }
@@ -382,11 +411,21 @@ fn kstatus(
                 next(old, ("Stalled", "True", "Failed"), &message, now),
             ]
         }
-        _ => vec![
-            next(old, ("Ready", "Unknown", "Progressing"), waits_for, now),
-            next(old, ("Reconciling", "True", "Progressing"), waits_for, now),
-        ],
+        _ => progressing(old, waits_for, now),
     }
+}
+
+fn progressing(old: &[Condition], waits_for: &str, now: Timestamp) -> Vec<Condition> {
+    vec![
+        next(old, ("Ready", "Unknown", "Progressing"), waits_for, now),
+        next(old, ("Reconciling", "True", "Progressing"), waits_for, now),
+    ]
+}
+
+/// Whether a revision is held that is neither promoted nor rejected.
+fn pending(target: &Workload) -> bool {
+    let keys = &target.keys;
+    target.held() && keys.hold != keys.failed && keys.hold != keys.promoted
 }
 
 /// Who had the revision rejected, and why, if somebody did.

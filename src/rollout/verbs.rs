@@ -8,6 +8,7 @@ use crate::api::status::{Answered, Phase, RequestOutcome, Run, Shortcut, Stage};
 use crate::rollout::advance::Case;
 use crate::rollout::observed::Asked;
 use crate::rollout::plan::{Message, Plan, Step};
+use crate::rollout::policy::HookKind;
 use crate::rollout::revision::Revision;
 use crate::rollout::status::{Draft, whole_seconds};
 use crate::rollout::workload::Workload;
@@ -200,7 +201,7 @@ fn during(case: &mut Case<'_>, target: &Workload, run: &Run, verb: Verb) -> Resu
             next.paused = false;
             "The run goes on."
         }
-        Verb::Approve if run.stage == Stage::Gated && !run.approved => {
+        Verb::Approve if run.stage == Stage::Gated && !run.approved && gated(case) => {
             "The gate is open; the revision is released as soon as nothing else holds it."
         }
         Verb::Approve if case.o.status.phase == Phase::WaitingPromotion && !run.approved => {
@@ -214,14 +215,26 @@ fn during(case: &mut Case<'_>, target: &Workload, run: &Run, verb: Verb) -> Resu
     let opens = matches!(verb, Verb::Promote | Verb::Approve) && run.stage == Stage::Gated;
     case.end_tick();
     next.approved |= opens;
-    let holds = || guard::stop(case, &next).is_some() || guard::in_line(case).is_some();
-    let plan = if opens && !holds() {
+    let holds = guard::stop(case, &next).or_else(|| guard::in_line(case));
+    let message = match &holds {
+        // The policy is not passed by asking: whoever asks is told what comes first.
+        Some(stop) if run.stage == Stage::Gated && verb != Verb::Pause => {
+            format!("{message} Before that: {}", stop.why)
+        }
+        _ => message.to_owned(),
+    };
+    let plan = if opens && holds.is_none() {
         rest::released(case, Plan::default(), next)
     } else {
-        let status = Draft::from(case.o).run(Some(next)).finish(case.o.status.phase, message, case.now);
+        let status = Draft::from(case.o).run(Some(next)).finish(case.o.status.phase, &message, case.now);
         status.into()
     };
-    Ok(Taken { outcome: RequestOutcome::Taken, message: message.to_owned(), plan })
+    Ok(Taken { outcome: RequestOutcome::Taken, message, plan })
+}
+
+/// Whether there is something that a person's approval opens.
+fn gated(case: &Case<'_>) -> bool {
+    case.o.guard.approval || case.o.policy.hooks_of(HookKind::ConfirmRollout).next().is_some()
 }
 
 /// Rolls back; what the primary was written to already is written back first.

@@ -169,7 +169,29 @@ fn a_break_glass_passes_everything_and_says_so() {
         world.until_over(Phase::Succeeded);
         assert_eq!(world.image("app-primary"), "v2");
         assert!(world.said.iter().any(|m| m.text.starts_with("Break-glass by ")), "{:?}", world.said);
+        let last = world.status().history.pop().map(|past| past.outcome);
+        assert_eq!(last, Some(Outcome::BreakGlass), "it was not analysed, and nobody may think so");
     }
+}
+
+/// A request does not pass what the policy says, and its answer does not promise that.
+#[test]
+fn an_answer_names_what_comes_before_it() {
+    let mut world = World::initialised(canary(&[]));
+    world.guarded(frozen(None));
+    world.update("v2");
+    world.until_phase(Phase::Waiting);
+    let mut ask = |verb, id: &str| {
+        world.request(verb, &revision("v2"), id);
+        world.until("the answer", |w| w.answered().is_some_and(|answer| answer.text.contains(id)));
+        let answer = world.answered().unwrap();
+        (answer.outcome, answer.message)
+    };
+    let (outcome, message) = ask(Verb::Approve, "approve-it");
+    assert_eq!((outcome, message.as_str()), (RequestOutcome::Refused, "no gate waits for an approval"));
+    let (outcome, message) = ask(Verb::Promote, "promote-it");
+    assert_eq!(outcome, RequestOutcome::Taken);
+    assert!(message.ends_with("Before that: Frozen: inventory."), "{message}");
 }
 
 #[test]

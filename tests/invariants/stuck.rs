@@ -7,6 +7,10 @@ use serde_json::json;
 use sidetrack::api::keys;
 use sidetrack::api::status::{Phase, Stage};
 
+fn conditions(world: &World) -> Vec<String> {
+    world.status().conditions.iter().map(|c| format!("{}={}", c.type_, c.status)).collect()
+}
+
 fn stage(world: &World) -> Option<Stage> {
     world.status().run.map(|run| run.stage)
 }
@@ -70,6 +74,8 @@ fn what_is_held_is_named_while_the_primary_is_mended() {
     world.run(30);
     let said = world.ready_message();
     assert!(said.contains(&format!("Revision {} is held", revision("v2"))), "{said}");
+    // Neither Flux nor Helm nor `kubectl wait` takes that for done.
+    assert_eq!(conditions(&world), ["Promoted=Unknown", "Ready=Unknown", "Reconciling=True"]);
     world.set_ready("app-primary", true, 2);
     world.until_over(Phase::Succeeded);
 }
@@ -281,4 +287,33 @@ fn leaving_gets_by_without_a_stored_template() {
         world.until("the Canary to go", |w| w.cluster.get(&at).is_none());
         assert_eq!(world.image("app"), "v1", "{}", world.tail());
     }
+}
+
+/// Whoever waits for `Promoted` waits from the first moment on, also for a gate that has not answered yet; and what has no
+/// target any more is not vouched for.
+#[test]
+fn promoted_is_never_ahead_of_the_truth() {
+    for canary in [canary(&[("gate", "confirm-rollout")]), in_place(&[("gate", "confirm-rollout")])] {
+        let mut world = World::initialised(canary);
+        assert_eq!(conditions(&world)[..2], ["Promoted=True", "Ready=True"]);
+        world.answers.hook("gate", 403);
+        world.answers.hooks.get_mut("gate").unwrap().delay = jiff::SignedDuration::from_secs(8);
+        world.update("v2");
+        world.until("the gate is asked", |w| stage(w) == Some(Stage::Gated));
+        assert_eq!(conditions(&world), ["Promoted=Unknown", "Ready=Unknown", "Reconciling=True"]);
+        let target = world.deployment("app");
+        world.delete(&target);
+        world.until("it says so", |w| w.ready_message().contains("Deployment app does not exist"));
+        assert!(!conditions(&world).contains(&"Promoted=True".to_owned()), "{:?}", conditions(&world));
+    }
+}
+
+/// They are applied in any order: a Canary that waits for its Deployment says so.
+#[test]
+fn a_canary_without_a_target_says_what_it_waits_for() {
+    let mut world = World::empty("test", "app", "app", None);
+    world.apply(canary(&[]));
+    world.until("it says so", |w| w.ready_message() == "Deployment app does not exist yet.");
+    world.apply(deployment("v1", None, Some(2)));
+    world.until_phase(Phase::Initialized);
 }

@@ -168,7 +168,11 @@ impl<'a> Write<'a> {
         if self.glass {
             self.keys.set(keys::BREAK_GLASS, self.new.annotation(keys::BREAK_GLASS).map(Cow::Borrowed));
         }
+        // `kubectl rollout undo` brings back the annotations of then with the template of then, what was asked for once among
+        // them. With another template it is ours where the hold on that is, too: we are asked again after another webhook.
+        let is_meant = |revision: &Revision| self.new.annotation(keys::HOLD) == Some(revision.as_str());
         if self.is_primary_copy_target()
+            && self.new_revision.as_ref().is_none_or(is_meant)
             && let Some(number) = self.new.annotation(keys::REQUESTED_REPLICAS)
             && is_replica_count(number)
         {

@@ -71,3 +71,16 @@ fn people_may_say_requested_replicas_f_correction_5() {
     let in_place = Write::in_place().annotates(json!({keys::REQUESTED_REPLICAS: "5"})).run();
     assert_eq!(in_place.annotation(keys::REQUESTED_REPLICAS), None);
 }
+
+/// `kubectl rollout undo` writes the annotations that the Deployment had when the template was new.
+#[test]
+fn an_undo_brings_back_no_request_of_then() {
+    for then in [json!("1"), json!("0"), json!(null)] {
+        let answer = Write::primary_copy()
+            .with(json!({keys::REQUESTED_REPLICAS: "6"}))
+            .template("v0")
+            .annotates(json!({keys::REQUESTED_REPLICAS: then, keys::HOLD: null}))
+            .run();
+        assert_eq!(answer.annotation(keys::REQUESTED_REPLICAS), Some("6"), "{then}");
+    }
+}
