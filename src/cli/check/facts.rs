@@ -79,6 +79,8 @@ pub struct Facts {
     pub installed: Vec<Installed>,
     /// The rights of the controller.
     pub rights: Vec<Asked>,
+    /// The Lease by which replicas elect the one that writes.
+    pub lease: Answer<Option<Value>>,
     /// What became of the dry-run writes.
     pub probes: Vec<Probe>,
     /// Every Canary.

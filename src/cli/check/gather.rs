@@ -4,7 +4,7 @@ use super::facts::{Adoption, Answer, Asked, Facts, Installed, Key, Probe, Refusa
 use super::settings::config;
 use crate::api::{Canary, keys};
 use crate::cli::adoption::{Looks, is_adopted};
-use crate::cli::manifests::rights::{RIGHTS, Scope};
+use crate::cli::manifests::rights::{LEASE, RIGHTS, Scope};
 use crate::cli::manifests::{IMAGE, SERVICE_ACCOUNT, installation};
 use crate::controller::watch::served;
 use crate::object::{Kind, ObjectRef};
@@ -52,6 +52,9 @@ pub async fn gather(client: Client, now: Timestamp) -> anyhow::Result<Facts> {
         user,
         installed,
         rights,
+        lease: api
+            .read(&format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases/{LEASE}", keys::NAMESPACE))
+            .await,
         probes: vec![
             api.probe("deployments.sidetrack.dev", "apis/apps/v1", "deployments", deployment_probe()).await,
             api.probe("services.sidetrack.dev", "api/v1", "services", service_probe()).await,

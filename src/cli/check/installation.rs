@@ -8,11 +8,14 @@ use super::webhook;
 use crate::admission::configuration;
 use crate::cli::manifests::rights::{Right, Scope};
 use crate::cli::manifests::workload;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// The oldest served minor version: the first with ValidatingAdmissionPolicy in `v1`.
 const OLDEST_MINOR: u32 = 30;
+/// A leader renews its Lease every few seconds.
+const RENEWED_WITHIN: SignedDuration = SignedDuration::from_mins(1);
 /// How to put an installation right.
 pub(super) const INSTALL: &str =
     "apply this version's manifests: sidetrack manifests --image IMAGE | kubectl apply -f -";
@@ -24,6 +27,7 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
         found.extend(object(facts, installed));
     }
     found.extend(rights(facts));
+    found.push(leader(facts));
     found.extend(webhook::probes(facts));
     found
 }
@@ -179,6 +183,42 @@ fn same(name: &str, wanted: &Value, live: &Value, why: &str) -> Finding {
             Finding::new(Warning, format!("{name} is not this version's: spec.{path} differs"), why, INSTALL)
         }
         None => Finding::ok(name),
+    }
+}
+
+/// Whether some replica leads: the others answer the webhook and release nothing.
+fn leader(facts: &Facts) -> Finding {
+    const WHY: &str = "new revisions are held and none is released; requests are not answered";
+    let lease = match &facts.lease {
+        Ok(Some(lease)) => lease,
+        Ok(None) => {
+            return Finding::new(
+                Error,
+                "nobody leads: there is no Lease sidetrack",
+                WHY,
+                "see why no replica could take it: kubectl -n sidetrack-system logs deployment/sidetrack",
+            );
+        }
+        Err(refusal) => return Finding::unknown("Lease sidetrack is", refusal),
+    };
+    let holder = text(lease, "/spec/holderIdentity");
+    let renewed = text(lease, "/spec/renewTime").parse::<Timestamp>().ok();
+    let idle = renewed.map(|renewed| facts.now.duration_since(renewed));
+    match idle {
+        Some(idle) if !holder.is_empty() && idle <= RENEWED_WITHIN => Finding::ok(format!("{holder} leads")),
+        _ => {
+            let since = renewed.map_or_else(|| "never".into(), |renewed| format!("last at {renewed}"));
+            let seconds = lease.pointer("/spec/leaseDurationSeconds").and_then(Value::as_i64).unwrap_or(0);
+            Finding::new(
+                Error,
+                format!(
+                    "nobody leads: {holder:?} holds Lease sidetrack for {seconds} s and renewed it {since}"
+                ),
+                WHY,
+                "if that replica is gone, delete the Lease, another one takes it at once: \
+                 kubectl -n sidetrack-system delete lease sidetrack",
+            )
+        }
     }
 }
 

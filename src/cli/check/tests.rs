@@ -56,6 +56,10 @@ fn canary(name: &str) -> Value {
     })
 }
 
+fn lease(holder: &str, seconds: i64, renewed: Timestamp) -> Value {
+    json!({"spec": {"holderIdentity": holder, "leaseDurationSeconds": seconds, "renewTime": renewed.to_string()}})
+}
+
 fn healthy() -> Facts {
     let wanted = installation(IMAGE).unwrap().into_iter().flat_map(|(_, objects)| objects);
     let verbs = RIGHTS.into_iter().flat_map(|right| right.verbs.iter().map(move |verb| (right, *verb)));
@@ -66,6 +70,7 @@ fn healthy() -> Facts {
         user: Ok("admin".to_owned()),
         installed: wanted.map(|wanted| Installed { live: Ok(Some(live(&wanted))), wanted }).collect(),
         rights: verbs.map(|(right, verb)| Asked { right, verb, allowed: Ok(true) }).collect(),
+        lease: Ok(Some(lease("sidetrack-0", 15, NOW))),
         probes: ["deployments.sidetrack.dev", "services.sidetrack.dev", "canaries.sidetrack.dev"]
             .map(|webhook| Probe { webhook, answer: Ok(json!({"metadata": {"labels": {"app": "a"}}})) })
             .into(),
@@ -268,6 +273,23 @@ fn dry_run_write_tells_whether_the_webhook_answers() {
         facts.user = Ok(keys::CONTROLLER_USER.to_owned());
         facts.probes[0].answer = labelled();
     });
+}
+
+#[test]
+fn nobody_who_leads_is_an_error() {
+    let ago = |seconds| NOW.checked_sub(SignedDuration::from_secs(seconds)).unwrap();
+    one(Level::Error, "nobody leads: there is no Lease", |facts| facts.lease = Ok(None));
+    one(
+        Level::Error,
+        "nobody leads: \"gone\" holds Lease sidetrack for 3600 s and renewed it last at",
+        |facts| {
+            facts.lease = Ok(Some(lease("gone", 3600, ago(600))));
+        },
+    );
+    one(Level::Error, "nobody leads", |facts| facts.lease = Ok(Some(lease("", 1, ago(3)))));
+    let mut facts = healthy();
+    facts.lease = Ok(Some(lease("busy", 15, ago(20))));
+    assert_eq!(complaints(&facts), []);
 }
 
 #[test]
