@@ -69,7 +69,8 @@ async fn manifests_install_cleanly_and_check_sees_each_thing_that_is_amiss() -> 
     let found = look(&cp).await?;
     let errors = words(&found, Level::Error);
     says(&found, Level::Error, "webhook canarypolicies.sidetrack.dev has no caBundle");
-    assert_eq!(errors.len(), 7, "{found:#?}");
+    says(&found, Level::Error, "nobody leads: there is no Lease sidetrack");
+    assert_eq!(errors.len(), 8, "{found:#?}");
     for webhook in ["deployments", "services", "canaries"].map(|of| format!("{of}.sidetrack.dev")) {
         says(&found, Level::Error, &format!("webhook {webhook} has no caBundle"));
         says(&found, Level::Error, &format!("dry-run write to webhook {webhook} failed: "));

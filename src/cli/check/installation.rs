@@ -27,7 +27,11 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
         found.extend(object(facts, installed));
     }
     found.extend(rights(facts));
-    found.push(leader(facts));
+    // Where no replica is ready that is said, and is the cause.
+    let ready = |deployment: &Value| deployment.pointer("/status/readyReplicas").and_then(Value::as_i64);
+    if deployment_of(facts).map_or_else(|| webhook::is_outside(facts), |d| ready(d) > Some(0)) {
+        found.push(leader(facts));
+    }
     found.extend(webhook::probes(facts));
     found
 }
