@@ -175,7 +175,10 @@ impl Replay {
 
     fn statuses(&self) -> Vec<String> {
         let states = self.timeline.states();
+        // The definition's default is nobody's word yet.
+        let looked_at = |c: &&Value| at(c, "/status/phase") != "";
         let canaries = states.iter().filter(|s| s.kind == "canary").filter_map(|s| s.object.as_ref());
+        let canaries = canaries.filter(looked_at);
         let mut lines: Vec<String> = canaries.filter_map(|c| view::status(at(c, "/status"))).collect();
         lines.dedup();
         lines

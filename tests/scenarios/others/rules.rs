@@ -174,7 +174,7 @@ async fn what_is_not_kept_as_sent_is_named_and_left() -> Result<()> {
             "matchConstraints": {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"],
                 "operations": ["CREATE", "UPDATE"], "resources": ["services"]}]},
             "mutations": [{"patchType": "ApplyConfiguration", "applyConfiguration": {"expression":
-                "Object{metadata: Object.metadata{annotations: {'seen-by': 'policy'}}}"}}],
+                "Object{metadata: Object.metadata{annotations: {'seen-by': 'policy'}, labels: {'app': 'policy'}}}"}}],
         },
     })).await?;
     world.cp.apply(json!({
@@ -202,5 +202,7 @@ async fn what_is_not_kept_as_sent_is_named_and_left() -> Result<()> {
     let mut states = timeline.values(world, "svc", "app-canary", version).await?;
     states.dedup();
     ensure!(states.len() <= 8, "it was written {} times", states.len());
+    let service = world.get(&ns, "svc", "app-canary").await?;
+    ensure!(at(&service, "/metadata/annotations/seen-by") == "policy", "what is not ours stays: {service:#}");
     Ok(())
 }
