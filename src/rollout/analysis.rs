@@ -159,6 +159,8 @@ pub(super) fn start_over(case: &mut Case<'_>, run: &Run, text: String) -> Plan {
     let mut next = case.enter(run, Stage::Releasing);
     next.weight = 0;
     next.last_step = None;
+    // Were this not to be stated, nobody else would have changed the routes.
+    case.m.confirmed_weight = None;
     case.end_tick();
     let status = Draft::from(case.o).weight(0).failed_check().run(Some(next)).finish(
         Phase::Progressing,
@@ -192,8 +194,9 @@ fn foreign_weight(case: &mut Case<'_>, target: &Workload, run: &Run) -> Option<P
         };
         let text = format!("{what} were changed to canary weight {weight}, restoring weight {}", run.weight);
         plan = plan.say(Message::warning(text));
-    } else if run.last_step.is_some_and(|at| at < case.now) {
-        // A process that died between intent and effect: the step is taken now, and lasts an interval from now.
+    }
+    // It is judged by the interval from now on: also where a process died between intent and effect.
+    if weight < run.weight && run.last_step.is_some_and(|at| at < case.now) {
         next.last_step = Some(case.now);
         next.awaits = run.awaits.and(next.last_step);
     }

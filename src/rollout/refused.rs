@@ -56,7 +56,7 @@ fn state(case: &mut Case<'_>, refused: &Refused, run: Option<&Run>) -> Plan {
     let o = case.o;
     let text = format!("The API server refuses to {}: {}", refused.what, refused.why);
     let said = Message::warning(text.clone());
-    let mut draft = Draft::from(o).routed(o.routes.weight);
+    let mut draft = Draft::from(o).routed(o.routes.weight.filter(|_| o.status.run.is_some()));
     let counts = |run: &&Run| {
         matches!(run.stage, Stage::Releasing | Stage::Analysing | Stage::Clearing | Stage::Promoting)
     };

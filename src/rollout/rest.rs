@@ -6,7 +6,7 @@ use crate::rollout::observed::Backend;
 use crate::rollout::plan::{Message, Plan, Step};
 use crate::rollout::policy::HookKind;
 use crate::rollout::revision::Revision;
-use crate::rollout::status::{Draft, misses_primary, outlived};
+use crate::rollout::status::{Draft, if_new, misses_primary, outlived};
 use crate::rollout::workload::Workload;
 use crate::rollout::{bypass, contest, guard, in_place, promotion, release, repair};
 
@@ -255,11 +255,15 @@ fn quiet(case: &mut Case<'_>, target: &Workload) -> Plan {
     }
     let changed = o.status.observed_generation != Some(o.generation)
         || o.status.warnings != o.warnings
-        || o.status.adopted.as_ref() != Some(&o.adopted);
+        || o.status.adopted.as_ref() != Some(&o.adopted)
+        || o.status.canary_weight != 0;
     let (asleep, told) = asleep(case, target);
     if changed || outlived(&o.status) || misses_primary(o) || asleep.is_some() != told {
         let said = asleep.clone().filter(|_| !told).map(|text| Step::Say(Message::warning(text)));
-        let Plan { steps, wake } = case.waits(o.status.phase, asleep.as_deref().unwrap_or_default());
+        // What was set outside of a run, as while a primary is made again, is over.
+        let status =
+            Draft::from(o).weight(0).finish(o.status.phase, asleep.as_deref().unwrap_or_default(), case.now);
+        let Plan { steps, wake } = if_new(o, status);
         return Plan { steps: said.into_iter().chain(steps).collect(), wake };
     }
     Plan::default()

@@ -14,9 +14,22 @@ use crate::rollout::{in_place, promotion, release};
 pub(super) fn cut_short(case: &mut Case<'_>, target: &Workload, run: &Run) -> Option<Plan> {
     match case.newer(target, &run.revision) {
         Some(Newer::Reverted) => Some(cancel(case, run)),
+        Some(Newer::Superseded(hold)) if half_written(case, target) && !target.glassed(hold.as_str()) => {
+            let text = format!("{} goes back to the promoted revision before anything else", case.primary());
+            Some(begin_at(case, run, Some(vec![Message::warning(text)]), Stage::Restoring))
+        }
         Some(Newer::Superseded(hold)) => Some(release::supersede(case, target, &hold)),
         None => (case.o.status.failed_checks >= case.o.policy.threshold).then(|| threshold(case, run)),
     }
+}
+
+/// A break-glass has cut a promotion short: the primary is written to a revision that was never promoted, and may never be
+/// ready. Only what passes unanalysed goes on from there.
+fn half_written(case: &Case<'_>, target: &Workload) -> bool {
+    let promoted = target.keys.promoted.as_ref();
+    !case.o.names.in_place()
+        && promoted.is_some()
+        && case.o.primary_revision.as_ref().is_some_and(|r| Some(r) != promoted)
 }
 
 /// Rolls back because of failed checks.

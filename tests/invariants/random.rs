@@ -5,6 +5,7 @@
 
 use crate::sim::World;
 use crate::sim::cluster::Defaults;
+use crate::sim::faults::Fault;
 use crate::sim::manifests::{by_replicas, canary, deployment, in_place};
 use crate::sim::world::Fuse;
 use crate::sim::writers::Webhook;
@@ -47,6 +48,14 @@ enum Deed {
     /// A break-glass that only the admission policy saw.
     Unseen(u8),
     Quiet,
+    /// The API server answers so many writes, from the n-th on, with a fault.
+    Fault {
+        write: usize,
+        fault: Fault,
+        count: usize,
+    },
+    /// The watch brings nothing for so many seconds.
+    Lag(i64),
     /// A verb, about the revision that is released, else rejected, else promoted.
     Ask(Verb),
 }
@@ -68,6 +77,8 @@ fn deed() -> impl Strategy<Value = Deed> {
         2 => any::<bool>().prop_map(Deed::CanaryPods),
         2 => any::<bool>().prop_map(Deed::PrimaryPods),
         3 => ((1usize..9), any::<bool>()).prop_map(|(write, after)| Deed::Kill { write, after }),
+        3 => (1usize..7, fault(), 1usize..5).prop_map(|(write, fault, count)| Deed::Fault { write, fault, count }),
+        2 => (1i64..20).prop_map(Deed::Lag),
         1 => any::<bool>().prop_map(Deed::Skip),
         1 => (1i64..4).prop_map(|n| Deed::Step(n * 20)),
         1 => (0i64..3).prop_map(|n| Deed::Route(n * 50)),
@@ -76,6 +87,10 @@ fn deed() -> impl Strategy<Value = Deed> {
         1 => (1u8..3).prop_map(Deed::Unseen),
         3 => Just(Deed::Quiet),
     ]
+}
+
+fn fault() -> impl Strategy<Value = Fault> {
+    prop::sample::select(vec![Fault::Refused, Fault::Conflict, Fault::Busy, Fault::AnswerLost])
 }
 
 fn pods_of(world: &World, version: u8) -> Option<&'static str> {
@@ -108,6 +123,8 @@ fn act(world: &mut World, deed: &Deed) {
         Deed::CanaryPods(ready) => Ok(world.set_ready(canary, *ready, 2)),
         Deed::PrimaryPods(ready) => Ok(world.set_ready(primary, *ready, 2)),
         Deed::Kill { write, after } => Ok(world.arm(Fuse { write: *write, after: *after })),
+        Deed::Fault { write, fault, count } => Ok(world.meets(*write, *fault, *count)),
+        Deed::Lag(seconds) => Ok(world.lags(*seconds)),
         Deed::Skip(skip) => Ok(world.edit_canary("/spec/skipAnalysis", json!(skip))),
         Deed::Step(step) => Ok(world.edit_canary("/spec/analysis/stepWeight", json!(step))),
         Deed::Route(weight) if world.by_replicas => world.scale(canary, i32::try_from(weight / 25).unwrap()),
@@ -178,6 +195,7 @@ fn check(canary: Canary, deeds: &[(Deed, u32)]) {
         }
     }
     world.note("-- all is well from here on".into());
+    world.recovers();
     for deed in [
         Deed::Gate(true),
         Deed::Load(true),

@@ -1,6 +1,7 @@
 //! Nothing gets stuck: fixes get through, waits end, and what is deleted together leaves nothing behind.
 
 use crate::sim::World;
+use crate::sim::faults::Fault;
 use crate::sim::manifests::{canary, deployment, in_place};
 use crate::sim::world::revision;
 use serde_json::json;
@@ -316,4 +317,51 @@ fn a_canary_without_a_target_says_what_it_waits_for() {
     world.until("it says so", |w| w.ready_message() == "Deployment app does not exist yet.");
     world.apply(deployment("v1", None, Some(2)));
     world.until_phase(Phase::Initialized);
+}
+
+/// A break-glass cuts a promotion short, and is replaced before it has passed: the primary is not left half-way.
+#[test]
+fn a_promotion_that_a_break_glass_cut_short_leaves_no_half_written_primary() {
+    let mut world = World::initialised(canary(&[("gate", "confirm-rollout")]));
+    world.update_with("v3", Some("canaryonly")).unwrap();
+    world.until("the promotion", |w| stage(w) == Some(Stage::Promoting));
+    world.break_glass("v2").unwrap();
+    world.until("the break-glass is taken up", |w| {
+        w.status().run.is_some_and(|run| run.revision == revision("v2").as_str())
+    });
+    world.update_with("v4", Some("canaryonly")).unwrap();
+    world.until_over(Phase::Failed);
+    assert_eq!(world.image("app-primary"), "v1");
+    world.update("v5");
+    world.until_over(Phase::Succeeded);
+}
+
+/// What is stated of the weight at rest is the route's, whatever was refused on the way.
+#[test]
+fn a_write_that_was_refused_leaves_no_weight_in_status() {
+    let mut world = World::initialised(canary(&[]));
+    world.meets(3, Fault::Refused, 1);
+    let primary = world.deployment("app-primary");
+    world.delete(&primary);
+    world.until("it is made again", |w| w.times_said("is gone, it is made again") == 1);
+    world.until("rest", World::at_rest);
+    assert_eq!((world.weight(), world.status().canary_weight), (0, 0));
+}
+
+/// The status of a run that starts over is refused: its weight comes back, and is looked at for a whole interval.
+#[test]
+fn a_weight_that_comes_back_is_judged_by_a_whole_interval() {
+    let mut world = World::initialised(canary(&[]));
+    world.update("v2");
+    world.until_weight(60);
+    world.run(8);
+    world.meets(2, Fault::Refused, 1);
+    world.set_ready("app", false, 2);
+    world.run_until(1, |w| w.weight() == 0);
+    world.set_ready("app", true, 2);
+    world.until_weight(60);
+    let back = world.cluster.now;
+    assert!(!world.has_said("were changed to canary weight 0"), "nobody else did");
+    world.until("the promotion", |w| stage(w) == Some(Stage::Promoting));
+    assert!(world.cluster.now.duration_since(back) >= jiff::SignedDuration::from_secs(10));
 }

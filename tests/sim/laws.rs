@@ -55,6 +55,8 @@ pub(crate) struct Laws {
     pub(super) stranded: Option<Timestamp>,
     pub(crate) alive_since: Option<Timestamp>,
     pub(super) dead: bool,
+    /// The API server said no to its last write.
+    pub(super) denied: bool,
     /// Switched off for replays of what is known to break them.
     pub(crate) off: bool,
     /// How often a law was applied, by law.
@@ -272,6 +274,10 @@ impl World {
         }
         let replicas = |o: &Value| o["spec"]["replicas"].as_i64().unwrap_or(1);
         let scaled = before.filter(|b| replicas(b) != replicas(after)).map(replicas);
+        if ours && scaled == Some(0) && is.is_none() && self.laws.good.contains(&revision) {
+            // It stands in for the primary, and is on its way out when something newer comes.
+            self.laws.leaving.insert(revision.clone());
+        }
         if ours && scaled.is_some() && replicas(after) == 0 {
             let drained = self.laws.canary_zero.is_some_and(|at| at + self.drain() <= self.cluster.now);
             let empty = self.target_pods().sets.iter().all(|s| s.pods.is_empty());
@@ -444,6 +450,9 @@ impl World {
                 evacuates || (ready && canary > 0),
                 "the canary's weight rises below its ready threshold",
             );
+            if evacuates {
+                self.judge_steps_in_status(&status);
+            }
             if stage == Some(Stage::Analysing) && !evacuates {
                 let repeats =
                     self.laws.step.as_ref().is_some_and(|(r, _, w)| *r == revision && *w == is.canary);
@@ -476,7 +485,7 @@ impl World {
     /// With no pod of the primary the canary has all of the traffic; its steps are then those that status takes.
     fn judge_steps_in_status(&mut self, status: &CanaryStatus) {
         let now = self.cluster.now;
-        let alone = self.shares().is_some_and(|s| s.canary == 100) && self.primary_pods().ready(now) == 0;
+        let alone = self.shares().is_some_and(|s| s.canary > 0) && self.primary_pods().ready(now) == 0;
         let Some(run) = status.run.as_ref().filter(|run| alone && run.stage == Stage::Analysing) else {
             return;
         };

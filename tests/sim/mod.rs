@@ -5,6 +5,7 @@
 //! itself decides is the shipped code. [`laws`] looks at every change from outside and panics when an invariant breaks.
 pub(crate) mod answers;
 pub(crate) mod cluster;
+pub(crate) mod faults;
 pub(crate) mod laws;
 mod laws_in_place;
 pub(crate) mod laws_of_others;

@@ -1,6 +1,7 @@
 //! One Sidetrack process: the loop of the controller's actor, without its IO.
 
 use super::cluster::Refused;
+use super::faults::Fault;
 use super::world::World;
 use jiff::Timestamp;
 use serde_json::Value;
@@ -11,7 +12,7 @@ use sidetrack::rollout::observed::Evicted;
 use sidetrack::rollout::plan::{Answer, Check, Message, Plan, Step};
 use sidetrack::rollout::revision::Revision;
 use sidetrack::rollout::subject::{Config, Older, Question, Snapshot, Subject, logged};
-use sidetrack::rollout::{Memory, advance, objects};
+use sidetrack::rollout::{self, Memory, advance, objects};
 use std::collections::BTreeMap;
 
 /// Decisions in one look; more is a defect, whatever the shipped loop does about it.
@@ -36,6 +37,8 @@ pub(crate) struct Process {
 enum Ended {
     Killed,
     Again,
+    /// The API server refused what the step was to write.
+    Refused(String),
 }
 
 impl Process {
@@ -80,7 +83,7 @@ impl World {
                 process.seen = Some(version);
             }
             Err(Ended::Killed) => {}
-            Err(Ended::Again) => {
+            Err(Ended::Again | Ended::Refused(_)) => {
                 process.failures += 1;
                 let pause = (50 << (process.failures - 1).min(10)).min(30_000);
                 process.wake = Some(now + jiff::SignedDuration::from_millis(pause));
@@ -91,10 +94,12 @@ impl World {
 
     fn decide(&mut self) -> Result<Option<Timestamp>, Ended> {
         let config = self.config.clone();
-        for _ in 0..MAX_DECISIONS {
-            let Some(process) = &mut self.process else { return Err(Ended::Killed) };
+        'decisions: for _ in 0..MAX_DECISIONS {
+            let Some(process) = &self.process else { return Err(Ended::Killed) };
             let templates = process.templates.clone();
-            let Some(mut subject) = subject(&self.cluster, &self.canary, &templates, &config) else {
+            let found = subject(&self.seen(), &self.canary, &templates, &config);
+            let Some(process) = &mut self.process else { return Err(Ended::Killed) };
+            let Some(mut subject) = found else {
                 *process = Process::default();
                 return Ok(None);
             };
@@ -114,7 +119,18 @@ impl World {
                 return Ok(wake);
             }
             for step in steps {
-                self.take(&subject, &step)?;
+                match self.take(&subject, &step) {
+                    // A status that tells of a refused status could not be written either.
+                    Err(Ended::Refused(what)) if !matches!(step, Step::Status(_)) => {
+                        let (why, at) = ("it is not allowed here".to_owned(), self.cluster.now);
+                        if let Some(process) = &mut self.process {
+                            process.memory.refused =
+                                Some(rollout::Refused { step, what, why, at, told: false });
+                        }
+                        continue 'decisions;
+                    }
+                    taken => taken?,
+                }
             }
         }
         panic!("{MAX_DECISIONS} decisions did not come to rest:\n{}", self.tail());
@@ -211,7 +227,11 @@ impl World {
                 self.writes += 1;
                 self.note(format!("evicts pod {name}"));
                 let left = self.primary_pods().ready(self.cluster.now);
-                self.law("I4", left + 1 >= serving && left > 0, "more than one pod is evicted at a time");
+                self.law(
+                    "I4",
+                    left + 1 >= serving && (left > 0 || serving == 0),
+                    "more than one pod is evicted at a time",
+                );
                 self.evicted += 1;
                 Evicted::Some
             }
@@ -236,21 +256,35 @@ impl World {
         }
         let at = write.target().unwrap();
         let before = self.cluster.get(&at).cloned();
-        let result = self.cluster.write(write, sidetrack::api::keys::FIELD_MANAGER);
+        let fault = self.fault();
+        let result = match fault {
+            Some(Fault::Refused) => Err(Refused(403)),
+            Some(Fault::Conflict) => Err(Refused(409)),
+            Some(Fault::Busy) => Err(Refused(500)),
+            Some(Fault::AnswerLost) | None => self.cluster.write(write, sidetrack::api::keys::FIELD_MANAGER),
+        };
         self.writes += 1;
+        self.laws.denied = fault.is_some_and(|fault| fault != Fault::AnswerLost);
         self.note(format!(
             "writes {at}: {} -> {result:?}",
             brief(write),
             result = result.as_ref().map(|_| ())
         ));
+        // An answer shows the object; what was refused because something had changed is read anew.
+        if !matches!(write, Write::Delete { .. }) || result.is_err() {
+            self.sees(&at);
+        }
         let outcome = match result {
             Ok(_) => {
                 self.written.push((write.clone(), self.cluster.get(&at).cloned()));
                 self.judge_write(&at, before.as_ref(), true);
-                Ok(())
+                if fault == Some(Fault::AnswerLost) { Err(Ended::Again) } else { Ok(()) }
             }
+            Err(Refused(403)) => Err(Ended::Refused(format!("write {at}"))),
             Err(Refused(409))
-                if at.kind == Kind::ControllerRevision && matches!(write, Write::Create { .. }) =>
+                if fault.is_none()
+                    && at.kind == Kind::ControllerRevision
+                    && matches!(write, Write::Create { .. }) =>
             {
                 Ok(())
             }

@@ -2,6 +2,7 @@
 
 use super::answers::Answers;
 use super::cluster::{Cluster, Defaults};
+use super::faults::{Faults, Lag};
 use super::laws::Laws;
 use super::process::Process;
 use super::traffic::{self, Shares};
@@ -69,6 +70,12 @@ pub(crate) struct World {
     pub(crate) statuses: Vec<CanaryStatus>,
     log: Vec<String>,
     fuse: Option<Fuse>,
+    /// When a process that the fuse has ended is started again.
+    pub(super) restart: Option<Timestamp>,
+    pub(super) faults: Faults,
+    pub(super) lag: Option<Lag>,
+    /// What happened is not written down.
+    pub(crate) silent: bool,
     between: Option<(usize, Action)>,
     later: Vec<(Timestamp, Action)>,
 }
@@ -98,6 +105,10 @@ impl World {
             statuses: Vec::new(),
             log: Vec::new(),
             fuse: None,
+            restart: None,
+            faults: Faults::default(),
+            lag: None,
+            silent: false,
             between: None,
             later: Vec::new(),
         }
@@ -128,6 +139,10 @@ impl World {
             statuses: self.statuses.clone(),
             log: self.log.clone(),
             fuse: self.fuse,
+            restart: self.restart,
+            faults: self.faults.clone(),
+            lag: self.lag.clone(),
+            silent: self.silent,
             between: None,
             later: Vec::new(),
         }
@@ -168,6 +183,9 @@ impl World {
     }
 
     pub(crate) fn note(&mut self, line: String) {
+        if self.silent {
+            return;
+        }
         self.log.push(format!("{} {line}", self.cluster.now));
     }
 
@@ -192,6 +210,14 @@ impl World {
             due.into_iter().map(|(_, action)| action).collect()
         };
         let mut busy = !due.is_empty();
+        if self.lag.as_ref().is_some_and(|lag| lag.until <= self.cluster.now) {
+            self.catch_up();
+        }
+        if self.restart.is_some_and(|at| at <= self.cluster.now) {
+            self.restart = None;
+            self.start();
+            busy = true;
+        }
         due.into_iter().for_each(|action| action(self));
         let round = self.workloads.round(&mut self.cluster);
         busy |= round;
@@ -201,7 +227,8 @@ impl World {
         let (now, version) = (self.cluster.now, self.cluster.version());
         if let Some(process) = &mut self.process {
             process.deliver(now);
-            if process.seen != Some(version) || process.wake.is_some_and(|at| at <= now) {
+            let news = process.seen != Some(version) && (self.lag.is_none() || process.seen.is_none());
+            if news || process.wake.is_some_and(|at| at <= now) {
                 self.look();
                 busy = true;
                 let wake = self.process.as_ref().and_then(|p| p.wake);
@@ -216,6 +243,8 @@ impl World {
             .later
             .iter()
             .map(|(at, _)| *at)
+            .chain(self.restart)
+            .chain(self.lag.as_ref().map(|lag| lag.until))
             .chain(self.process.iter().flat_map(|p| [p.wake, p.next_answer()]).flatten())
             .chain(self.workloads.next(&self.cluster))
             .filter(|at| *at > now)
@@ -285,6 +314,8 @@ impl World {
             && self.process.as_ref().is_some_and(idle)
             && self.workloads.next(&self.cluster).is_none()
             && self.later.is_empty()
+            && self.restart.is_none()
+            && self.lag.is_none()
     }
 
     /// Does something later.
@@ -344,6 +375,7 @@ impl World {
 
     pub(crate) fn start(&mut self) {
         self.note("process started".into());
+        self.lag = None;
         self.process = Some(Process::default());
         self.laws.process(true, self.cluster.now);
     }
@@ -359,7 +391,7 @@ impl World {
         if blows {
             self.fuse = None;
             self.kill();
-            self.after(3, Self::start);
+            self.restart = Some(self.cluster.now + SignedDuration::from_secs(3));
         }
         blows
     }
