@@ -107,7 +107,12 @@ fn backends(case: &mut Case<'_>, run: &Run) -> Option<Plan> {
     if routed && weight < 100 && run.weight > 0 && canary && !primary && o.primary.is_some() {
         let text =
             format!("{} has no ready pods, routing all traffic to the canary until it has", case.primary());
-        return Some(Plan::default().then(Step::SetWeight(100)).say(Message::warning(text)));
+        let mut plan = Plan::default();
+        if weight < run.weight {
+            // Its step is taken only now.
+            plan = plan.then(analysed(case, Run { last_step: Some(case.now), ..run.clone() }));
+        }
+        return Some(plan.then(Step::SetWeight(100)).say(Message::warning(text)));
     }
     None
 }

@@ -29,7 +29,19 @@ pub(super) fn advance(case: &mut Case<'_>) -> Option<Plan> {
     for Doubt { expected, live } in doubts {
         match case.m.today.get(&(expected.clone(), live.clone())) {
             None => return Some(Step::Redefault { revision: expected, live }.into()),
-            Some(today) if *today != expected => return Some(moved(case, &expected, &today.clone())),
+            Some(today) if *today != expected => {
+                let today = today.clone();
+                // It is to be written: where it is not at hand any more, since a write had to wait, it is asked for again.
+                if !case.m.loaded.contains(&today) && target.revision != today {
+                    let stored = o.snapshots.contains(&o.names.snapshot(&today));
+                    return Some(if stored {
+                        Step::LoadSnapshot(today).into()
+                    } else {
+                        Step::Redefault { revision: expected, live }.into()
+                    });
+                }
+                return Some(moved(case, &expected, &today));
+            }
             Some(_) => {}
         }
     }

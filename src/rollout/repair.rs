@@ -135,9 +135,11 @@ pub(super) fn serving(case: &Case<'_>, run: &Run) -> Option<Plan> {
     if case.o.policy.by_replicas {
         return None; // pods that are not ready get no traffic in any case
     }
+    // Of a target that a newer revision was held on the pods are still the run's.
+    let held = !case.o.names.in_place() && case.o.target.as_ref().is_some_and(Workload::held);
     let passed =
         matches!(run.stage, Stage::Promoting | Stage::Returning | Stage::Finalising | Stage::Restoring)
-            && case.o.canary_revision.as_ref().is_some_and(|r| r.as_str() == run.revision);
+            && (held || case.o.canary_revision.as_ref().is_some_and(|r| r.as_str() == run.revision));
     if weight < 100 && canary && !primary && (weight > 0 || passed) {
         return Some(Step::SetWeight(100).into());
     }

@@ -340,6 +340,7 @@ impl World {
     /// stored objects as it reads them.
     pub(crate) fn upgrade(&mut self, defaults: Defaults) {
         self.note(format!("API server with {defaults:?} defaults"));
+        self.catch_up();
         let mut moved = BTreeMap::new();
         let mut show = |template: &mut Value, label: Option<&Label>, names: &Names| {
             let back =
