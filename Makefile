@@ -1,5 +1,5 @@
 # What people type. `make help` lists it.
-.PHONY: help demo lab test races test-lab bench bench-traffic lint ground
+.PHONY: help demo lab test explore races test-lab bench bench-traffic lint ground
 
 LAB = $(or $(CARGO_TARGET_DIR),target)/debug/lab
 
@@ -26,6 +26,9 @@ lab: ## A shell in a world with Flux, Istio, Gateway API, Prometheus and pods th
 test: ## Everything that needs no root: pure tests, and scenarios on a real control plane
 	cargo run --quiet --locked --package ground -- build
 	cargo test --locked --workspace --no-fail-fast
+
+explore: ## Every order of a few deeds, crashes, refusals and delays on a small world; STATES=n looks at so many states a layout
+	SIDETRACK_STATES=$(or $(STATES),1000000) cargo test --locked --release --test explore -- --nocapture --test-threads=1
 
 races: ## The race suite, then a random run; SEED=n plays one again, LONG=1 an hour of new ones with 30 applications
 	cargo run --quiet --locked --package ground -- build

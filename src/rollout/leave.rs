@@ -101,6 +101,10 @@ pub(super) fn advance(case: &mut Case<'_>) -> Plan {
     if !target.owned.is_empty() {
         return Step::Disown.into();
     }
+    // What has taken the traffic over and has no pod any more gives it back.
+    if target.rollout.available == 0 && case.primary_serves() && o.routes.weight.is_some_and(|w| w > 0) {
+        return Step::SetWeight(0).into();
+    }
     if let Err(error) = target.ready(&o.names.target, 100, o.policy.deadline, case.now, case.now) {
         let since = o.status.last_transition_time.unwrap_or(case.now).min(case.now);
         let late = case.now >= target.late_at(since, o.policy.deadline, case.now);

@@ -42,6 +42,12 @@ impl Answers {
         Self { metrics, ..Self::default() }
     }
 
+    /// What is going to be answered.
+    pub(crate) fn sketch(&self) -> String {
+        let hooks: Vec<_> = self.hooks.iter().map(|(name, answer)| (name, answer.code)).collect();
+        format!("{:?}{hooks:?}", self.metrics)
+    }
+
     pub(crate) fn hook(&mut self, name: &str, code: u16) {
         let (body, delay) = (if code == 200 { "{}" } else { "no" }.to_owned(), QUICK);
         self.hooks.insert(name.into(), HookAnswer { code, body, delay });

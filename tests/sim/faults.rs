@@ -26,8 +26,9 @@ pub(crate) enum Fault {
 pub(crate) struct Faults(BTreeMap<usize, Fault>);
 
 impl Faults {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// What the writes to come will meet.
+    pub(super) fn ahead(&self, writes: usize) -> Vec<(usize, Fault)> {
+        self.0.iter().map(|(at, fault)| (at.saturating_sub(writes), *fault)).collect()
     }
 }
 

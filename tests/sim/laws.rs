@@ -55,8 +55,8 @@ pub(crate) struct Laws {
     pub(super) stranded: Option<Timestamp>,
     pub(crate) alive_since: Option<Timestamp>,
     pub(super) dead: bool,
-    /// The API server said no to its last write.
-    pub(super) denied: bool,
+    /// What the API server said no to, until it takes a write of it.
+    pub(super) denied: Option<ObjectRef>,
     /// Switched off for replays of what is known to break them.
     pub(crate) off: bool,
     /// How often a law was applied, by law.
@@ -447,7 +447,8 @@ impl World {
                 || canary_ready;
             self.law(
                 "I3",
-                evacuates || (ready && canary > 0),
+                // Pods are not ready that the process was shown as ready.
+                evacuates || self.lag.is_some() || (ready && canary > 0),
                 "the canary's weight rises below its ready threshold",
             );
             if evacuates {

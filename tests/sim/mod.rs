@@ -6,6 +6,7 @@
 pub(crate) mod answers;
 pub(crate) mod cluster;
 pub(crate) mod faults;
+pub(crate) mod fingerprint;
 pub(crate) mod laws;
 mod laws_in_place;
 pub(crate) mod laws_of_others;

@@ -67,7 +67,7 @@ impl World {
         let stranded = (shares.canary > 0 && canary_ready == 0 && primary_ready > 0)
             || (shares.primary > 0 && primary_ready == 0 && canary_fit && run.is_some() && tried);
         // Nobody mends what nobody is shown.
-        let exempt = self.laws.dead || suspended || self.lag.is_some() || self.laws.denied;
+        let exempt = self.laws.dead || suspended || self.lag.is_some() || self.laws.denied.is_some();
         self.laws.stranded = (stranded && !exempt).then(|| self.laws.stranded.unwrap_or(now));
         let long = self.laws.stranded.is_some_and(|since| now > since + PATIENCE);
         self.law("I3", !long, "weight stays on a backend without ready pods while the other one has some");

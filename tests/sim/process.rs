@@ -42,6 +42,12 @@ enum Ended {
 }
 
 impl Process {
+    /// Writes down what else decides how it goes on.
+    pub(crate) fn sketch(&self) -> String {
+        let loaded: Vec<&Revision> = self.templates.keys().collect();
+        format!("{loaded:?}{}{:?}{}", self.failures, self.answers, self.neighbours.is_some())
+    }
+
     /// The next answer to arrive.
     pub(crate) fn next_answer(&self) -> Option<Timestamp> {
         self.answers.iter().map(|(at, ..)| *at).min()
@@ -264,7 +270,11 @@ impl World {
             Some(Fault::AnswerLost) | None => self.cluster.write(write, sidetrack::api::keys::FIELD_MANAGER),
         };
         self.writes += 1;
-        self.laws.denied = fault.is_some_and(|fault| fault != Fault::AnswerLost);
+        if fault.is_some_and(|fault| fault != Fault::AnswerLost) {
+            self.laws.denied = Some(at.clone());
+        } else if self.laws.denied.as_ref() == Some(&at) {
+            self.laws.denied = None;
+        }
         self.note(format!(
             "writes {at}: {} -> {result:?}",
             brief(write),

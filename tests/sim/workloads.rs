@@ -126,6 +126,20 @@ impl Pods {
 }
 
 impl Workloads {
+    /// Writes down what matters of the pods.
+    pub(crate) fn sketch(&self, out: &mut String) {
+        use std::fmt::Write as _;
+        for (uid, pods) in self.pods.iter().filter(|(_, pods)| pods.total() > 0) {
+            let _ = write!(out, "{uid}{}{}{:?}", pods.reason, pods.since, pods.counts);
+            for set in &pods.sets {
+                let _ = write!(out, "{}", set.revision);
+                set.pods.iter().for_each(|pod| {
+                    let _ = write!(out, "{:?}{}", pod.ready_at, pod.broken);
+                });
+            }
+        }
+    }
+
     pub(crate) fn of(&self, cluster: &Cluster, at: &ObjectRef) -> &Pods {
         static NONE: Pods =
             Pods { sets: Vec::new(), reason: "", since: Timestamp::UNIX_EPOCH, counts: (0, 0, 0) };

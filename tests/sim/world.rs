@@ -31,7 +31,7 @@ const TAIL: usize = 70;
 /// Looks within one wait that can only be a loop.
 const LOOKS: usize = 2_000;
 
-type Action = Box<dyn FnOnce(&mut World)>;
+type Action = Box<dyn FnOnce(&mut World) + Send>;
 
 /// When a process is killed: before or after its n-th write from now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +69,7 @@ pub(crate) struct World {
     /// Distinct statuses, in order.
     pub(crate) statuses: Vec<CanaryStatus>,
     log: Vec<String>,
-    fuse: Option<Fuse>,
+    pub(super) fuse: Option<Fuse>,
     /// When a process that the fuse has ended is started again.
     pub(super) restart: Option<Timestamp>,
     pub(super) faults: Faults,
@@ -319,12 +319,12 @@ impl World {
     }
 
     /// Does something later.
-    pub(crate) fn after(&mut self, seconds: i64, action: impl FnOnce(&mut Self) + 'static) {
+    pub(crate) fn after(&mut self, seconds: i64, action: impl FnOnce(&mut Self) + Send + 'static) {
         self.later.push((self.cluster.now + SignedDuration::from_secs(seconds), Box::new(action)));
     }
 
     /// Does something right after Sidetrack's n-th write from now.
-    pub(crate) fn after_write(&mut self, write: usize, action: impl FnOnce(&mut Self) + 'static) {
+    pub(crate) fn after_write(&mut self, write: usize, action: impl FnOnce(&mut Self) + Send + 'static) {
         self.between = Some((self.writes + write, Box::new(action)));
     }
 

@@ -1,0 +1,11 @@
+//! Every order of a few deeds, crashes, refusals and delays, at every step of a small world: one pod, weights 0, 50 and 100,
+//! three revisions. Each state is looked at once, and every law of the simulated cluster in each.
+//!
+//! `make test` goes as far as time allows there, `make explore` further: `SIDETRACK_STATES` says how many states.
+
+#[cfg(test)]
+mod search;
+#[cfg(test)]
+#[expect(dead_code, reason = "each test binary uses a part of it")]
+#[path = "../sim/mod.rs"]
+mod sim;
