@@ -182,7 +182,8 @@ pub(super) fn promoting(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
         None => {}
     }
     if target.held() {
-        return Step::Release(Revision::from_key(&run.revision)).into();
+        return promotion::failed_since(case, run)
+            .unwrap_or_else(|| Step::Release(Revision::from_key(&run.revision)).into());
     }
     match case.primary_ready() {
         Ok(()) => {

@@ -94,6 +94,9 @@ pub(super) fn promoting(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
     }
     let revision = Revision::from_key(&run.revision);
     if !case.primary_runs(&revision) {
+        if let Some(plan) = failed_since(case, run) {
+            return plan;
+        }
         if let Err(plan) = case.loaded(&revision) {
             return plan;
         }
@@ -113,6 +116,21 @@ pub(super) fn promoting(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
         }
         Err(error) => unready(case, run, &error),
     }
+}
+
+/// A process died before it had written what passed, and its pods have failed since: they are waited for again, and the
+/// analysis starts over.
+pub(super) fn failed_since(case: &mut Case<'_>, run: &Run) -> Option<Plan> {
+    let fails = !run.skip && !case.canary_serves() && case.primary_serves();
+    fails.then(|| {
+        let text = format!(
+            "Halt {} promotion no ready pods of {} before {} was written",
+            case.canary(),
+            case.canary_deployment(),
+            case.primary()
+        );
+        analysis::start_over(case, run, text)
+    })
 }
 
 /// A break-glass does not wait for a primary that is not ready: it is what is to mend it.

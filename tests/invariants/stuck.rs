@@ -3,7 +3,7 @@
 use crate::sim::World;
 use crate::sim::faults::Fault;
 use crate::sim::manifests::{canary, deployment, in_place};
-use crate::sim::world::revision;
+use crate::sim::world::{Fuse, revision};
 use serde_json::json;
 use sidetrack::api::keys;
 use sidetrack::api::status::{Phase, Stage};
@@ -364,4 +364,30 @@ fn a_weight_that_comes_back_is_judged_by_a_whole_interval() {
     assert!(!world.has_said("were changed to canary weight 0"), "nobody else did");
     world.until("the promotion", |w| stage(w) == Some(Stage::Promoting));
     assert!(world.cluster.now.duration_since(back) >= jiff::SignedDuration::from_secs(10));
+}
+
+/// The process died before it had written what passed, and its pods failed meanwhile: that is not promoted.
+#[test]
+fn what_fails_before_the_primary_is_written_is_not_promoted() {
+    for canary in [canary(&[]), in_place(&[])] {
+        let mut world = World::initialised(canary);
+        let (pods, primary) = (world.names.canary_deployment.clone(), world.names.primary.clone());
+        world.update("v2");
+        world.until_weight(60);
+        world.run(8);
+        world.arm(Fuse { write: 1, after: true });
+        world.until("it dies", |w| w.process.is_none());
+        // In place what is held stands in the very Deployment.
+        let written = if world.names.in_place() {
+            world.key(keys::HOLD).is_none()
+        } else {
+            world.image(&primary) == "v2"
+        };
+        assert_eq!((stage(&world), written), (Some(Stage::Promoting), false));
+        world.set_ready(&pods, false, 2);
+        world.until("the analysis starts over", |w| stage(w) == Some(Stage::Releasing));
+        world.set_ready(&pods, true, 2);
+        world.until_over(Phase::Succeeded);
+        assert_eq!(world.image(&primary), "v2");
+    }
 }
