@@ -6,6 +6,7 @@ mod analysis;
 mod asking;
 mod bypass;
 pub mod checked;
+mod conditions;
 mod contest;
 pub mod guard;
 mod in_place;
