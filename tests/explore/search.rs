@@ -193,8 +193,10 @@ fn rests(world: &World) {
     }
     let status = world.status();
     let late = world.names.in_place() && world.ready_message().contains("is late");
+    // What waits for pods that stay broken waits for a person, and says so.
+    let sets = world.primary_pods().sets.iter().chain(&world.canary_pods().sets);
     let broken = world.primary_pods().ready(world.cluster.now) == 0
-        || world.canary_pods().sets.iter().any(|set| set.pods.iter().any(|pod| pod.broken));
+        || sets.flat_map(|set| &set.pods).any(|pod| pod.broken);
     if status.run.is_some() && !late && !broken {
         world.fail(&format!("a run never ends: {}", world.ready_message()));
     }
