@@ -200,8 +200,7 @@ impl Status {
 
     async fn of_canary(&self, name: &str, at: &Connection, out: &mut Out<'_>) -> anyhow::Result<u8> {
         let end = Instant::now().checked_add(self.timeout);
-        let object = at.canary(name).await?;
-        let canary: Canary = serde_json::from_value(object.clone())?;
+        let canary = at.typed(name).await?;
         let live = live_revision(at, &canary).await?;
         let revision = match &self.revision {
             Some(asked) => whole(&canary, live.as_deref(), asked)?,
@@ -214,7 +213,8 @@ impl Status {
         };
         let mut last = String::new();
         loop {
-            let canary = at.typed(name).await?;
+            let object = at.canary(name).await?;
+            let canary: Canary = serde_json::from_value(object.clone())?;
             let live = live_revision(at, &canary).await?;
             let verdict = judge(&canary, &revision, live.as_deref());
             let now = line(&canary, &revision, verdict);

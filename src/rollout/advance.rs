@@ -476,19 +476,23 @@ impl Case<'_> {
         if let Some(due) = self.after_interval(since) {
             return Err(Plan::default().wake(due));
         }
-        let end = since.saturating_add(self.o.policy.deadline).unwrap_or(self.now);
-        if self.now >= end && (weight == 0 || self.o.status.phase == Phase::Terminating) {
+        let late = self.unsettled_for_long();
+        if late && (weight == 0 || self.o.status.phase == Phase::Terminating) {
             return Ok(());
         }
         let plan = self.waits(self.o.status.phase, &format!("The route is not taken up yet: {why}."));
-        Err(if self.now < end { plan.wake(end) } else { plan })
+        Err(self.unsettled_until().filter(|_| !late).into_iter().fold(plan, Plan::wake))
     }
 
-    /// Whether the data plane has had the whole deadline for the route as it is.
+    /// When the data plane has had the whole deadline for the route as it is.
+    fn unsettled_until(&self) -> Option<Timestamp> {
+        let (_, since) = self.m.unsettled?;
+        Some(since.saturating_add(self.o.policy.deadline).unwrap_or(self.now))
+    }
+
+    /// Whether it has.
     pub(super) fn unsettled_for_long(&self) -> bool {
-        let end =
-            |(_, since): (_, Timestamp)| since.saturating_add(self.o.policy.deadline).unwrap_or(self.now);
-        self.m.unsettled.map(end).is_some_and(|end| self.now >= end)
+        self.unsettled_until().is_some_and(|end| self.now >= end)
     }
 
     /// Writes status with a sentence that says what is waited for, when it says something new.

@@ -5,6 +5,7 @@ use crate::rollout::advance::Case;
 use crate::rollout::observed::Backend;
 use crate::rollout::plan::{Message, Plan, Step};
 use crate::rollout::status::Draft;
+use crate::rollout::workload::Workload;
 use crate::rollout::{in_place, rollback};
 
 /// The spec names another target, Service or provider than the Canary has taken over: as it leaves one that is deleted, it
@@ -12,7 +13,7 @@ use crate::rollout::{in_place, rollback};
 pub(super) fn moves(case: &mut Case<'_>) -> Option<Plan> {
     let o = case.o;
     let begun = o.status.phase == Phase::Terminating;
-    let pending = o.target.as_ref().is_some_and(|t| t.held() && t.keys.failed != t.keys.hold);
+    let pending = o.target.as_ref().is_some_and(Workload::undecided);
     if !begun && (o.moves.is_none() || o.status.run.is_some() || pending) {
         return None;
     }

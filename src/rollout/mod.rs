@@ -5,6 +5,7 @@ mod advance;
 mod analysis;
 mod asking;
 mod bypass;
+pub mod carried;
 pub mod checked;
 mod conditions;
 mod contest;

@@ -5,6 +5,7 @@
 
 use crate::api::keys;
 use crate::object::{Kind, ObjectRef};
+use crate::rollout::carried::Carried;
 use crate::rollout::naming::{Names, label_value};
 use crate::rollout::revision::Revision;
 use serde_json::{Map, Value, json};
@@ -71,7 +72,7 @@ pub fn labels(names: &Names, role: &str) -> [(&'static str, String); 3] {
     ]
 }
 
-fn text_map(value: Option<&Value>) -> Map<String, Value> {
+pub(super) fn text_map(value: Option<&Value>) -> Map<String, Value> {
     value.and_then(Value::as_object).cloned().unwrap_or_default()
 }
 
@@ -197,51 +198,6 @@ fn respell_selector(selector: &mut Value, key: &str, (from, to): (&str, &str)) {
                 *value = to.into();
             }
         }
-    }
-}
-
-/// Metadata that the generated Deployment has from the target.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Carried {
-    /// Labels that begin with one of the prefixes (Flagger's `-include-label-prefix`).
-    pub labels: Map<String, Value>,
-    /// Annotations but Flux's, kubectl's, the Deployment controller's and ours.
-    pub annotations: Map<String, Value>,
-}
-
-impl Carried {
-    /// Reads it from the target; the prefix `*` stands for every label.
-    #[must_use]
-    pub fn of(target: &Value, prefixes: &[String], label: &Label) -> Self {
-        let mut labels = text_map(target.pointer("/metadata/labels"));
-        labels.retain(|key, _| {
-            let included = prefixes.iter().any(|p| p == "*" || !p.is_empty() && key.starts_with(p.as_str()));
-            included
-                && !key.contains("toolkit.fluxcd.io")
-                && !keys::LABELS.contains(&key.as_str())
-                && *key != label.key
-        });
-        let mut annotations = text_map(target.pointer("/metadata/annotations"));
-        annotations.retain(|key, _| {
-            !key.contains("toolkit.fluxcd.io")
-                && !keys::ANNOTATIONS.contains(&key.as_str())
-                && !key.starts_with("kubectl.kubernetes.io/")
-                && !key.starts_with("deployment.kubernetes.io/")
-        });
-        Self { labels, annotations }
-    }
-
-    /// The value of [`keys::CARRIED`]: what was carried over, so that what its owner takes out can be taken out.
-    #[must_use]
-    pub fn record(&self) -> String {
-        let keys = |map: &Map<String, Value>| map.keys().cloned().collect::<Vec<_>>();
-        json!({"labels": keys(&self.labels), "annotations": keys(&self.annotations)}).to_string()
-    }
-
-    /// Whether there is nothing.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.labels.is_empty() && self.annotations.is_empty()
     }
 }
 

@@ -75,7 +75,7 @@ fn state(case: &mut Case<'_>, refused: &Refused, run: Option<&Run>) -> Plan {
         }
         draft = draft.failed_check().run(Some(analysis::because(run, text.clone())));
     }
-    let hold = o.target.as_ref().filter(|t| t.held() && t.keys.failed != t.keys.hold);
+    let hold = o.target.as_ref().filter(|target| target.undecided());
     let hold = hold.and_then(|target| target.keys.hold.as_ref());
     let why = hold.map_or_else(|| text.clone(), |hold| format!("Revision {hold} is held. {text}"));
     if hold.is_some() || run.is_some() {

@@ -338,8 +338,7 @@ pub(super) fn whole_seconds(at: Timestamp) -> Timestamp {
 
 /// Whether a revision is held that is neither promoted nor rejected.
 fn pending(target: &Workload) -> bool {
-    let keys = &target.keys;
-    target.held() && keys.hold != keys.failed && keys.hold != keys.promoted
+    target.undecided() && target.keys.hold != target.keys.promoted
 }
 
 /// Whether a stall is stated that ends without a change of the Canary; asked where nothing stalls it any more.

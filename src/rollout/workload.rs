@@ -222,6 +222,12 @@ impl Workload {
         self.keys.hold.is_some() && self.paused
     }
 
+    /// Whether a revision is held that has not been rejected.
+    #[must_use]
+    pub fn undecided(&self) -> bool {
+        self.held() && self.keys.hold != self.keys.failed
+    }
+
     /// Judges readiness in Flagger's order and words (docs.flagger.app, "Canary stages"): the pods counted are
     /// those of the live template's ReplicaSet. `threshold` is in percent of the updated replicas, `since` when the
     /// rollout that is judged began.

@@ -11,6 +11,7 @@ use super::ports::{self, DiscoveredPort};
 use super::service::{Metadata, ServiceSpec};
 use crate::api::keys;
 use crate::object::{Kind, ObjectRef, Write};
+use crate::rollout::carried;
 use crate::rollout::naming::{Layout, Names, label_value};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -160,10 +161,8 @@ impl Services {
     fn metadata(&self, at: &ObjectRef, given: Option<&Metadata>) -> Metadata {
         let mut metadata = given.cloned().unwrap_or_default();
         if !(metadata.labels.is_empty() && metadata.annotations.is_empty()) {
-            let keys = |map: &BTreeMap<String, String>| map.keys().cloned().collect::<Vec<_>>();
-            let stated =
-                json!({"labels": keys(&metadata.labels), "annotations": keys(&metadata.annotations)});
-            metadata.annotations.insert(keys::CARRIED.into(), stated.to_string());
+            let stated = carried::record(metadata.labels.keys(), metadata.annotations.keys());
+            metadata.annotations.insert(keys::CARRIED.into(), stated);
         }
         metadata.labels.insert(self.selector.key.clone(), at.name.clone());
         metadata.annotations = object::with_opt_out(&metadata.annotations);
@@ -305,16 +304,14 @@ impl Services {
     /// out all that it does not list as unmanaged.)
     fn set_metadata(&self, next: &mut Value, desired: &Value) {
         let unmanaged = self.service.unmanaged_metadata.clone().unwrap_or_default();
-        let stated: Value = next
-            .pointer("/metadata/annotations")
-            .and_then(|a| serde_json::from_str(a.get(keys::CARRIED)?.as_str()?).ok())
-            .unwrap_or_default();
+        let before = ["labels", "annotations"].map(|field| (field, carried::before(next, field)));
+        let before = BTreeMap::from(before);
+        object::unset(object::child(object::child(next, "metadata"), "annotations"), keys::CARRIED);
         for (field, others) in [("labels", &unmanaged.labels), ("annotations", &unmanaged.annotations)] {
             let wanted = desired.pointer(&format!("/metadata/{field}")).and_then(Value::as_object);
+            let before = before.get(field).into_iter().flatten();
             let live = object::child(object::child(next, "metadata"), field);
-            let before = stated.get(field).and_then(Value::as_array).into_iter().flatten();
-            let before = before.filter_map(Value::as_str).chain([keys::CARRIED]);
-            for key in before.filter(|key| !others.iter().any(|other| other == key)) {
+            for key in before.filter(|key| !others.contains(*key)) {
                 object::unset(live, key);
             }
             for (key, value) in wanted.into_iter().flatten() {

@@ -16,30 +16,31 @@ pub(super) fn named(canary: &Canary, config: &Config) -> Adopted {
     }
 }
 
-/// Lets the spec name what the Canary has taken over. Returns what it names instead, a part of a sentence each.
-pub(super) fn keep(canary: &mut Canary, config: &Config) -> Vec<String> {
-    let Some(had) = canary.status.as_ref().and_then(|status| status.adopted.clone()) else {
-        return Vec::new();
-    };
+/// The Canary with a spec that names what it has taken over, and what its own names instead, a part of a sentence each. `None`
+/// where that is the same.
+pub(super) fn kept(canary: &Canary, config: &Config) -> Option<(Canary, Vec<String>)> {
+    let had = canary.status.as_ref()?.adopted.as_ref()?;
     let now = named(canary, config);
-    let is_same = |one: &str, other: &str| {
-        one == other || Traffic::parse(one).is_ok_and(|parsed| Traffic::parse(other).as_ref() == Ok(&parsed))
-    };
-    let mut changes = Vec::new();
-    let mut compare = |what: &str, had: &str, now: &str, same: bool| {
-        if !same {
-            changes.push(format!("{what} was {had} and is {now}"));
-        }
-    };
-    compare("spec.targetRef.name", &had.target, &now.target, had.target == now.target);
-    compare("spec.service.name", &had.service, &now.service, had.service == now.service);
-    compare("spec.provider", &had.provider, &now.provider, is_same(&had.provider, &now.provider));
-    if !changes.is_empty() {
-        canary.spec.target_ref.name = had.target;
-        canary.spec.service.name = Some(had.service);
-        canary.spec.provider = Some(had.provider);
+    let same_provider = had.provider == now.provider
+        || Traffic::parse(&had.provider)
+            .is_ok_and(|parsed| Traffic::parse(&now.provider).as_ref() == Ok(&parsed));
+    let changes: Vec<String> = [
+        ("spec.targetRef.name", &had.target, &now.target, had.target == now.target),
+        ("spec.service.name", &had.service, &now.service, had.service == now.service),
+        ("spec.provider", &had.provider, &now.provider, same_provider),
+    ]
+    .into_iter()
+    .filter(|(.., same)| !same)
+    .map(|(what, had, now, _)| format!("{what} was {had} and is {now}"))
+    .collect();
+    if changes.is_empty() {
+        return None;
     }
-    changes
+    let mut kept = canary.clone();
+    kept.spec.target_ref.name.clone_from(&had.target);
+    kept.spec.service.name = Some(had.service.clone());
+    kept.spec.provider = Some(had.provider.clone());
+    Some((kept, changes))
 }
 
 #[cfg(test)]
@@ -49,20 +50,22 @@ mod tests {
 
     #[test]
     fn what_was_taken_over_is_kept_and_the_change_is_named() {
-        let mut canary: Canary = serde_json::from_value(json!({
+        let canary: Canary = serde_json::from_value(json!({
             "metadata": {"name": "app"},
             "spec": {"targetRef": {"name": "web"}, "service": {"port": 80}},
             "status": {"adopted": {"target": "app", "service": "app", "provider": "istio"}},
         }))
         .unwrap();
+        let (mut canary, changes) = kept(&canary, &Config::default()).unwrap();
         assert_eq!(
-            keep(&mut canary, &Config::default()),
+            changes,
             ["spec.targetRef.name was app and is web", "spec.service.name was app and is web"]
         );
         assert_eq!((canary.spec.target_ref.name.as_str(), canary.spec.apex_name()), ("app", "app"));
-        assert_eq!(keep(&mut canary, &Config::default()), [""; 0], "the same provider is the default here");
+        assert_eq!(kept(&canary, &Config::default()), None, "the same provider is the default here");
         let other = Config { mesh_provider: "gatewayapi:v1".into(), ..Config::default() };
         canary.spec.provider = None;
-        assert_eq!(keep(&mut canary, &other), ["spec.provider was istio and is gatewayapi:v1"]);
+        let (_, changes) = kept(&canary, &other).unwrap();
+        assert_eq!(changes, ["spec.provider was istio and is gatewayapi:v1"]);
     }
 }

@@ -4,7 +4,7 @@ use super::Subject;
 use super::observe::annotation;
 use crate::api::keys;
 use crate::object::{Write, escape};
-use crate::rollout::objects::Carried;
+use crate::rollout::carried::{self, Carried};
 use crate::rollout::patch::Edit;
 use crate::rollout::revision::Revision;
 use json_patch::PatchOperation;
@@ -13,13 +13,10 @@ use serde_json::Value;
 impl Subject<'_> {
     /// Gives the primary what the target has of metadata, and takes from it what it had and the target has no more.
     pub(super) fn carry<'e>(&'e self, mut edit: Edit<'e>, carried: &Carried) -> Edit<'e> {
-        let before = self.generated().and_then(|primary| annotation(primary, keys::CARRIED));
-        let before: Value = before.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
         for (field, now) in [("labels", &carried.labels), ("annotations", &carried.annotations)] {
-            let gone =
-                before.get(field).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
-            for key in gone.filter(|key| !now.contains_key(*key)) {
-                edit = edit.remove(&format!("/metadata/{field}/{}", escape(key)));
+            let before = self.generated().map(|primary| carried::before(primary, field));
+            for key in before.into_iter().flatten().filter(|key| !now.contains_key(key)) {
+                edit = edit.remove(&format!("/metadata/{field}/{}", escape(&key)));
             }
             for (key, value) in now.iter().filter_map(|(key, value)| Some((key, value.as_str()?))) {
                 edit = if field == "labels" { edit.label(key, value) } else { edit.annotation(key, value) };

@@ -123,22 +123,23 @@ impl<'a> Subject<'a> {
         templates: &'a BTreeMap<Revision, Value>,
         config: &'a Config,
     ) -> Result<Self, serde_json::Error> {
-        let mut canary: Canary = serde_json::from_value(object.clone())?;
-        let asked = canary.spec.clone();
-        let changes = adopted::keep(&mut canary, config);
+        let asked: Canary = serde_json::from_value(object.clone())?;
+        let kept = adopted::kept(&asked, config);
         let mut of_layout = Review::default();
-        let names = layout::choose(names_of(&canary), &object, &objects, &mut of_layout);
-        let mut review = review(&asked, names.layout, &config.mesh_provider, config.min_interval);
+        let served = kept.as_ref().map_or(&asked, |(kept, _)| kept);
+        let names = layout::choose(names_of(served), &object, &objects, &mut of_layout);
+        let mut review = review(&asked.spec, names.layout, &config.mesh_provider, config.min_interval);
         review.refusals.append(&mut of_layout.refusals);
         review.warnings.append(&mut of_layout.warnings);
         // What cannot be read is not taken for nothing: a gate would be passed unasked.
         review.refusals.extend(unreadable::<crate::hooks::Hook>(&object, "webhooks"));
         review.refusals.extend(unreadable::<MetricSpec>(&object, "metrics"));
         if let Err(error) =
-            serde_json::to_value(&canary.spec.service).and_then(serde_json::from_value::<ServiceSpec>)
+            serde_json::to_value(&asked.spec.service).and_then(serde_json::from_value::<ServiceSpec>)
         {
             review.refusals.push(format!("spec.service cannot be read: {error}; correct it."));
         }
+        let (canary, changes) = kept.unwrap_or((asked, Vec::new()));
         let guard = Guard::default();
         Ok(Self {
             object,
@@ -158,9 +159,9 @@ impl<'a> Subject<'a> {
     /// Names the objects that a Canary's decisions depend on, the Canary itself aside.
     #[must_use]
     pub fn references(canary: &Canary, config: &Config) -> Vec<ObjectRef> {
-        let mut canary = canary.clone();
-        adopted::keep(&mut canary, config);
-        let names = names_of(&canary);
+        let kept = adopted::kept(canary, config);
+        let canary = kept.as_ref().map_or(canary, |(kept, _)| kept);
+        let names = names_of(canary);
         let at = |kind, name: &str| ObjectRef::new(kind, &names.namespace, name);
         let mut all = vec![at(Kind::Deployment, &names.target)];
         // Of both layouts: the target's label decides, and it may not be known yet.
@@ -177,7 +178,7 @@ impl<'a> Subject<'a> {
             all.push(at(Kind::HorizontalPodAutoscaler, name));
             all.push(at(Kind::HorizontalPodAutoscaler, &format!("{name}-primary")));
         }
-        if let Some(router) = router_of(&canary, &names, config, String::new()) {
+        if let Some(router) = router_of(canary, &names, config, String::new()) {
             all.extend(router.objects());
         }
         for metric in &canary.spec.analysis.metrics {

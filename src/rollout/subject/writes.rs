@@ -3,7 +3,8 @@
 use super::Subject;
 use crate::api::keys;
 use crate::object::{Kind, ObjectRef, Write};
-use crate::rollout::objects::{self, Carried};
+use crate::rollout::carried::Carried;
+use crate::rollout::objects;
 use crate::rollout::observed::Backend;
 use crate::rollout::patch::Edit;
 use crate::rollout::plan::{Message, Step};
