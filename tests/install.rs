@@ -150,7 +150,13 @@ async fn runs_as_a_restricted_pod(cp: &ControlPlane) -> Result<()> {
 }
 
 async fn policies_type_check(cp: &ControlPlane) -> Result<()> {
-    for name in ["sidetrack", "sidetrack-deletion", "sidetrack-services", "sidetrack-requests"] {
+    for name in [
+        "sidetrack",
+        "sidetrack-deletion",
+        "sidetrack-services",
+        "sidetrack-replicasets",
+        "sidetrack-requests",
+    ] {
         let policy = eventually("the policy is type-checked", async || {
             let policy = get(cp, &["validatingadmissionpolicy", name]).await?;
             let seen = policy["status"]["observedGeneration"] == policy["metadata"]["generation"];

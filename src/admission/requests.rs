@@ -54,9 +54,12 @@ pub fn policies(controller_user: &str) -> [Value; 2] {
                 variable("new", format!("{request} in variables.a && variables.a[?{request}] != variables.o[?{request}]")),
             ],
             "validations": [
+                // What no verb begins asks for nothing that has a right.
                 demand(
-                    format!("!variables.new || variables.right == '' || {may}"),
-                    "'user ' + request.userInfo.username + ' may not ' + variables.verb + ' releases of Canary ' + \
+                    format!("!variables.new || (variables.right != '' && {may})"),
+                    "variables.right == '' ? 'the request to Canary ' + object.metadata.name + ' does not begin with a verb and a \
+                     space: write VERB REVISION ID REASON' : \
+                     'user ' + request.userInfo.username + ' may not ' + variables.verb + ' releases of Canary ' + \
                      object.metadata.name + ': that takes the verb ' + variables.right + \
                      ' on canaries.flagger.app in namespace ' + object.metadata.namespace + \
                      ' (ClusterRole sidetrack-operate or sidetrack-approve)'"

@@ -5,17 +5,21 @@
 //! hold says is the webhook's to write and the controller's to check.
 
 use super::configuration::{enrolled, list, literal, not_controller};
+use super::policy_lock;
 use crate::api::keys;
 use crate::rollout::revision::RESTARTED_AT;
 use serde_json::{Value, json};
 
+/// Who writes ReplicaSets: the Deployment controller, by its own account or by that of the controller manager.
+const DEPLOYMENT_CONTROLLER: [&str; 2] =
+    ["system:serviceaccount:kube-system:deployment-controller", "system:kube-controller-manager"];
 /// Name of the policy on writes to Deployments; the others append what they guard.
 const NAME: &str = "sidetrack";
 
 /// Builds the policies and their bindings, in the order in which to create them.
 #[must_use]
 pub fn policies(controller_user: &str) -> Vec<Value> {
-    [deployments(controller_user), deletion(), services(controller_user)]
+    [deployments(controller_user), deletion(), services(controller_user), replica_sets()]
         .into_iter()
         .flat_map(|policy| {
             let binding = binding(&policy);
@@ -144,10 +148,13 @@ fn deployments(controller_user: &str) -> Value {
         .variable("generated", label_is(keys::ROLE, keys::ROLE_GENERATED))
         .variable("inPlace", label_is(keys::LAYOUT, keys::LAYOUT_IN_PLACE))
         .variable("changed", template_changed())
+        // A write to the status may change annotations, and the webhook is not asked about it: nobody says anything by it.
+        .variable("status", "request.?subResource.orValue('') == 'status'")
         .variable(
             "glass",
             format!(
-                "variables.a[?{key}].orValue('').startsWith(string(oldObject.metadata.?generation.orValue(0)) + ' ') && \
+                "!variables.status && \
+                 variables.a[?{key}].orValue('').startsWith(string(oldObject.metadata.?generation.orValue(0)) + ' ') && \
                  variables.a[?{key}] != variables.o[?{key}]",
                 key = literal(keys::BREAK_GLASS)
             ),
@@ -197,7 +204,6 @@ fn deployments(controller_user: &str) -> Value {
             ),
             "its sidetrack.dev finalizer stays until traffic has left",
         );
-    // A write to the status may change annotations, and the webhook is not asked about it.
     let resources = json!({"group": "apps", "names": ["deployments", "deployments/status"]});
     policy(NAME, &resources, "UPDATE", &json!([not_controller(controller_user), was_enrolled()]), rules)
 }
@@ -235,7 +241,8 @@ fn annotations_allowed() -> String {
         same_or_gone(keys::PAUSED_BEFORE),
     ]
     .join(" && ");
-    [
+    let as_stored = keys::ANNOTATIONS.map(same).join(" && ");
+    let as_may_be = [
         "variables.leaves".to_owned(),
         [
             same(keys::PROMOTED),
@@ -257,26 +264,76 @@ fn annotations_allowed() -> String {
         ]
         .join(" && "),
     ]
-    .join(" || ")
+    .join(" || ");
+    format!("variables.status ? {as_stored} : {as_may_be}")
 }
 
-/// Foreground deletion removes the pods at once, before any finalizer of the Deployment counts.
+/// Foreground deletion removes the pods at once, before any finalizer of the Deployment counts. A Deployment that is made
+/// again over its orphaned pods runs whatever it says, unanalysed: that is a break-glass, and takes its right.
 fn deletion() -> Value {
     let finalizer = literal(keys::TRAFFIC_FINALIZER);
     let rules = metadata_of_deleted()
         .variable("finalizers", "oldObject.metadata.?finalizers.orValue([])")
-        .demand(
+        .variable(
+            "way",
             // Without a policy in the request the API server deletes in the way that a finalizer of
             // an earlier request or patch asks for.
-            format!(
-                "!({finalizer} in variables.finalizers) || \
-                 !(request.options.?propagationPolicy.orValue('foregroundDeletion' in variables.finalizers \
-                 ? 'Foreground' : 'Background') == 'Foreground')"
-            ),
+            "request.options.?orphanDependents.orValue(false) ? 'Orphan' : \
+             request.options.?propagationPolicy.orValue('orphan' in variables.finalizers ? 'Orphan' : \
+             'foregroundDeletion' in variables.finalizers ? 'Foreground' : 'Background')",
+        )
+        .demand(
+            format!("!({finalizer} in variables.finalizers) || variables.way != 'Foreground'"),
             "its pods carry traffic, which foreground deletion would cut off; delete it with background propagation",
+        )
+        .demand(
+            format!(
+                "variables.way != 'Orphan' || oldObject.metadata.?labels[?{}].orValue('') != {} || \
+                 oldObject.metadata.?labels[?{}].orValue('') != {} || {}",
+                literal(keys::LAYOUT),
+                literal(keys::LAYOUT_IN_PLACE),
+                literal(keys::ROLE),
+                literal(keys::ROLE_TARGET),
+                may(policy_lock::RIGHT, "oldObject"),
+            ),
+            "a Deployment made anew over its orphaned pods would run its template unanalysed; delete it with background \
+             propagation, or ask for the verb break-glass on canaries.flagger.app (ClusterRole sidetrack-break-glass)",
         );
     let resources = json!({"group": "apps", "names": ["deployments"]});
     policy(&format!("{NAME}-deletion"), &resources, "DELETE", &json!([was_enrolled()]), rules)
+}
+
+/// "The user has this verb on the Canary that has the name of this object."
+pub(super) fn may(right: &str, object: &str) -> String {
+    format!(
+        "authorizer.group('flagger.app').resource('canaries').namespace({object}.metadata.namespace)\
+         .name({object}.metadata.name).check({right}).allowed()",
+        right = literal(right)
+    )
+}
+
+/// The template of a ReplicaSet is copied from its Deployment, and nobody but the Deployment controller writes it: whatever
+/// else stands there runs unseen as soon as a pod is replaced, for as long as the Deployment is held. The Deployment controller
+/// copies our annotations too, and by these it is told which are ours.
+fn replica_sets() -> Value {
+    let marked =
+        |object: &str| format!("{} in {object}.metadata.?annotations.orValue({{}})", literal(keys::PROMOTED));
+    let conditions = json!([
+        {"name": "not-kubernetes", "expression": format!("!(request.userInfo.username in {})", list(&DEPLOYMENT_CONTROLLER))},
+        {"name": "ours", "expression": marked("oldObject")},
+    ]);
+    let rules = Rules::default()
+        .variable("who", "'ReplicaSet ' + oldObject.metadata.name + ' belongs to a Deployment with a Canary: '")
+        .demand(
+            "object.spec.template == oldObject.spec.template",
+            "its pod template cannot be changed, because pods of it would run unanalysed; change the Deployment instead",
+        )
+        .demand(
+            marked("object"),
+            "its sidetrack.dev annotations cannot be changed; delete the Canary to leave Sidetrack",
+        );
+    let resources = json!({"group": "apps", "names": ["replicasets"]});
+    policy_on(&format!("{NAME}-replicasets"), &resources, "UPDATE", json!({}), &conditions, rules)
 }
 
 /// As [`metadata`], where there is no new object.
@@ -319,7 +376,7 @@ fn services(controller_user: &str) -> Value {
              object.spec.?ports.orValue([]).exists(q, q == p))",
             "the ports that the Canary defines cannot be changed; change the Canary instead",
         );
-    let resources = json!({"group": "", "names": ["services"]});
+    let resources = json!({"group": "", "names": ["services", "services/status"]});
     let conditions = json!([not_controller(controller_user), was_enrolled()]);
     policy(&format!("{NAME}-services"), &resources, "UPDATE", &conditions, rules)
 }
@@ -331,7 +388,7 @@ mod tests {
     #[test]
     fn every_policy_is_bound_to_deny() {
         let objects = policies("me");
-        assert_eq!(objects.len(), 6);
+        assert_eq!(objects.len(), 8);
         for pair in objects.chunks(2) {
             assert_eq!(pair[1]["spec"]["policyName"], pair[0]["metadata"]["name"]);
             assert_eq!(pair[1]["spec"]["validationActions"], json!(["Deny"]));
@@ -341,7 +398,7 @@ mod tests {
 
     #[test]
     fn every_key_of_ours_is_guarded() {
-        let [deployments, _, _, _, services, _] = <[Value; 6]>::try_from(policies("me")).unwrap();
+        let [deployments, _, _, _, services, ..] = <[Value; 8]>::try_from(policies("me")).unwrap();
         let guards = |policy: &Value, key: &str| {
             policy["spec"]["validations"].to_string().contains(&format!("'{key}'"))
         };

@@ -80,7 +80,8 @@ impl fmt::Display for Verb {
     }
 }
 
-/// One request: the value of annotation `sidetrack.dev/request`, `VERB REVISION ID REASON…`.
+/// One request: the value of annotation `sidetrack.dev/request`, `VERB REVISION ID REASON…`, one space between two words. The
+/// API server's own check of the right to a verb ([`crate::admission::requests`]) reads it by the same grammar.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     /// What is asked for.
@@ -103,9 +104,14 @@ impl Request {
         let wrong = |what: String| {
             Err(format!("{what}; write VERB REVISION ID REASON, such as \"promote 4f1c2a9b3d 1 urgent fix\""))
         };
-        let mut words = text.split_whitespace();
-        let (Some(verb), Some(revision), Some(id)) = (words.next(), words.next(), words.next()) else {
-            return wrong("a request has at least three words".into());
+        if let Some(odd) = text.chars().find(|c| c.is_control() || c.is_whitespace() && *c != ' ') {
+            return wrong(format!("{odd:?} stands in it, where only plain spaces part words"));
+        }
+        let mut words = text.splitn(4, ' ');
+        let (Some(verb), Some(revision), Some(id)) =
+            (words.next(), words.next(), words.next().filter(|id| !id.is_empty()))
+        else {
+            return wrong("a request has at least three words, one space between two".into());
         };
         let Some(verb) = Verb::parse(verb) else {
             return wrong(format!("{verb:?} is none of {}", Verb::ALL.map(Verb::as_str).join(", ")));
@@ -115,7 +121,7 @@ impl Request {
                 "{revision:?} is no revision: give at least {REVISION_LENGTH} of its digits"
             ));
         }
-        let reason = words.collect::<Vec<_>>().join(" ");
+        let reason = words.next().unwrap_or_default().to_owned();
         if reason.chars().count() > REASON_LENGTH {
             return wrong(format!("the reason has more than {REASON_LENGTH} characters"));
         }
@@ -161,6 +167,11 @@ mod tests {
             ("promote 4f1c2a9b3d", "three words"),
             ("Promote 4f1c2a9b3d 1", "none of promote, abort"),
             ("promote latest 1", "\"latest\" is no revision"),
+            ("promote\t4f1c2a9b3d 1 a fix", "'\\t' stands in it"),
+            ("promote 4f1c2a9b3d 1 a\u{a0}fix", "'\\u{a0}' stands in it"),
+            (" promote 4f1c2a9b3d 1", "\"\" is none of"),
+            ("promote  4f1c2a9b3d 1", "\"\" is no revision"),
+            ("promote 4f1c2a9b3d  fix", "three words"),
             ("promote 4f1c2a 1", "at least 7"),
             (&format!("promote 4f1c2a9b3d 1 {}", "a".repeat(501)), "more than 500"),
         ] {

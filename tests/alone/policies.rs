@@ -12,17 +12,25 @@ use sidetrack::api::keys;
 use sidetrack::rollout::revision::RESTARTED_AT;
 
 /// Every demand, by a part of its message, in the order of the policies.
-const DEMANDS: [&str; 10] = [NEW, HELD, LABELS, KEYS, FINALIZER, DELETION, SELECTOR, SERVICE, RECORD, PORTS];
+const DEMANDS: [&str; 13] =
+    [NEW, HELD, LABELS, KEYS, FINALIZER, DELETION, ORPHAN, SELECTOR, SERVICE, RECORD, PORTS, SET, MARKS];
 const NEW: &str = "a new pod template must be held";
 const HELD: &str = "its held pod template stays paused";
 const LABELS: &str = "its sidetrack.dev labels cannot be changed";
 const KEYS: &str = "its sidetrack.dev annotations are written by sidetrack alone";
 const FINALIZER: &str = "its sidetrack.dev finalizer stays";
 const DELETION: &str = "foreground deletion would cut off";
+const ORPHAN: &str = "a Deployment made anew over its orphaned pods";
 const SELECTOR: &str = "its selector decides where traffic goes";
 const SERVICE: &str = "its sidetrack.dev labels and annotations cannot be changed";
 const RECORD: &str = "the record of what it was before its adoption";
 const PORTS: &str = "the ports that the Canary defines";
+const SET: &str = "its pod template cannot be changed, because pods of it would run unanalysed";
+const MARKS: &str = "its sidetrack.dev annotations cannot be changed; delete";
+/// May do all that ClusterRole `edit` lets do, in the namespace of the cases.
+const DEV: &str = "dev";
+/// As [`DEV`], and may break the glass.
+const LEAD: &str = "lead";
 
 #[derive(Clone, Debug)]
 enum Deed {
@@ -159,6 +167,16 @@ fn holds() -> Vec<Case> {
         case("held", all([paused(None), glass_again()]), None),
         case("held", json!({"spec": {"replicas": 3}}), None),
         status(key(keys::HOLD, None)),
+        // Nothing is said through the status: no break-glass, and what people may take away or set elsewhere neither.
+        Case { refused: Some(KEYS), ..status(glass_again()) },
+        Case { refused: Some(KEYS), ..status(all([glass_again(), key(keys::GLASSED, Some("h"))])) },
+        Case { refused: Some(KEYS), ..status(key(keys::FAILED, None)) },
+        Case { refused: Some(KEYS), ..status(key(keys::REQUESTED_REPLICAS, Some("5"))) },
+        Case {
+            object: "in-place-reverted",
+            refused: Some(KEYS),
+            ..status(all([label(keys::CANARY, None), glass()]))
+        },
         Case { refused: Some(KEYS), ..status(key(keys::PROMOTED, Some("forged"))) },
         Case { refused: None, ..status(key("example.com/foo", Some("bar"))) },
     ]
@@ -253,7 +271,23 @@ fn services() -> Vec<Case> {
     cases.push(of(key(keys::PORTS, None), Some(SERVICE)));
     cases.push(of(key(keys::ORIGINAL, None), Some(RECORD)));
     cases.push(of(key(keys::ORIGINAL, Some("{}")), None));
+    let status = |patch, why| Case { deed: Deed::Status(patch), ..of(json!({}), Some(why)) };
+    cases.push(status(label(keys::CANARY, None), SERVICE));
+    cases.push(status(key(keys::ORIGINAL, None), RECORD));
     cases
+}
+
+/// The ReplicaSets of an enrolled Deployment and of another one.
+fn replica_sets() -> Vec<Case> {
+    let other = image("v9");
+    vec![
+        case("set", other.clone(), SET),
+        case("set", key(keys::PROMOTED, None), MARKS),
+        case("set", json!({"spec": {"replicas": 2}}), None),
+        case("set", key("example.com/foo", Some("bar")), None),
+        case("strange-set", other.clone(), None),
+        Case { user: "system:kube-controller-manager", ..case("set", other, None) },
+    ]
 }
 
 fn deletions() -> Vec<Case> {
@@ -267,6 +301,14 @@ fn deletions() -> Vec<Case> {
         of("free", None, None),
         of("doomed", None, Some(DELETION)),
         of("doomed", Some(Background), None),
+        Case { user: DEV, ..of("in-place-held", Some(Orphan), Some(ORPHAN)) },
+        Case { user: DEV, ..of("in-place-orphaned", None, Some(ORPHAN)) },
+        Case { user: DEV, ..of("in-place-orphaned", Some(Background), None) },
+        Case { user: DEV, ..of("in-place-held", Some(Background), None) },
+        Case { user: DEV, ..of("in-place-generated", Some(Orphan), None) },
+        Case { user: DEV, ..of("free", Some(Orphan), None) },
+        Case { user: DEV, ..of("stranger", Some(Orphan), None) },
+        Case { user: LEAD, ..of("in-place-held", Some(Orphan), None) },
         of("in-place-reverted", Some(Foreground), None),
         of("stranger", Some(Foreground), None),
     ]
@@ -291,7 +333,7 @@ fn exempt() -> Vec<Case> {
 }
 
 fn cases() -> Vec<Case> {
-    [templates(), holds(), labels(), annotated(), services(), deletions(), exempt()].concat()
+    [templates(), holds(), labels(), annotated(), services(), replica_sets(), deletions(), exempt()].concat()
 }
 
 struct Lock {
@@ -305,6 +347,16 @@ impl Lock {
         world.kubectl(&["delete", "mutatingwebhookconfiguration", "sidetrack"]).await?;
         let ns = world.cp.namespace("policies").await?;
         let lock = Self { world, ns };
+        for (name, roles) in [(DEV, &["edit"][..]), (LEAD, &["edit", "sidetrack-break-glass"])] {
+            lock.world.kubectl(&["-n", &lock.ns, "create", "serviceaccount", name]).await?;
+            for role in roles {
+                let [binding, role] = [format!("{name}-{role}"), format!("--clusterrole={role}")];
+                let account = format!("--serviceaccount={}:{name}", lock.ns);
+                lock.world
+                    .kubectl(&["-n", &lock.ns, "create", "rolebinding", &binding, &role, &account])
+                    .await?;
+            }
+        }
         let held = json!({keys::HOLD: "h", keys::PROMOTED: "p", keys::APPLIED_BY: "me", keys::FAILED: "h"});
         let more = json!({keys::PAUSED_BEFORE: "true", keys::REQUESTED_REPLICAS: "2", keys::GLASSED: "g",
             keys::BREAK_GLASS: "1 old", keys::CANARY_NAME: "app", keys::TEMPLATE: "t", keys::REVERTED: "r",
@@ -327,7 +379,23 @@ impl Lock {
         lock.deployment("in-place-generated", Some((in_place, generated)), &promoted, &[]).await?;
         lock.deployment("doomed", Some((copy, generated)), &promoted, &[traffic, "foregroundDeletion"])
             .await?;
+        lock.deployment("in-place-orphaned", Some((in_place, target)), &promoted, &["orphan"]).await?;
         lock.deployment("stranger", None, &json!({}), &[traffic]).await?;
+        for (name, annotations) in [("set", promoted.clone()), ("strange-set", json!({}))] {
+            let object = json!({
+                "apiVersion": "apps/v1", "kind": "ReplicaSet",
+                "metadata": {"name": name, "namespace": lock.ns, "annotations": annotations},
+                "spec": {
+                    "replicas": 0,
+                    "selector": {"matchLabels": {"app": name}},
+                    "template": {
+                        "metadata": {"labels": {"app": name}},
+                        "spec": {"containers": [{"name": "app", "image": "app:v1"}]},
+                    },
+                },
+            });
+            lock.world.create(&lock.ns, "rs", object).await?;
+        }
         for (name, labels) in [("service", json!({keys::CANARY: "app"})), ("strange-service", json!({}))] {
             let port = |name: &str, port: u16| json!({"name": name, "port": port});
             let object = json!({
@@ -371,11 +439,18 @@ impl Lock {
 
     /// Tries a write. `None` when it passes, else what is said.
     async fn tried(&self, case: &Case) -> Result<Option<String>> {
-        let service = case.object.ends_with("service");
-        let (group, kind, plural) =
-            if service { ("", "Service", "services") } else { ("apps", "Deployment", "deployments") };
+        let (group, kind, plural) = match case.object {
+            "service" | "strange-service" => ("", "Service", "services"),
+            "set" | "strange-set" => ("apps", "ReplicaSet", "replicasets"),
+            _ => ("apps", "Deployment", "deployments"),
+        };
         let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, "v1", kind), plural);
-        let client = self.world.cp.client_as(case.user);
+        let client = match case.user {
+            DEV | LEAD => {
+                self.world.cp.client_as(&format!("system:serviceaccount:{}:{}", self.ns, case.user))
+            }
+            user => self.world.cp.client_as(user),
+        };
         let api: Api<DynamicObject> = Api::namespaced_with(client, &self.ns, &resource);
         let params = PatchParams { dry_run: true, ..PatchParams::default() };
         let result = match &case.deed {
@@ -404,7 +479,11 @@ impl Lock {
         let said = self.tried(case).await?;
         Ok(match (case.refused, said) {
             (None, None) => true,
-            (Some(why), Some(said)) => said.contains(why) && said.contains("belongs to Canary app: "),
+            (Some(why), Some(said)) => {
+                let whose =
+                    if case.object == "set" { "a Deployment with a Canary: " } else { "Canary app: " };
+                said.contains(why) && said.contains(&format!("belongs to {whose}"))
+            }
             _ => false,
         })
     }
