@@ -195,6 +195,10 @@ pub struct CanaryPolicyStatus {
     /// Since when and until when no release begins, if that is now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub frozen: Option<Frozen>,
+    /// Digest of the selectors by which it was last enforced: as long as these stay, more Deployments than `maxTargets` end the
+    /// enrolment of what is there already, and no guard.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub enforced: String,
     /// `Ready`, with a sentence.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<super::status::Condition>,

@@ -3,6 +3,7 @@
 use crate::api::canary_policy::CanaryPolicySpec;
 use crate::api::{CanarySpec, TargetRef, keys};
 use crate::object::Kind;
+use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -79,9 +80,9 @@ pub fn owner(maker: Maker<'_>) -> Value {
     })
 }
 
-/// Returns a short hash of a spec, by which a Canary is known to say what its policy says.
+/// Returns a short hash of a spec, by which a Canary is known to say what its policy says, or of a part of one.
 #[must_use]
-pub fn digest(spec: &CanarySpec) -> String {
+pub fn digest(spec: &impl Serialize) -> String {
     let hash = Sha256::digest(serde_json::to_vec(spec).unwrap_or_default());
     hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }

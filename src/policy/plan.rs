@@ -3,7 +3,7 @@
 
 use super::freeze;
 use super::generate::{self, Maker};
-use super::roster::{Facts, Held, Key, NO_PORT, Roster};
+use super::roster::{Facts, Held, Key, NO_PORT, Roster, Selection};
 use super::turns::Waiting;
 use crate::api::canary_policy::{CanaryPolicySpec, CanaryPolicyStatus, Frozen, Mode, Other, Releases};
 use crate::api::status::Condition;
@@ -65,6 +65,9 @@ pub fn plan(roster: &Roster, now: Timestamp) -> Work {
         let mut named = Vec::new();
         for key in &selection.targets {
             let reason = match governed.get(key) {
+                Some(governor) if governor == name && selection.full && !has_begun(roster, key) => {
+                    format!("more than {} are selected: it is enrolled at its next new template", held.policy.spec.max_targets())
+                }
                 Some(governor) if governor == name => {
                     let why = alone.and_then(|alone| alone.get(key));
                     match deployment(roster, key, (held, why), &by_target, &mut wanted, &mut work) {
@@ -104,10 +107,15 @@ pub fn plan(roster: &Roster, now: Timestamp) -> Work {
     for (name, held) in &roster.policies {
         let Some(mut status) = statuses.remove(name) else { continue };
         status.others = others.remove(name).unwrap_or_default();
-        let too_many = selections.get(name).is_some_and(|s| s.too_many);
-        finish(roster, (name, held), status, too_many, now, &mut work);
+        let selection = selections.get(name).cloned().unwrap_or_default();
+        finish(roster, (name, held), status, &selection, now, &mut work);
     }
     work
+}
+
+/// Whether the policy has taken a Deployment up: it has a Canary, or the webhook has enrolled it.
+fn has_begun(roster: &Roster, key: &Key) -> bool {
+    roster.canaries.contains_key(key) || roster.deployments.get(key).is_some_and(|c| c.enrolled_by.is_some())
 }
 
 fn count(number: usize) -> i32 {
@@ -212,7 +220,7 @@ fn finish(
     roster: &Roster,
     (name, held): (&String, &Held),
     mut status: CanaryPolicyStatus,
-    too_many: bool,
+    selection: &Selection,
     now: Timestamp,
     work: &mut Work,
 ) {
@@ -244,7 +252,7 @@ fn finish(
     } else {
         work.wake = earlier(work.wake, freeze::next(&spec.freeze, now));
     }
-    let (ready, reason, mut message) = sentence(held, spec, &status, too_many, left);
+    let (ready, reason, mut message) = sentence(held, spec, &status, selection, left);
     if held.counts() && spec.mode == Mode::Enforce {
         let amiss: Vec<String> = spec.wave.iter().flat_map(|wave| roster.peers.amiss(wave)).collect();
         if !amiss.is_empty() {
@@ -252,6 +260,11 @@ fn finish(
         }
     }
     let before = held.policy.status.clone().unwrap_or_default();
+    status.enforced = match reason {
+        "Enforced" => held.selectors(),
+        "Audit" => String::new(),
+        _ => before.enforced.clone(),
+    };
     let old = before.conditions.iter().find(|c| c.type_ == "Ready");
     let transition = old.filter(|c| c.status == ready).and_then(|c| c.last_transition_time);
     let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
@@ -287,7 +300,7 @@ fn sentence(
     held: &Held,
     spec: &CanaryPolicySpec,
     status: &CanaryPolicyStatus,
-    too_many: bool,
+    selection: &Selection,
     left: usize,
 ) -> (&'static str, &'static str, String) {
     let many = |n: i32, what: &str| if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") };
@@ -299,7 +312,7 @@ fn sentence(
     if !held.problems.is_empty() {
         return ("False", "Invalid", held.problems.join("; "));
     }
-    if too_many {
+    if selection.too_many {
         let limit = spec.max_targets();
         return (
             "False",
@@ -313,6 +326,12 @@ fn sentence(
         return ("True", "Audit", format!("It selects {selects} and holds nothing."));
     }
     let mut text = format!("It selects {selects}, {} enrolled.", status.enrolled);
+    if selection.full {
+        let limit = spec.max_targets();
+        text = format!(
+            "{text} These are more than the {limit} of spec.maxTargets: what is not enrolled yet is at its next new template only."
+        );
+    }
     if !status.left_alone.is_empty() {
         text = format!("{text} {} left alone, because something is in the way.", status.left_alone.len());
     }

@@ -4,7 +4,7 @@
 //! change none of these facts and cost a comparison.
 
 use super::freeze;
-use super::generate::Port;
+use super::generate::{Port, digest};
 use super::selection::{self, Labels, PROTECTED};
 use super::turns::{self, Room, Waiting};
 use super::wave::{self, Peers};
@@ -90,6 +90,12 @@ impl Held {
         finalizers.iter().any(|finalizer| finalizer == keys::POLICY_FINALIZER)
     }
 
+    /// Digest of what it selects by.
+    #[must_use]
+    pub fn selectors(&self) -> String {
+        digest(&(&self.policy.spec.namespace_selector, &self.policy.spec.selector))
+    }
+
     /// Whether it is to be acted on.
     #[must_use]
     pub fn counts(&self) -> bool {
@@ -102,8 +108,11 @@ impl Held {
 pub struct Selection {
     /// The Deployments.
     pub targets: BTreeSet<Key>,
-    /// There are more of them than the policy allows.
+    /// There are more of them than the policy allows, and it has not acted on such a selection yet: it does nothing.
     pub too_many: bool,
+    /// There are more of them than the policy allows, and it acts on them: none is adopted any more that is there already. Anybody
+    /// may make Deployments; that ends no guard.
+    pub full: bool,
 }
 
 /// The facts.
@@ -269,8 +278,10 @@ impl Roster {
             };
             let targets: BTreeSet<Key> =
                 self.deployments.iter().filter(|(k, c)| selected(k, c)).map(|(k, _)| k.clone()).collect();
-            let too_many = targets.len() > spec.max_targets();
-            selections.insert(name.clone(), Selection { targets, too_many });
+            let over = targets.len() > spec.max_targets();
+            let acts = held.policy.status.as_ref().is_some_and(|s| s.enforced == held.selectors());
+            selections
+                .insert(name.clone(), Selection { targets, too_many: over && !acts, full: over && acts });
         }
         let mut governed = BTreeMap::new();
         for name in self.ranked() {

@@ -98,6 +98,56 @@ fn status(work: &Work, name: &str) -> Value {
     work.writes.iter().find_map(of).unwrap_or_default()
 }
 
+/// Whoever may make Deployments in one namespace ends no guard in another: the policy goes on, and adopts no more.
+#[test]
+fn more_deployments_than_max_targets_end_no_guard_of_a_policy_that_acts() {
+    let limit = |n: i32| policy("shop", &json!({"spec": {"maxTargets": n}}));
+    let mut roster = roster(&[namespace("cart"), deployment("cart", "a"), limit(1)]);
+    let first = plan(&roster, NOW);
+    assert_eq!(made(&first), ["cart/a 80"]);
+    for canary in created(&first) {
+        see(&mut roster, &canary);
+    }
+    let mut stored = limit(1);
+    // What the policy says after its status was written and somebody has edited it.
+    let mut after = |roster: &mut Roster, edit: &Value| {
+        for change in [&json!({"status": status(&plan(roster, NOW), "shop")}), edit] {
+            json_patch::merge(&mut stored, change);
+            see(roster, &stored);
+            roster.refresh();
+        }
+        match status(&plan(roster, NOW), "shop") {
+            Value::Null => stored["status"]["conditions"][0]["reason"].clone(),
+            status => status["conditions"][0]["reason"].clone(),
+        }
+    };
+    assert_eq!(after(&mut roster, &json!({})), "Enforced");
+    for name in ["b", "c"] {
+        see(&mut roster, &deployment("cart", name));
+    }
+    roster.refresh();
+    let entries = |roster: &Roster| {
+        let configuration = webhooks::configuration(roster, &json!({"caBundle": ""}), "me");
+        configuration["webhooks"].as_array().unwrap().len()
+    };
+    let more = plan(&roster, NOW);
+    let ready = &status(&more, "shop")["conditions"][0];
+    assert_eq!((made(&more).len(), &ready["reason"], entries(&roster)), (0, &json!("Enforced"), 1), "{more:?}");
+    assert!(ready["message"].as_str().unwrap().contains("more than the 1 of spec.maxTargets"), "{ready}");
+    assert_eq!(roster.governed().len(), 3, "their freezes and approvals count");
+    // What the webhook has enrolled is to be released.
+    let mut enrolled = deployment("cart", "b");
+    json_patch::merge(&mut enrolled, &json!({"metadata": {"annotations": {keys::POLICY: "shop"}}}));
+    see(&mut roster, &enrolled);
+    roster.refresh();
+    assert_eq!(made(&plan(&roster, NOW)), ["cart/b 80"]);
+    // It is stated, and so survives a restart and an edit of all but the selectors.
+    let edited = after(&mut roster, &json!({"spec": {"priority": 3}}));
+    assert_eq!((edited, entries(&roster)), ("Enforced".into(), 1));
+    let all = json!({"spec": {"selector": {"matchExpressions": [{"key": "app", "operator": "Exists"}]}}});
+    assert_eq!((after(&mut roster, &all), entries(&roster)), ("TooMany".into(), 0));
+}
+
 #[test]
 fn every_deployment_gets_a_canary_with_its_port_and_after_that_nothing_is_written() {
     let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "cart", "name": "b"},

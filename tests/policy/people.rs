@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use sidetrack::api::keys;
 
 /// A ServiceAccount with a role in a namespace; returns its user name.
-async fn person(world: &World, ns: &str, name: &str, roles: &[&str]) -> Result<String> {
+pub(crate) async fn person(world: &World, ns: &str, name: &str, roles: &[&str]) -> Result<String> {
     let account = format!("--serviceaccount={ns}:{name}");
     world.kubectl(&["-n", ns, "create", "serviceaccount", name]).await?;
     for role in roles {
@@ -69,6 +69,11 @@ async fn each_revision_waits_for_an_approval_by_somebody_else() -> Result<()> {
     }
     let (done, said) = asks(world, &carol, &ns, &format!("approve {revision} 4 me")).await?;
     ensure!(!done && said.contains("may not approve releases of Canary app"), "{said}");
+    // No spelling passes the right by: what is no verb is refused.
+    for request in [format!("approve\t{revision}\t4\tme"), format!(" approve {revision} 4"), format!("approve\u{a0}{revision} 4 x")] {
+        let (done, said) = asks(world, &carol, &ns, &request).await?;
+        ensure!(!done && said.contains("write VERB REVISION ID REASON"), "{request:?}: {said}");
+    }
     let (done, said) = asks(world, &bob, &ns, &format!("approve {revision} 5 looks good")).await?;
     ensure!(done, "{said}");
     phase(world, &ns, "app", "Succeeded").await?;
@@ -96,6 +101,19 @@ async fn breaking_the_glass_takes_a_right_of_its_own() -> Result<()> {
     let refused = world.cp.apply_as(&dev, "kubectl", glass(&live, "v2")).await;
     let text = format!("{:#}", refused.err().context("anybody may break the glass")?);
     ensure!(text.contains("a break-glass takes the verb break-glass on canaries.flagger.app"), "{text}");
+    // Neither by taking the label by which it is selected off in the same write, nor through the status.
+    let tier = json!({"selector": {"matchLabels": {"tier": "prod"}}});
+    enforced(world, "glass", &tier).await?;
+    world.merge(&ns, "deploy", "app", json!({"metadata": {"labels": {"tier": "prod"}}})).await?;
+    phase(world, &ns, "app", "Initialized").await?;
+    let live = world.get(&ns, "deploy", "app").await?;
+    let mut out = glass(&live, "v2");
+    json_patch::merge(&mut out, &json!({"metadata": {"labels": {"tier": null}}}));
+    let out = out.to_string();
+    let patch = ["-n", &ns, "patch", "deploy", "app", "--type=merge", "-p", &out];
+    let patched = world.cp.kubectl(&patch).env("KUBECONFIG", world.cp.kubeconfig(&dev)).output().await?;
+    let said = String::from_utf8_lossy(&patched.stderr);
+    ensure!(!patched.status.success() && said.contains("a break-glass takes the verb break-glass"), "{said}");
     world.cp.apply_as(&lead, "kubectl", glass(&live, "v2")).await?;
     runs(world, &ns, "app", "v2").await?;
     Ok(())

@@ -1,9 +1,11 @@
 //! What policies select: refused when it makes no sense, audited, limited, and one of two that counts.
 
 use crate::harness::{World, at, deployment, service_of, shared};
+use crate::people::person;
 use crate::stage::{TEAM, enforced, enrolled, in_configuration, named, namespace, phase, policy, runs, said};
 use anyhow::{Result, ensure};
 use serde_json::json;
+use sidetrack::api::keys;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_policy_that_makes_no_sense_is_refused_with_field_and_reason() -> Result<()> {
@@ -104,6 +106,29 @@ async fn a_policy_that_selects_too_many_says_how_many_and_does_nothing() -> Resu
     for name in ["a", "b", "c"] {
         phase(world, &ns, name, "Initialized").await?;
     }
+
+    // Whoever makes more Deployments than that ends no guard.
+    for name in ["d", "e"] {
+        world.flux(service_of(&ns, name)).await?;
+        world.flux(named(&ns, name, "v1", 1)).await?;
+    }
+    let told = world
+        .until("", "policy", "too-many", "all are enrolled", |p| {
+            at(p, "/status/enrolled") == 5 && at(p, "/status/conditions/0/reason") == "Enforced"
+        })
+        .await?;
+    let text = at(&told, "/status/conditions/0/message").as_str().unwrap_or_default();
+    ensure!(text.contains("more than the 3 of spec.maxTargets"), "{text}");
+    in_configuration(world, "too-many", true).await?;
+    world.flux(named(&ns, "a", "v2", 1)).await?;
+    world.until(&ns, "canary", "a", "analysed", |c| at(c, "/status/phase") == "Succeeded").await?;
+    let dev = person(world, &ns, "dev", &["edit"]).await?;
+    let live = world.get(&ns, "deploy", "b").await?;
+    let mut glass = named(&ns, "b", "v2", 1);
+    let text = format!("{} mine", at(&live, "/metadata/generation"));
+    json_patch::merge(&mut glass, &json!({"metadata": {"annotations": {keys::BREAK_GLASS: text}}}));
+    let said = world.cp.apply_as(&dev, "kubectl", glass).await.err().map(|e| format!("{e:#}")).unwrap_or_default();
+    ensure!(said.contains("a break-glass takes the verb break-glass"), "{said}");
     Ok(())
 }
 
