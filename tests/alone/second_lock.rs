@@ -289,3 +289,27 @@ async fn the_policies_guard_services_and_deletions() -> Result<()> {
     );
     Ok(())
 }
+
+/// The definition of CanaryPolicy is gone (a prune, a restore, an uninstall that was cut short) and the API server starts: it
+/// cannot read the parameters of our policy, and says so before it looks at any condition. Nobody's write is refused for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_kind_of_the_policies_an_api_server_that_starts_refuses_nobody() -> Result<()> {
+    let (lock, sidetrack) = Lock::new().await?;
+    let other = lock.world.cp.namespace("strangers").await?;
+    lock.world.flux(deployment(&other, "v1", 1)).await?;
+    sidetrack.kill();
+    lock.kubectl(&["delete", "crd", "canarypolicies.sidetrack.dev"]).await?;
+    lock.kubectl(&["delete", CONFIGURATION[0], CONFIGURATION[1]]).await?;
+    lock.world.cp.crash_api_server();
+    lock.world.cp.restart_api_server().await?;
+    // Its other policies are compiled a moment after it is ready; by then it has looked at this one too.
+    crate::harness::eventually("the second lock speaks", async || {
+        lock.world.kubectl(&["-n", &other, "set", "image", "deploy/app", "app=app:v2"]).await?;
+        lock.world.kubectl(&["-n", &other, "set", "image", "deploy/app", "app=app:v3"]).await?;
+        let said = lock.world.kubectl_says(&["-n", &lock.ns, "set", "image", "deploy/app", "app=app:v2"]).await?;
+        Ok(said.contains(NEW).then_some(()))
+    })
+    .await?;
+    ensure!(image(&lock.target().await?) == "app:v1");
+    Ok(())
+}
