@@ -3,7 +3,8 @@
 //! A right is an RBAC verb on the Canary, so that who may deploy and who may approve can be two people. Without the
 //! webhook the policy lets no request through either: nobody would have stamped who asks.
 
-use super::configuration::{literal, not_controller};
+use super::configuration::{list, literal, not_controller};
+use super::second_lock::{Rules, bound, may, policy_on};
 use crate::api::keys;
 use crate::api::request::Verb;
 use serde_json::{Value, json};
@@ -13,9 +14,46 @@ pub const NAME: &str = "sidetrack-requests";
 /// The only ones that this policy is about; a CREATE carries a request only when the webhook is not asked.
 const OPERATIONS: [&str; 2] = ["CREATE", "UPDATE"];
 
-/// Builds the policy and its binding, in the order in which to create them.
+/// Name of the policy on what else a Canary says, and of its binding.
+const SPEC: &str = "sidetrack-canaries";
+
+/// Builds the policies and their bindings, in the order in which to create them.
 #[must_use]
-pub fn policies(controller_user: &str) -> [Value; 2] {
+pub fn policies(controller_user: &str) -> Vec<Value> {
+    bound([asking(controller_user), changing(controller_user)])
+}
+
+/// Who may ask for something may patch the Canary, since a request is an annotation. All else that it says takes verb `update`:
+/// the controller does it, with more rights than most people have in a namespace.
+fn changing(controller_user: &str) -> Value {
+    let ours = list(&[keys::REQUEST, keys::REQUESTED_BY]);
+    let covers = |one: &str, other: &str| {
+        format!("variables.{one}.all(k, k in {ours} || variables.{one}[?k] == variables.{other}[?k])")
+    };
+    let same = ["labels", "finalizers", "ownerReferences"]
+        .map(|field| format!("object.metadata.?{field} == oldObject.metadata.?{field}"))
+        .join(" && ");
+    let rules = Rules::default()
+        .variable("a", "object.metadata.?annotations.orValue({})")
+        .variable("o", "oldObject.metadata.?annotations.orValue({})")
+        .variable(
+            "who",
+            "'user ' + request.userInfo.username + ' may not change Canary ' + object.metadata.name + ': '",
+        )
+        .demand(
+            format!(
+                "(object.?spec == oldObject.?spec && {same} && {} && {}) || {}",
+                covers("a", "o"),
+                covers("o", "a"),
+                may("update", "object"),
+            ),
+            "all but a request takes the verb update on canaries.flagger.app (ClusterRole sidetrack-edit)",
+        );
+    let resources = json!({"group": "flagger.app", "version": "v1beta1", "names": ["canaries"]});
+    policy_on(SPEC, &resources, "UPDATE", json!({}), &json!([not_controller(controller_user)]), rules)
+}
+
+fn asking(controller_user: &str) -> Value {
     let metadata = json!({"name": NAME, "labels": {"app.kubernetes.io/name": "sidetrack"}});
     let (request, stamp) = (literal(keys::REQUEST), literal(keys::REQUESTED_BY));
     let verbs: Vec<String> =
@@ -24,7 +62,7 @@ pub fn policies(controller_user: &str) -> [Value; 2] {
     let demand = |expression: String, message: String| json!({"expression": expression, "messageExpression": message, "reason": "Forbidden"});
     let may = "authorizer.group('flagger.app').resource('canaries').namespace(object.metadata.namespace)\
                .name(object.metadata.name).check(variables.right).allowed()";
-    let policy = json!({
+    json!({
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "ValidatingAdmissionPolicy",
         "metadata": metadata,
@@ -77,14 +115,7 @@ pub fn policies(controller_user: &str) -> [Value; 2] {
                 ),
             ],
         },
-    });
-    let binding = json!({
-        "apiVersion": "admissionregistration.k8s.io/v1",
-        "kind": "ValidatingAdmissionPolicyBinding",
-        "metadata": metadata,
-        "spec": {"policyName": NAME, "validationActions": ["Deny"]},
-    });
-    [policy, binding]
+    })
 }
 
 /// "The request, or who made it, is another one": all that webhook and policy are asked about.
@@ -102,11 +133,9 @@ mod tests {
 
     #[test]
     fn every_verb_has_a_right() {
-        let [policy, binding] = policies("me");
-        let text = policy.to_string();
+        let text = policies("me")[0].to_string();
         for verb in Verb::ALL {
             assert!(text.contains(&format!("'{verb}': '{}'", verb.right())), "{verb}");
         }
-        assert_eq!(binding["spec"]["policyName"], policy["metadata"]["name"]);
     }
 }

@@ -19,7 +19,12 @@ const NAME: &str = "sidetrack";
 /// Builds the policies and their bindings, in the order in which to create them.
 #[must_use]
 pub fn policies(controller_user: &str) -> Vec<Value> {
-    [deployments(controller_user), deletion(), services(controller_user), replica_sets()]
+    bound([deployments(controller_user), deletion(), services(controller_user), replica_sets()])
+}
+
+/// Each policy with its binding after it.
+pub(super) fn bound<const N: usize>(policies: [Value; N]) -> Vec<Value> {
+    policies
         .into_iter()
         .flat_map(|policy| {
             let binding = binding(&policy);
@@ -42,6 +47,7 @@ pub(super) fn policy_on(
     rules: Rules,
 ) -> Value {
     let (group, names) = (resources.get("group"), resources.get("names"));
+    let version = resources.get("version").and_then(Value::as_str).unwrap_or("v1");
     json!({
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "ValidatingAdmissionPolicy",
@@ -54,7 +60,7 @@ pub(super) fn policy_on(
                 "objectSelector": selector,
                 "resourceRules": [{
                     "apiGroups": [group],
-                    "apiVersions": ["v1"],
+                    "apiVersions": [version],
                     "operations": [operation],
                     "resources": names,
                     "scope": "Namespaced",

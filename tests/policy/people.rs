@@ -74,6 +74,19 @@ async fn each_revision_waits_for_an_approval_by_somebody_else() -> Result<()> {
         let (done, said) = asks(world, &carol, &ns, &request).await?;
         ensure!(!done && said.contains("write VERB REVISION ID REASON"), "{request:?}: {said}");
     }
+    // Who may steer a release may not rewrite what it is judged by, nor lay the Canary aside.
+    for patch in [
+        json!({"spec": {"skipAnalysis": true}}),
+        json!({"metadata": {"labels": {keys::POLICY: null}}}),
+        json!({"metadata": {"annotations": {keys::LAYOUT: "primary-copy"}}}),
+        json!({"metadata": {"finalizers": []}}),
+    ] {
+        let patch = patch.to_string();
+        let args = ["-n", &ns, "patch", "canary", "app", "--type=merge", "-p", &patch];
+        let output = world.cp.kubectl(&args).env("KUBECONFIG", world.cp.kubeconfig(&alice)).output().await?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(said.contains("all but a request takes the verb update on canaries.flagger.app"), "{patch}: {said}");
+    }
     let (done, said) = asks(world, &bob, &ns, &format!("approve {revision} 5 looks good")).await?;
     ensure!(done, "{said}");
     phase(world, &ns, "app", "Succeeded").await?;

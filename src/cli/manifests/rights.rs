@@ -138,9 +138,10 @@ pub fn objects() -> Vec<Value> {
     [account].into_iter().chain(cluster).chain(own).chain(certificates).chain(people()).collect()
 }
 
-/// Builds the roles of people: who may look, who may steer a release, who may let one through, and who may pass a policy. Kubernetes adds them
-/// to its own roles; bind them by themselves where these are too wide.
-fn people() -> [Value; 4] {
+/// Builds the roles of people: who may look, who may steer a release, who may let one through, who may pass a policy, and who
+/// may write Canaries. Kubernetes adds all but the last to its own roles; bind them by themselves where these are too wide.
+/// What a Canary says the controller does, with more rights than most people have in a namespace: that is handed out by hand.
+fn people() -> [Value; 5] {
     use crate::api::request::Verb;
     let asking = |verbs: &[Verb]| {
         // The request is an annotation.
@@ -172,6 +173,14 @@ fn people() -> [Value; 4] {
             ],
         ),
         role_of_people("sidetrack-approve", &["admin"], &asking(&[Verb::Approve, Verb::Skip, Verb::Promote])),
+        role_of_people(
+            "sidetrack-edit",
+            &[],
+            &[json!({
+                "apiGroups": ["flagger.app"], "resources": ["canaries", "metrictemplates", "alertproviders"],
+                "verbs": ["get", "list", "watch", "create", "update", "patch", "delete"],
+            })],
+        ),
     ]
 }
 
