@@ -40,7 +40,7 @@ install() { # CLUSTER RIGHTS: manifests/, with the webhook reached on loopback i
         "$1" apply --server-side -f "$file" >/dev/null
     done
     "$bin/sidetrack" run --kubeconfig "$2" --webhook-bind "127.0.0.1:$webhook" --webhook-name 127.0.0.1 \
-        --address 127.0.0.1 --port "$metrics" --log-format text --min-interval 2s --drain-delay 1s >"$work/$1.log" 2>&1 &
+        --address 127.0.0.1 --port "$metrics" --allow-network 127.0.0.0/8 --log-format text --min-interval 2s --drain-delay 1s >"$work/$1.log" 2>&1 &
     pids="$pids $!"
     "$1" create namespace shop >/dev/null
     "$1" label namespace shop team=shop >/dev/null

@@ -48,7 +48,7 @@ for file in manifests/namespace.yaml manifests/rbac.yaml "$work/webhook.yaml" ma
     kubectl apply --server-side -f "$file" | sed 's/^/  /'
 done
 "$bin/sidetrack" run --kubeconfig "$SIDETRACK_KUBECONFIG" --webhook-bind "127.0.0.1:$webhook" --webhook-name 127.0.0.1 \
-    --address 127.0.0.1 --port "$metrics" --log-format text --min-interval 2s --drain-delay 1s >"$work/log" 2>&1 &
+    --address 127.0.0.1 --port "$metrics" --allow-network 127.0.0.0/8 --log-format text --min-interval 2s --drain-delay 1s >"$work/log" 2>&1 &
 pids="$pids $!"
 
 if [ -n "${POLICY:-}" ]; then

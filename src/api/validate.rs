@@ -16,6 +16,11 @@ use std::time::Duration;
 const SERVED: &str =
     "istio, gatewayapi:v1, gatewayapi:v1beta1, smi:v1alpha1, smi:v1alpha2, smi:v1alpha3, linkerd, osm";
 
+/// How often a hook may be called again for one question.
+const MAX_RETRIES: u32 = 10;
+/// How long a hook may take for one question: while it is on its way it takes the place of another.
+const LONGEST_HOOK: Duration = Duration::from_secs(60 * 60);
+
 /// What is to be said about a Canary, a sentence each, in the order of the fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Review {
@@ -297,6 +302,14 @@ fn webhook(index: usize, hook: &Webhook, review: &mut Review) {
             hook.type_.as_deref().unwrap_or_default()
         )),
         Some(_) => {}
+    }
+    let (retries, longest) =
+        (hook.retries(), hook.timeout().saturating_mul(hook.retries().saturating_add(1)));
+    if retries > MAX_RETRIES || longest > LONGEST_HOOK {
+        review.refuse(format!(
+            "{field} ({name:?}) may take {longest:?}, timeout times attempts, with {retries} retries: one question may be repeated \
+             {MAX_RETRIES} times and take an hour in all; let the hook answer at once and be asked again in the next interval."
+        ));
     }
     if let Some(written) = hook.timeout.as_deref()
         && duration::parse(written) != Some(hook.timeout())

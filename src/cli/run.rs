@@ -2,6 +2,7 @@
 
 use crate::admission;
 use crate::api::keys;
+use crate::controller::reach::Reach;
 use crate::controller::{self, Setup};
 use crate::kubernetes::client;
 use crate::kubernetes::election::{Election, Leadership, identity};
@@ -47,6 +48,17 @@ pub struct RunArgs {
     /// URL of the Prometheus that answers built-in checks and inline queries.
     #[arg(long, default_value = "http://prometheus:9090")]
     pub metrics_server: String,
+    /// Further metrics servers that Canaries and MetricTemplates may name, as HOST or HOST:PORT, comma-separated; without it they may
+    /// name any.
+    #[arg(long, value_delimiter = ',')]
+    pub metrics_servers: Vec<String>,
+    /// Networks, such as 127.0.0.0/8, that hooks and metrics servers may be in although they are of the controller itself, of its node
+    /// or of the API server; comma-separated.
+    #[arg(long, value_delimiter = ',')]
+    pub allow_network: Vec<ipnet::IpNet>,
+    /// Refuse Canaries that name a MetricTemplate or an AlertProvider of another namespace.
+    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, default_value_t = false, default_missing_value = "true")]
+    pub no_cross_namespace_refs: bool,
     /// Least severity that is logged: debug, info, warn or error.
     #[arg(long, default_value = "info")]
     pub log_level: String,
@@ -117,6 +129,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     );
     let settings = client::Settings { kubeconfig: args.kubeconfig.clone(), context: args.context.clone() };
     let client = client::connect(&settings).await?;
+    let api_server = client::addresses(&settings).await?;
     let version = client.apiserver_version().await.context("the API server cannot be reached")?;
     tracing::info!("Connected to Kubernetes API {}", version.git_version);
 
@@ -168,7 +181,14 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
             drain_delay: args.drain_delay,
             label_prefixes: args.include_label_prefix.clone(),
             max_releases: Some(args.max_concurrent_releases).filter(|n| *n > 0),
+            metrics_servers: args.metrics_servers.clone(),
+            no_cross_namespace_refs: args.no_cross_namespace_refs,
         }),
+        reach: Reach {
+            allowed: args.allow_network.clone(),
+            api_server,
+            metrics_server: args.metrics_server.parse().ok(),
+        },
         metrics,
         leadership,
         controller_user: args.controller_user.clone(),

@@ -14,9 +14,9 @@ use crate::kubernetes::writer::{WriteError, Writer};
 use crate::object::{Kind, ObjectRef, Write};
 use crate::rollout::naming::label_value;
 use crate::rollout::neighbours::Neighbours;
-use crate::rollout::plan::{Check, Level, Message, Plan, Step};
+use crate::rollout::plan::{Level, Message, Plan, Step};
 use crate::rollout::revision::Revision;
-use crate::rollout::subject::{Config, Impossible, Question, Subject, logged};
+use crate::rollout::subject::{Config, Impossible, Subject, logged};
 use crate::rollout::{Memory, Refused, advance, objects};
 use crate::telemetry::log::chain;
 use crate::telemetry::metrics::Metrics;
@@ -27,6 +27,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Decisions in one look; a Canary that needs more is looked at again after a pause, so that no defect spins.
 const MAX_DECISIONS: usize = 64;
@@ -116,6 +117,8 @@ pub(super) struct State {
     templates: BTreeMap<Revision, Value>,
     /// What the API server did not keep of the last repair.
     unkept: Option<String>,
+    /// Questions that are on their way, each with the tick that asked: what is over is not asked any longer.
+    pub(super) asked: Vec<(Option<Timestamp>, AbortOnDropHandle<()>)>,
     /// What else there is in its namespace, while that matters.
     pub(super) neighbours: Option<Arc<Neighbours>>,
 }
@@ -211,6 +214,7 @@ impl Actor {
                 let mut states = self.states();
                 let state = states.entry(key.clone()).or_default();
                 let plan = advance(&observed, &mut state.memory, clock::now());
+                state.asked.retain(|(tick, task)| *tick == state.memory.tick && !task.is_finished());
                 if plan.steps.is_empty() && observed.status.run.is_none() {
                     state.templates.clear();
                     state.memory.loaded.clear();
@@ -547,47 +551,5 @@ impl Actor {
         {
             tracing::warn!(canary, "an Event was dropped: too many are waiting to be sent");
         }
-    }
-
-    /// Asks in the background; the answer counts only if the tick that asked is still the current one.
-    fn ask(&self, key: &CanaryKey, subject: &Subject<'_>, check: Check) {
-        let tick = self.states().get(key).and_then(|s| s.memory.tick);
-        let secret = subject.secret_of(&check);
-        let (actor, key, config) = (self.clone(), key.clone(), self.config.clone());
-        let (object, objects, target) =
-            (subject.object.clone(), subject.objects.clone(), subject.names.target.clone());
-        tokio::spawn(async move {
-            let templates = BTreeMap::new();
-            let Ok(subject) = Subject::new(object, objects, BTreeMap::new(), &templates, &config) else {
-                return;
-            };
-            let secret = match secret {
-                None => None,
-                Some(at) => Some(match actor.writer.read(&at).await {
-                    Ok(Some(secret)) => Ok(secret),
-                    Ok(None) => Err(format!("secrets {:?} not found", at.name)),
-                    Err(error) => Err(chain(&error)),
-                }),
-            };
-            let answer = match subject.question(&check, secret) {
-                Question::Settled(answer) => answer,
-                Question::Send(request) => {
-                    let judged = subject.judge(&check, &actor.sender.send(&request).await);
-                    if let Some((metric, value)) = judged.exported {
-                        actor.metrics.set_metric(&target, &key.0, &metric, value);
-                    }
-                    judged.answer
-                }
-            };
-            {
-                let mut states = actor.states();
-                let Some(state) = states.get_mut(&key) else { return };
-                if state.memory.tick != tick || !state.memory.asked.contains(&check) {
-                    return;
-                }
-                state.memory.answers.insert(check, answer);
-            }
-            let _ = actor.changes.send(Change::Dirty(vec![key])).await;
-        });
     }
 }

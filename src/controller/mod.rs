@@ -2,14 +2,17 @@
 //!
 //! Every replica watches; only the leader acts, and it asks before each write whether it still leads.
 pub mod act;
+mod ask;
 pub mod cache;
 pub mod clock;
 pub mod events;
+pub mod limits;
 pub mod outbound;
 pub mod peers;
 mod pods;
 pub mod policies;
 pub mod queue;
+pub mod reach;
 mod record;
 mod survey;
 pub mod watch;
@@ -50,6 +53,8 @@ pub struct Setup {
     pub namespace: Option<String>,
     /// Settings.
     pub config: Arc<Config>,
+    /// Where the questions of Canaries may go.
+    pub reach: reach::Reach,
     /// Metrics.
     pub metrics: Arc<Metrics>,
     /// Whether this process is the one that writes.
@@ -100,7 +105,8 @@ pub async fn run(setup: Setup) -> Result<(), ControllerError> {
     let mut controller = Controller {
         actor: Actor::new(
             crate::kubernetes::writer::Writer::new(setup.client.clone()),
-            outbound::Sender::new(setup.metrics.outbound_waiting()).map_err(ControllerError::Sender)?,
+            outbound::Sender::new(setup.metrics.outbound_waiting(), setup.reach.clone())
+                .map_err(ControllerError::Sender)?,
             events,
             cache,
             changes,

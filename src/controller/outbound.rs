@@ -1,16 +1,16 @@
-//! Sends [`HttpRequest`]s: one pool, limits on how many are on their way, to one host and in all, retries as each request says.
+//! Sends [`HttpRequest`]s: one pool of connections, shares in how many may be on their way ([`super::limits`]), limits on where they
+//! may go ([`super::reach`]), retries as each request says.
 
+use super::limits::{Asker, Limits};
+use super::reach::{Reach, Resolver};
 use crate::outbound::{Exchange, HttpRequest, HttpResponse, Method, TransportError};
 use prometheus_client::metrics::gauge::Gauge;
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use reqwest::redirect;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
 
-/// Requests that may be on their way at once to one host: hooks that take minutes do not keep others' checks waiting.
-const TO_ONE_HOST: usize = 64;
-/// Requests that may be on their way at once in all.
-const IN_ALL: usize = 512;
+/// Redirects that are followed, all on one host.
+const MAX_REDIRECTS: usize = 10;
 /// Bytes of an answer that are read.
 const MAX_BODY: usize = 1 << 20;
 const MIN_PAUSE: Duration = Duration::from_secs(1);
@@ -21,9 +21,8 @@ const MAX_PAUSE: Duration = Duration::from_secs(30);
 pub struct Sender {
     strict: reqwest::Client,
     insecure: reqwest::Client,
-    limit: Arc<Semaphore>,
-    /// The limit of each host to which something is on its way.
-    hosts: Arc<Mutex<HashMap<String, Arc<Semaphore>>>>,
+    limits: Limits,
+    reach: Arc<Reach>,
     waiting: Gauge,
 }
 
@@ -44,45 +43,45 @@ impl Drop for Waits<'_> {
 }
 
 impl Sender {
-    /// Makes a sender. `waiting` follows how many requests wait for others to end.
+    /// Makes a sender that calls what is in `reach`. `waiting` follows how many requests wait for others to end.
     ///
     /// # Errors
     ///
     /// When the TLS roots of the platform cannot be read.
-    pub fn new(waiting: Gauge) -> Result<Self, reqwest::Error> {
+    pub fn new(waiting: Gauge, reach: Reach) -> Result<Self, reqwest::Error> {
+        let reach = Arc::new(reach);
         let builder = || {
             reqwest::Client::builder()
+                .redirect(redirect::Policy::custom(stays))
+                .dns_resolver(Arc::new(Resolver(reach.clone())))
                 .user_agent(concat!("sidetrack/", env!("CARGO_PKG_VERSION")))
                 .pool_idle_timeout(Duration::from_secs(30))
         };
         Ok(Self {
             strict: builder().build()?,
             insecure: builder().danger_accept_invalid_certs(true).build()?,
-            limit: Arc::new(Semaphore::new(IN_ALL)),
-            hosts: Arc::default(),
+            limits: Limits::new(),
+            reach,
             waiting,
         })
     }
 
-    /// The limit of the host that a request goes to.
-    fn host(&self, url: &str) -> Arc<Semaphore> {
-        let host = url::Url::parse(url).ok().map_or_else(String::new, |url| url.authority().to_owned());
-        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        hosts.retain(|name, limit| *name == host || Arc::strong_count(limit) > 1);
-        hosts.entry(host).or_insert_with(|| Arc::new(Semaphore::new(TO_ONE_HOST))).clone()
-    }
-
     /// Sends a request, and again as it allows. Between two attempts it holds nobody up.
-    pub async fn send(&self, request: &HttpRequest) -> Exchange {
-        let host = self.host(&request.url);
+    pub async fn send(&self, request: &HttpRequest, asker: &Asker) -> Exchange {
+        if let Some(why) = self.reach.refuses(&request.url) {
+            return Err(TransportError { message: format!("{} is not called: {why}", request.url) });
+        }
+        let host =
+            url::Url::parse(&request.url).ok().map_or_else(String::new, |url| url.authority().to_owned());
         let mut pause = MIN_PAUSE;
         let mut attempt = 0;
         loop {
             let answer = {
                 let waits = Waits::on(&self.waiting);
-                // Its host first: what waits for that does not count among all.
-                let (Ok(_of_host), Ok(_of_all)) = (host.acquire().await, self.limit.acquire().await) else {
-                    return Err(TransportError { message: "shutting down".into() });
+                let Some(_turn) = self.limits.turn(asker, &host).await else {
+                    let why = "too many other questions of its Canary, of its namespace or to its host are on their way";
+                    let after = asker.patience;
+                    return Err(TransportError { message: format!("not sent within {after:?}: {why}") });
                 };
                 drop(waits);
                 self.attempt(request).await
@@ -134,6 +133,19 @@ impl Sender {
     }
 }
 
+/// A redirect is followed on the host that was asked only: where else it leads, the one who named that host would decide.
+fn stays(attempt: redirect::Attempt<'_>) -> redirect::Action {
+    let asked = attempt.previous().first().and_then(|url| url.host_str().map(str::to_owned));
+    if attempt.previous().len() > MAX_REDIRECTS {
+        return attempt.error("it redirects again and again");
+    }
+    if attempt.url().host_str() == asked.as_deref() {
+        return attempt.follow();
+    }
+    let why = format!("it redirects to another host, {}", attempt.url().host_str().unwrap_or_default());
+    attempt.error(why)
+}
+
 fn innermost(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "context deadline exceeded".into();
@@ -148,6 +160,7 @@ fn innermost(error: &reqwest::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::controller::limits::{OF_ONE_CANARY, Pool};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
 
@@ -163,6 +176,25 @@ mod tests {
         }
     }
 
+    const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+    fn asker(name: &str) -> Asker {
+        Asker { canary: ("test".into(), name.into()), pool: Pool::Metrics, patience: Duration::from_secs(60) }
+    }
+
+    fn sender() -> (Sender, Gauge) {
+        let waiting = Gauge::default();
+        let reach = Reach { allowed: vec!["127.0.0.0/8".parse().unwrap()], ..Reach::default() };
+        (Sender::new(waiting.clone(), reach).unwrap(), waiting)
+    }
+
+    /// Answers one request.
+    async fn answer(listener: &TcpListener, text: String) {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let _ = stream.read(&mut [0; 1024]).await.unwrap();
+        stream.write_all(text.as_bytes()).await.unwrap();
+    }
+
     /// A host that does not answer holds up its own callers, counted, and nobody else's.
     #[tokio::test]
     async fn a_slow_host_does_not_keep_others_waiting() {
@@ -170,32 +202,52 @@ mod tests {
         let quick = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let [to_silent, to_quick] =
             [&silent, &quick].map(|l| get(format!("http://{}/", l.local_addr().unwrap())));
-        let waiting = Gauge::default();
-        let sender = Sender::new(waiting.clone()).unwrap();
+        let (sender, waiting) = sender();
         let mut calls = tokio::task::JoinSet::new();
-        for _ in 0..TO_ONE_HOST + 3 {
+        for _ in 0..OF_ONE_CANARY + 3 {
             let (sender, request) = (sender.clone(), to_silent.clone());
-            calls.spawn(async move { sender.send(&request).await });
+            calls.spawn(async move { sender.send(&request, &asker("greedy")).await });
         }
         let mut open = Vec::new();
-        while open.len() < TO_ONE_HOST {
+        while open.len() < OF_ONE_CANARY {
             open.push(silent.accept().await.unwrap().0);
         }
         while waiting.get() != 3 {
             tokio::task::yield_now().await;
         }
-        let answer = async {
-            let (mut stream, _) = quick.accept().await.unwrap();
-            let _ = stream.read(&mut [0; 1024]).await.unwrap();
-            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
-        };
-        let (answered, ()) = tokio::join!(sender.send(&to_quick), answer);
+        let answers = answer(&quick, OK.into());
+        let other = asker("other");
+        let (answered, ()) = tokio::join!(sender.send(&to_quick, &other), answers);
         assert_eq!(answered.unwrap().body, b"ok");
         drop(open);
         calls.abort_all();
         while calls.join_next().await.is_some() {}
         assert_eq!(waiting.get(), 0);
-        sender.host("http://other/");
-        assert_eq!(sender.hosts.lock().unwrap().len(), 1, "hosts that nobody calls are forgotten");
+    }
+
+    /// Whoever names a server does not get to another one by it.
+    #[tokio::test]
+    async fn a_redirect_stays_on_its_host() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (sender, _) = sender();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let to = |location: &str| {
+            format!(
+                "HTTP/1.1 302 Found\r\nlocation: {location}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            )
+        };
+        let (asker, request) = (asker("app"), get(url.clone()));
+        let (said, ()) =
+            tokio::join!(sender.send(&request, &asker), answer(&listener, to("http://127.0.0.2/x")));
+        assert!(said.unwrap_err().message.ends_with("it redirects to another host, 127.0.0.2"));
+        let answers = async {
+            answer(&listener, to("/there")).await;
+            answer(&listener, OK.into()).await;
+        };
+        let (followed, ()) = tokio::join!(sender.send(&request, &asker), answers);
+        assert_eq!(followed.unwrap().body, b"ok");
+        let strict = Sender::new(Gauge::default(), Reach::default()).unwrap();
+        let refused = strict.send(&request, &asker).await.unwrap_err().message;
+        assert!(refused.contains("is an address of the controller itself"), "{refused}");
     }
 }

@@ -4,6 +4,7 @@ use http::HeaderValue;
 use http::header::USER_AGENT;
 use kube::Client;
 use kube::config::{Config, InferConfigError, KubeConfigOptions, Kubeconfig, KubeconfigError};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -64,6 +65,17 @@ pub async fn config(settings: &Settings) -> Result<Config, ClientError> {
         None => Config::infer().await.map_err(|e| ClientError::Infer(Box::new(e)))?,
     };
     Ok(complete(config, READ_TIMEOUT))
+}
+
+/// Returns the addresses by which the API server is reached, as far as its name can be looked up now.
+///
+/// # Errors
+/// When no usable configuration is found.
+pub async fn addresses(settings: &Settings) -> Result<Vec<IpAddr>, ClientError> {
+    let url = config(settings).await?.cluster_url;
+    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+    let found = tokio::net::lookup_host((host, 0)).await;
+    Ok(found.into_iter().flatten().map(|address| address.ip()).collect())
 }
 
 fn complete(mut config: Config, read_timeout: Duration) -> Config {

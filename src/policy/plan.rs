@@ -66,7 +66,10 @@ pub fn plan(roster: &Roster, now: Timestamp) -> Work {
         for key in &selection.targets {
             let reason = match governed.get(key) {
                 Some(governor) if governor == name && selection.full && !has_begun(roster, key) => {
-                    format!("more than {} are selected: it is enrolled at its next new template", held.policy.spec.max_targets())
+                    format!(
+                        "more than {} are selected: it is enrolled at its next new template",
+                        held.policy.spec.max_targets()
+                    )
                 }
                 Some(governor) if governor == name => {
                     let why = alone.and_then(|alone| alone.get(key));

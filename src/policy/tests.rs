@@ -132,7 +132,11 @@ fn more_deployments_than_max_targets_end_no_guard_of_a_policy_that_acts() {
     };
     let more = plan(&roster, NOW);
     let ready = &status(&more, "shop")["conditions"][0];
-    assert_eq!((made(&more).len(), &ready["reason"], entries(&roster)), (0, &json!("Enforced"), 1), "{more:?}");
+    assert_eq!(
+        (made(&more).len(), &ready["reason"], entries(&roster)),
+        (0, &json!("Enforced"), 1),
+        "{more:?}"
+    );
     assert!(ready["message"].as_str().unwrap().contains("more than the 1 of spec.maxTargets"), "{ready}");
     assert_eq!(roster.governed().len(), 3, "their freezes and approvals count");
     // What the webhook has enrolled is to be released.

@@ -7,6 +7,7 @@ mod harness;
 mod certificates;
 mod leaving;
 mod policies;
+mod questions;
 mod second_lock;
 mod selection;
 mod upgrades;

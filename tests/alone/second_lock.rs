@@ -306,7 +306,8 @@ async fn without_the_kind_of_the_policies_an_api_server_that_starts_refuses_nobo
     crate::harness::eventually("the second lock speaks", async || {
         lock.world.kubectl(&["-n", &other, "set", "image", "deploy/app", "app=app:v2"]).await?;
         lock.world.kubectl(&["-n", &other, "set", "image", "deploy/app", "app=app:v3"]).await?;
-        let said = lock.world.kubectl_says(&["-n", &lock.ns, "set", "image", "deploy/app", "app=app:v2"]).await?;
+        let said =
+            lock.world.kubectl_says(&["-n", &lock.ns, "set", "image", "deploy/app", "app=app:v2"]).await?;
         Ok(said.contains(NEW).then_some(()))
     })
     .await?;

@@ -107,6 +107,8 @@ impl World {
             format!("--kubeconfig={}", self.cp.kubeconfig(SIDETRACK).display()),
             format!("--webhook-bind={}", self.webhook),
             "--webhook-name=127.0.0.1".to_owned(),
+            // Hooks and metrics servers of the tests are beside them.
+            "--allow-network=127.0.0.0/8".to_owned(),
             format!("--port={port}"),
         ];
         let name = |flag: &str| flag.split('=').next().unwrap_or_default().to_owned();

@@ -70,7 +70,11 @@ async fn each_revision_waits_for_an_approval_by_somebody_else() -> Result<()> {
     let (done, said) = asks(world, &carol, &ns, &format!("approve {revision} 4 me")).await?;
     ensure!(!done && said.contains("may not approve releases of Canary app"), "{said}");
     // No spelling passes the right by: what is no verb is refused.
-    for request in [format!("approve\t{revision}\t4\tme"), format!(" approve {revision} 4"), format!("approve\u{a0}{revision} 4 x")] {
+    for request in [
+        format!("approve\t{revision}\t4\tme"),
+        format!(" approve {revision} 4"),
+        format!("approve\u{a0}{revision} 4 x"),
+    ] {
         let (done, said) = asks(world, &carol, &ns, &request).await?;
         ensure!(!done && said.contains("write VERB REVISION ID REASON"), "{request:?}: {said}");
     }
@@ -85,7 +89,10 @@ async fn each_revision_waits_for_an_approval_by_somebody_else() -> Result<()> {
         let args = ["-n", &ns, "patch", "canary", "app", "--type=merge", "-p", &patch];
         let output = world.cp.kubectl(&args).env("KUBECONFIG", world.cp.kubeconfig(&alice)).output().await?;
         let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(said.contains("all but a request takes the verb update on canaries.flagger.app"), "{patch}: {said}");
+        ensure!(
+            said.contains("all but a request takes the verb update on canaries.flagger.app"),
+            "{patch}: {said}"
+        );
     }
     let (done, said) = asks(world, &bob, &ns, &format!("approve {revision} 5 looks good")).await?;
     ensure!(done, "{said}");

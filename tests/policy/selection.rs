@@ -127,7 +127,8 @@ async fn a_policy_that_selects_too_many_says_how_many_and_does_nothing() -> Resu
     let mut glass = named(&ns, "b", "v2", 1);
     let text = format!("{} mine", at(&live, "/metadata/generation"));
     json_patch::merge(&mut glass, &json!({"metadata": {"annotations": {keys::BREAK_GLASS: text}}}));
-    let said = world.cp.apply_as(&dev, "kubectl", glass).await.err().map(|e| format!("{e:#}")).unwrap_or_default();
+    let said =
+        world.cp.apply_as(&dev, "kubectl", glass).await.err().map(|e| format!("{e:#}")).unwrap_or_default();
     ensure!(said.contains("a break-glass takes the verb break-glass"), "{said}");
     Ok(())
 }

@@ -88,6 +88,7 @@ pub async fn beside(cp: &ControlPlane, program: &Path) -> Result<Server> {
         format!("--webhook-bind={webhook}"),
         "--webhook-name=127.0.0.1".to_owned(),
         "--address=127.0.0.1".to_owned(),
+        "--allow-network=127.0.0.0/8".to_owned(),
         format!("--port={}", free_port()?),
     ];
     args.extend(flags(Duration::from_secs(1)));

@@ -78,6 +78,21 @@ fn refuses_what_is_not_served_naming_field_value_and_remedy() {
             "remove the hook",
         ),
         (analysis("webhooks", json!([{"name": "x", "type": "later"}])), "\"later\"", "use a known type"),
+        (
+            analysis("webhooks", json!([{"name": "slow", "timeout": "1440m"}])),
+            "spec.analysis.webhooks[0] (\"slow\") may take 86400s",
+            "be asked again in the next interval",
+        ),
+        (
+            analysis("webhooks", json!([{"name": "slow", "timeout": "30m", "retries": 2}])),
+            "may take 5400s, timeout times attempts, with 2 retries",
+            "be asked again in the next interval",
+        ),
+        (
+            analysis("webhooks", json!([{"name": "eager", "retries": 11}])),
+            "with 11 retries",
+            "be asked again in the next interval",
+        ),
     ];
     for ((path, value), names, remedy) in cases {
         let review = with(&[(path.as_str(), value.clone())]);

@@ -224,7 +224,7 @@ impl Subject<'_> {
             .unwrap_or_default()
     }
 
-    fn metrics_server(&self) -> &str {
+    pub(super) fn metrics_server(&self) -> &str {
         let own = self.spec().metrics_server.as_deref().filter(|s| !s.is_empty());
         own.unwrap_or(&self.config.metrics_server)
     }
@@ -306,7 +306,10 @@ impl Subject<'_> {
     }
 
     /// The MetricTemplate that a metric names, or why it cannot be read.
-    fn template_at(&self, metric: &MetricSpec) -> Option<(ObjectRef, Result<MetricTemplate, String>)> {
+    pub(super) fn template_at(
+        &self,
+        metric: &MetricSpec,
+    ) -> Option<(ObjectRef, Result<MetricTemplate, String>)> {
         let reference = metric.template_ref.as_ref()?;
         let namespace =
             reference.namespace.as_deref().filter(|n| !n.is_empty()).unwrap_or(&self.names.namespace);

@@ -4,6 +4,7 @@
 //! the simulated cluster of the tests from its own.
 
 mod adopted;
+mod bounds;
 mod checks;
 mod dependants;
 mod eviction;
@@ -59,6 +60,10 @@ pub struct Config {
     pub label_prefixes: Vec<String>,
     /// Releases that may run at once in the whole cluster (`--max-concurrent-releases`); no limit where `None`.
     pub max_releases: Option<usize>,
+    /// The metrics servers beside that which may be named, as `host` or `host:port` (`--metrics-servers`); any where empty.
+    pub metrics_servers: Vec<String>,
+    /// A Canary names nothing of another namespace (`--no-cross-namespace-refs`).
+    pub no_cross_namespace_refs: bool,
 }
 
 impl Default for Config {
@@ -70,6 +75,8 @@ impl Default for Config {
             drain_delay: Duration::from_secs(5),
             label_prefixes: Vec::new(),
             max_releases: None,
+            metrics_servers: Vec::new(),
+            no_cross_namespace_refs: false,
         }
     }
 }

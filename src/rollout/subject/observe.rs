@@ -37,6 +37,7 @@ impl Subject<'_> {
         let dependants = self.dependants();
         if !running {
             refusals.extend(self.too_long());
+            refusals.extend(self.out_of_bounds());
             refusals.extend(self.unanswerable());
             refusals.extend(self.foreign());
             if self.names.in_place() {

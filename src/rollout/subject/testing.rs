@@ -20,14 +20,26 @@ pub(super) fn target(template: &Value) -> Value {
     })
 }
 
-/// A Canary for it.
-pub(super) fn subject(template: &Value) -> Subject<'static> {
-    let canary = json!({
+/// A Canary, with this in its spec.
+fn canary(spec: &Value) -> Value {
+    let mut canary = json!({
         "apiVersion": "flagger.app/v1beta1", "kind": "Canary",
         "metadata": {"name": "app", "namespace": "test", "uid": "c"},
         "spec": {"targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "app"},
             "service": {"port": 80}, "analysis": {}},
     });
+    json_patch::merge(&mut canary, &json!({"spec": spec}));
+    canary
+}
+
+/// A Canary with this in its spec, without a target, under these settings.
+pub(super) fn subject_of<'a>(spec: &Value, config: &'a Config) -> Subject<'a> {
+    Subject::new(canary(spec), BTreeMap::new(), BTreeMap::new(), &TEMPLATES, config).unwrap()
+}
+
+/// A Canary for it.
+pub(super) fn subject(template: &Value) -> Subject<'static> {
+    let canary = canary(&json!({}));
     let objects = BTreeMap::from([(ObjectRef::new(Kind::Deployment, "test", "app"), target(template))]);
     Subject::new(canary, objects, BTreeMap::new(), &TEMPLATES, &CONFIG).unwrap()
 }
