@@ -4,6 +4,7 @@
 //! alone, [`patch`] turns the answer into JSON Patch and proves it on a copy, [`server`] puts HTTP
 //! around the three. [`configuration`] and [`second_lock`] are the objects that make the API server
 //! ask, and that stand in when it does not; [`requests`] is the policy that says who may ask what of a release.
+mod budget;
 pub mod configuration;
 pub mod decide;
 mod error;

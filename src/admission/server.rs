@@ -1,8 +1,10 @@
 //! HTTP around the decision: an axum router that any listener can serve.
 //!
 //! Our own trouble is an HTTP error, never an answer: the API server then does what the failure
-//! policy says and counts it. Nothing waits here; beyond the limit of reviews at once the answer is 503.
+//! policy says and counts it. Beyond the limit of reviews at once, and of the bytes that they may have together, the answer
+//! is 503. Large ones are read beside the runtime, which has the lease to renew.
 
+use super::budget::{Budget, ONE_PARSED, estimate};
 use super::decide::{Entrance, Settings, decide_at};
 use super::metrics::Metrics;
 use super::outcome::{Outcome, Verdict};
@@ -14,10 +16,9 @@ use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::post;
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -28,6 +29,8 @@ const BODY_LIMIT: usize = 8 << 20;
 const BODY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Reviews at once beyond which the answer is 503; the API server itself has 200 writes in flight.
 pub const DEFAULT_LIMIT: usize = 256;
+/// A body up to this size is read at once: handing it to another thread would take longer.
+const SMALL: usize = 64 << 10;
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -37,25 +40,24 @@ struct Shared {
     settings: Settings,
     metrics: Metrics,
     permits: Semaphore,
-    ready: AtomicBool,
+    budget: Budget,
 }
 
 impl AdmissionState {
-    /// Makes the state of a server that answers `limit` reviews at once and is not ready yet.
+    /// Makes the state of a server that answers `limit` reviews at once.
     #[must_use]
     pub fn new(settings: Settings, metrics: Metrics, limit: usize) -> Self {
-        let (permits, ready) = (Semaphore::new(limit), AtomicBool::new(false));
-        Self(Arc::new(Shared { settings, metrics, permits, ready }))
-    }
-
-    /// Says whether `/readyz` answers 200: from the moment that the listener has a certificate until
-    /// shutdown begins. Reviews are answered either way.
-    pub fn set_ready(&self, ready: bool) {
-        self.0.ready.store(ready, Ordering::Release);
+        Self(Arc::new(Shared {
+            settings,
+            metrics,
+            permits: Semaphore::new(limit),
+            budget: Budget::default(),
+        }))
     }
 }
 
-/// Returns the routes: POST `/mutate`, `/enrol/{layout}/{policy}` and `/audit/{policy}`, GET `/healthz` and `/readyz`.
+/// Returns the routes: POST `/mutate`, `/enrol/{layout}/{policy}` and `/audit/{policy}`. Health is asked on the port of the
+/// metrics: whoever reaches this one gets nothing else.
 pub fn router(state: AdmissionState) -> Router {
     let metrics = state.0.metrics.clone();
     let panicked = move |panic: Box<dyn Any + Send + 'static>| {
@@ -69,18 +71,8 @@ pub fn router(state: AdmissionState) -> Router {
         .route("/mutate", post(mutate))
         .route("/enrol/{layout}/{policy}", post(enrol))
         .route("/audit/{policy}", post(audit))
-        .route("/healthz", get(|| async { "ok" }))
-        .route("/readyz", get(readyz))
         .layer(CatchPanicLayer::custom(panicked))
         .with_state(state)
-}
-
-async fn readyz(State(state): State<AdmissionState>) -> Response {
-    if state.0.ready.load(Ordering::Acquire) {
-        "ok".into_response()
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready").into_response()
-    }
 }
 
 async fn mutate(State(state): State<AdmissionState>, request: Request) -> Response {
@@ -103,21 +95,53 @@ async fn audit(State(state): State<AdmissionState>, Path(name): Path<String>, re
 }
 
 async fn review(state: &AdmissionState, entrance: &Entrance, request: Request) -> Response {
-    let shared = &*state.0;
+    let shared = &state.0;
     let _in_flight = shared.metrics.enter();
     let Ok(_permit) = shared.permits.try_acquire() else {
         return refuse(shared, Refusal::Overload);
     };
     let started = Instant::now();
-    match read(request).await.and_then(|body| answer(shared, entrance, &body, started)) {
+    match work(shared, entrance, request, started).await {
         Ok(bytes) => ([(header::CONTENT_TYPE, "application/json")], bytes).into_response(),
         Err(refusal) => refuse(shared, refusal),
+    }
+}
+
+/// Reads the body and answers it, within the budget.
+async fn work(
+    shared: &Arc<Shared>,
+    entrance: &Entrance,
+    request: Request,
+    started: Instant,
+) -> Result<Vec<u8>, Refusal> {
+    // The API server states the length; whoever does not may send as much as anybody may.
+    let length = request.headers().get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or(BODY_LIMIT);
+    let _bytes = shared.budget.body(length.min(BODY_LIMIT)).ok_or(Refusal::Overload)?;
+    let body = read(request).await?;
+    let memory = estimate(&body);
+    if memory > ONE_PARSED {
+        return Err(Refusal::TooMany);
+    }
+    let room = tokio::time::timeout(BODY_TIMEOUT, shared.budget.parsed(memory)).await;
+    let _memory = room.ok().flatten().ok_or(Refusal::Overload)?;
+    if body.len() <= SMALL {
+        return answer(shared, entrance, &body, started);
+    }
+    let (shared, entrance) = (shared.clone(), entrance.clone());
+    match tokio::task::spawn_blocking(move || answer(&shared, &entrance, &body, started)).await {
+        Ok(answer) => answer,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(Refusal::Overload),
+        },
     }
 }
 
 /// Why a review gets an HTTP error for an answer.
 enum Refusal {
     Overload,
+    TooMany,
     ContentType,
     TooLarge,
     Slow,
@@ -129,6 +153,11 @@ fn refuse(shared: &Shared, refusal: Refusal) -> Response {
         Refusal::Overload => {
             (StatusCode::SERVICE_UNAVAILABLE, "overload", "too many reviews at once".to_owned())
         }
+        Refusal::TooMany => (
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too-many-values",
+            format!("a review may take {ONE_PARSED} bytes when it is read: it has too many small values"),
+        ),
         Refusal::ContentType => (
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "content-type",
@@ -301,7 +330,7 @@ mod tests {
             (Method::POST, "/mutate", Some("Application/JSON; charset=utf-8"), "{}", StatusCode::BAD_REQUEST),
             (Method::GET, "/mutate", json_type, "", StatusCode::METHOD_NOT_ALLOWED),
             (Method::POST, "/other", json_type, "{}", StatusCode::NOT_FOUND),
-            (Method::GET, "/healthz", None, "", StatusCode::OK),
+            (Method::GET, "/healthz", None, "", StatusCode::NOT_FOUND),
         ] {
             let (status, _) = call(&state, method.clone(), path, content_type, body).await;
             assert_eq!(status, expected, "{method} {path} {content_type:?} {body}");
@@ -356,14 +385,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn ready_only_when_told_so() {
+    async fn many_small_values_are_not_read() {
+        let (state, registry) = server(1);
+        let body = format!("[{}{{}}]", r#"{"":0},"#.repeat(BODY_LIMIT / 8));
+        let (status, said) = call(&state, Method::POST, "/mutate", Some("application/json"), body).await;
+        let said = String::from_utf8_lossy(&said).into_owned();
+        assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE, "{said}");
+        assert!(said.contains("too many small values"), "{said}");
+        assert!(exposition(&registry).contains(r#"admission_errors_total{reason="too-many-values"} 1"#));
+    }
+
+    #[tokio::test]
+    async fn a_large_review_is_answered_as_a_small_one() {
         let (state, _) = server(1);
-        let readyz = async || call(&state, Method::GET, "/readyz", None, "").await.0;
-        assert_eq!(readyz().await, StatusCode::SERVICE_UNAVAILABLE);
-        state.set_ready(true);
-        assert_eq!(readyz().await, StatusCode::OK);
-        state.set_ready(false);
-        assert_eq!(readyz().await, StatusCode::SERVICE_UNAVAILABLE);
+        let mut write = Write::in_place().template("v2").review();
+        write["request"]["object"]["metadata"]["annotations"]["note"] = "x".repeat(2 * SMALL).into();
+        let (status, answer) = review(&state, &write).await;
+        assert_eq!((status, &answer["response"]["allowed"]), (StatusCode::OK, &json!(true)), "{answer}");
     }
 
     #[tokio::test]

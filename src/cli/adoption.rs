@@ -5,6 +5,7 @@ use crate::api::canary_policy::{CanaryPolicy, Mode};
 use crate::api::{Canary, keys};
 use crate::controller::clock;
 use crate::controller::watch::resource;
+use crate::kubernetes::election::Leadership;
 use crate::kubernetes::survey::neighbours;
 use crate::kubernetes::writer::Writer;
 use crate::object::{Kind, ObjectRef, Write};
@@ -66,7 +67,7 @@ impl Looks {
                 self.around.entry(namespace.to_owned()).or_insert(Arc::new(found)).clone()
             }
         };
-        let writer = Writer::new(self.client.clone());
+        let writer = Writer::new(self.client.clone(), Leadership::unchallenged());
         let references = Subject::references(&typed, &self.config);
         let mut objects = BTreeMap::new();
         let read = join_all(references.iter().map(|at| writer.read(at))).await;

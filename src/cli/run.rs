@@ -155,10 +155,11 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("the webhook cannot listen on {}", args.webhook_bind))?;
     let tls = Arc::new(resolver::server_config(resolver.clone())?);
-    let app = admission::server::router(state.clone());
+    let app = admission::server::router(state);
     let webhook_shutdown = shutdown.clone();
+    let limits = Limits { shed: metrics.connections_shed(), ..Limits::default() };
     supervisor.spawn("webhook", async move {
-        serve_tls(webhook, tls, app, Limits::default(), webhook_shutdown).await;
+        serve_tls(webhook, tls, app, limits, webhook_shutdown).await;
         Ok::<(), Infallible>(())
     });
 
@@ -171,6 +172,8 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         Ok::<(), Infallible>(())
     });
 
+    let ready = ready_when_served(resolver, metrics.clone(), served, supervisor.stop());
+    supervisor.spawn("readiness", ready);
     let setup = Setup {
         client,
         namespace: Some(args.namespace.clone()).filter(|n| !n.is_empty()),
@@ -198,7 +201,6 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     supervisor.spawn("controller", async move {
         stop.run_until_cancelled(controller::run(setup)).await.unwrap_or(Ok(()))
     });
-    supervisor.spawn("readiness", ready_when_served(resolver, state, served, supervisor.stop()));
     let delays = Delays { drain: args.shutdown_delay, ..Delays::default() };
     Ok(supervisor.run(termination()?, delays).await?)
 }
@@ -272,19 +274,27 @@ fn certificates(
     resolver
 }
 
-/// Ready as soon as there is a certificate to serve.
+/// Ready as long as there is a certificate to serve that is valid: without one the API server ends each handshake.
 async fn ready_when_served(
     resolver: Arc<resolver::Resolver>,
-    state: admission::server::AdmissionState,
+    metrics: Arc<Metrics>,
     served: Signal,
     stop: CancellationToken,
 ) -> Result<(), Infallible> {
     let mut tick = tokio::time::interval(Duration::from_millis(50));
-    while !resolver.is_set() && !stop.is_cancelled() {
-        tick.tick().await;
+    let mut was = None;
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        let holds = resolver.holds(controller::clock::now());
+        if resolver.is_set() && was != Some(holds) {
+            was = Some(holds);
+            served.set(holds);
+            metrics.set_certificate_valid(holds);
+            if !holds {
+                tracing::error!(
+                    "The certificate of the webhook is not valid now: by this clock it is over, or to come"
+                );
+            }
+        }
     }
-    state.set_ready(true);
-    served.set(true);
-    stop.cancelled().await;
     Ok(())
 }

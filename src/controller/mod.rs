@@ -104,7 +104,7 @@ pub async fn run(setup: Setup) -> Result<(), ControllerError> {
     let changed = Arc::new(Notify::new());
     let mut controller = Controller {
         actor: Actor::new(
-            crate::kubernetes::writer::Writer::new(setup.client.clone()),
+            crate::kubernetes::writer::Writer::new(setup.client.clone(), setup.leadership.clone()),
             outbound::Sender::new(setup.metrics.outbound_waiting(), setup.reach.clone())
                 .map_err(ControllerError::Sender)?,
             events,

@@ -64,6 +64,16 @@ impl Leadership {
         self.claim.borrow().may_write(Instant::now())
     }
 
+    /// Returns for how long this process may write from now on, unless its claim is renewed; `None` where that has no end.
+    #[must_use]
+    pub fn lasts(&self) -> Option<Duration> {
+        match *self.claim.borrow() {
+            Claim::Unchallenged => None,
+            Claim::Standby => Some(Duration::ZERO),
+            Claim::Held { until } => Some(until.saturating_duration_since(Instant::now())),
+        }
+    }
+
     /// Returns whether the claim has lapsed and may come back: it was not renewed in time, and nobody else has it yet.
     #[must_use]
     pub fn has_lapsed(&self) -> bool {

@@ -1,5 +1,6 @@
 //! Talking to the API server, and being talked to.
 pub mod client;
+mod crowd;
 pub mod election;
 pub mod lease;
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! using its open connections to a terminating pod (kubernetes#127335). From `stop` on no connection is taken,
 //! requests under way are finished, and what is left at the deadline is cut.
 
+use super::crowd::{Crowd, Place};
 use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
@@ -14,13 +15,15 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::metrics::counter::Counter;
 use rustls::ServerConfig;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -28,11 +31,13 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 use tracing::{debug, warn};
 
-/// What a peer may take up.
-#[derive(Clone, Copy, Debug)]
+/// What peers may take up.
+#[derive(Clone, Debug)]
 pub struct Limits {
-    /// Open connections; more wait in the kernel's queue.
+    /// Open connections. For one more, one of the peer with the most is ended.
     pub connections: usize,
+    /// Counts those that are ended for that.
+    pub shed: Counter,
     /// Time for the TLS handshake.
     pub handshake: Duration,
     /// Time from an open connection to the end of its first request's head.
@@ -46,6 +51,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 1024,
+            shed: Counter::default(),
             handshake: Duration::from_secs(10),
             first_head: Duration::from_secs(10),
             idle: Duration::from_secs(120),
@@ -96,27 +102,25 @@ async fn serve(
     limits: Limits,
     shutdown: Shutdown,
 ) {
-    let shared = Shared { tls, app, limits, shutdown: shutdown.clone() };
-    let slots = Arc::new(Semaphore::new(limits.connections));
-    let (tracker, cut) = (TaskTracker::new(), CancellationToken::new());
-    let start = |stream: TcpStream, slot: Option<OwnedSemaphorePermit>| {
+    let shared = Shared { tls, app, limits: limits.clone(), shutdown: shutdown.clone() };
+    let (tracker, cut, crowd) = (TaskTracker::new(), CancellationToken::new(), Crowd::default());
+    let start = |stream: TcpStream, peer: SocketAddr| {
+        let (place, full) = crowd.join(peer.ip().to_canonical(), limits.connections);
+        if full {
+            limits.shed.inc();
+        }
         let (shared, cut) = (shared.clone(), cut.clone());
         tracker.spawn(async move {
-            let _slot = slot;
-            cut.run_until_cancelled(connection(stream, shared)).await;
+            let shed = place.cut.clone();
+            cut.run_until_cancelled(shed.run_until_cancelled(connection(stream, shared, place))).await;
         });
     };
     loop {
-        let accepted = async {
-            // The permit comes first: a connection that cannot be served stays in the kernel's queue.
-            let slot = slots.clone().acquire_owned().await.ok();
-            (listener.accept().await, slot)
-        };
         tokio::select! {
             biased;
             () = shutdown.stop.cancelled() => break,
-            (result, slot) = accepted => match result {
-                Ok((stream, _)) => start(stream, slot),
+            result = listener.accept() => match result {
+                Ok((stream, peer)) => start(stream, peer),
                 Err(error) => {
                     // Of the connection (gone before it was taken), or of us (no file descriptors: wait for some).
                     warn!(error = &error as &dyn std::error::Error, "Accepting a connection failed");
@@ -126,8 +130,8 @@ async fn serve(
         }
     }
     // Those that the kernel has completed already would be reset with the listener: serve them too.
-    while let Some(Ok((stream, _))) = listener.accept().now_or_never() {
-        start(stream, None);
+    while let Some(Ok((stream, peer))) = listener.accept().now_or_never() {
+        start(stream, peer);
     }
     drop(listener);
     tracker.close();
@@ -138,33 +142,37 @@ async fn serve(
     }
 }
 
-async fn connection(stream: TcpStream, shared: Shared) {
+async fn connection(stream: TcpStream, shared: Shared, place: Place) {
     // Answers are small and waited for.
     if let Err(error) = stream.set_nodelay(true) {
         debug!(error = &error as &dyn std::error::Error, "Connection ended early");
         return;
     }
-    let Some(acceptor) = shared.tls.clone() else { return exchange(stream, shared).await };
+    let Some(acceptor) = shared.tls.clone() else { return exchange(stream, shared, place).await };
     match timeout(shared.limits.handshake, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => exchange(stream, shared).await,
+        Ok(Ok(stream)) => exchange(stream, shared, place).await,
         // Port scans and probes do this all the time.
         Ok(Err(error)) => debug!(error = &error as &dyn std::error::Error, "TLS handshake failed"),
         Err(_) => debug!("TLS handshake took too long"),
     }
 }
 
-async fn exchange<S>(stream: S, shared: Shared)
+async fn exchange<S>(stream: S, shared: Shared, place: Place)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let Shared { app, limits, shutdown, .. } = shared;
     let (seen, mut requests) = watch::channel(false);
     let drain = shutdown.drain;
+    let place = Arc::new(place);
     let service = service_fn(move |request: http::Request<Incoming>| {
         seen.send_replace(true);
-        let (app, drain) = (app.clone(), drain.clone());
+        place.busy(true);
+        let (app, drain, place) = (app.clone(), drain.clone(), place.clone());
         async move {
-            let mut answer: Response = app.oneshot(request.map(Body::new)).await?;
+            let answer = app.oneshot(request.map(Body::new)).await;
+            place.busy(false);
+            let mut answer: Response = answer?;
             if drain.is_cancelled() {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
@@ -310,6 +318,25 @@ mod tests {
         let mut next = TcpStream::connect(server.address).await.unwrap();
         ask(&mut next).await.unwrap();
         assert_eq!(silent.read(&mut [0; 1]).await.unwrap_or(0), 0);
+    }
+
+    /// Whoever reaches the port can take up connections: nobody is kept out by that.
+    #[tokio::test]
+    async fn the_next_is_served_although_all_connections_are_taken() {
+        let limits = Limits { connections: 2, ..Limits::default() };
+        let shed = limits.shed.clone();
+        let server = server(slow(Duration::ZERO), limits, Duration::from_secs(5)).await;
+        let mut idle = Vec::new();
+        for _ in 0..2 {
+            let mut stream = TcpStream::connect(server.address).await.unwrap();
+            ask(&mut stream).await.unwrap();
+            idle.push(stream);
+        }
+        let mut next = TcpStream::connect(server.address).await.unwrap();
+        ask(&mut next).await.unwrap();
+        assert_eq!(shed.get(), 1);
+        assert_eq!(idle[0].read(&mut [0; 1]).await.unwrap_or(0), 0, "the longest idle one is ended");
+        ask(&mut idle[1]).await.unwrap();
     }
 
     /// Two replicas; clients prefer one until it says that it is not ready, and learn of that late.

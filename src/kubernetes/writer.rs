@@ -1,5 +1,6 @@
 //! Executes [`Write`]s and single reads: one request each, no retry, a time limit.
 
+use super::election::Leadership;
 use crate::api::keys::FIELD_MANAGER;
 use crate::object::{Kind, ObjectRef, Write};
 use kube::Client;
@@ -24,12 +25,14 @@ pub enum WriteError {
         source: Box<kube::Error>,
     },
     /// No answer came in time.
-    #[error("{verb} {object} got no answer within {} s", TIMEOUT.as_secs())]
+    #[error("{verb} {object} got no answer within {after:?}")]
     Timeout {
         /// `create`, `patch`, …
         verb: &'static str,
         /// What was written to.
         object: String,
+        /// The time it was given.
+        after: Duration,
     },
     /// The write does not say what it writes to, or cannot be put into a request.
     #[error("malformed write: {0}")]
@@ -76,7 +79,9 @@ impl WriteError {
     #[must_use]
     pub fn attempt(&self) -> String {
         match self {
-            Self::Request { verb, object, .. } | Self::Timeout { verb, object } => format!("{verb} {object}"),
+            Self::Request { verb, object, .. } | Self::Timeout { verb, object, .. } => {
+                format!("{verb} {object}")
+            }
             Self::Malformed(what) => what.clone(),
         }
     }
@@ -86,6 +91,7 @@ impl WriteError {
 #[derive(Clone)]
 pub struct Writer {
     client: Client,
+    leadership: Leadership,
 }
 
 impl std::fmt::Debug for Writer {
@@ -111,10 +117,11 @@ fn path(at: &ObjectRef) -> String {
 }
 
 impl Writer {
-    /// Makes a writer.
+    /// Makes a writer for a process that writes as long as it leads: none of its writes is waited for longer than its claim
+    /// lasts, after which another process may write.
     #[must_use]
-    pub const fn new(client: Client) -> Self {
-        Self { client }
+    pub const fn new(client: Client, leadership: Leadership) -> Self {
+        Self { client, leadership }
     }
 
     /// Returns the client that it writes with.
@@ -250,6 +257,10 @@ impl Writer {
         content: &str,
         body: Vec<u8>,
     ) -> Result<Value, WriteError> {
+        let after = match method {
+            http::Method::GET => TIMEOUT,
+            _ => self.leadership.lasts().map_or(TIMEOUT, |left| left.min(TIMEOUT)),
+        };
         let request = http::Request::builder()
             .method(method)
             .uri(uri)
@@ -257,8 +268,8 @@ impl Writer {
             .body(body)
             .map_err(|e| WriteError::Malformed(e.to_string()))?;
         let object = || at.to_string();
-        match tokio::time::timeout(TIMEOUT, self.client.request::<Value>(request)).await {
-            Err(_) => Err(WriteError::Timeout { verb, object: object() }),
+        match tokio::time::timeout(after, self.client.request::<Value>(request)).await {
+            Err(_) => Err(WriteError::Timeout { verb, object: object(), after }),
             Ok(Err(source)) => Err(WriteError::Request { verb, object: object(), source: Box::new(source) }),
             Ok(Ok(answer)) => Ok(answer),
         }

@@ -5,6 +5,7 @@ use crate::api::Canary;
 use crate::cli::check::settings;
 use crate::cli::manifests::workload;
 use crate::kubernetes::client::{self, Settings};
+use crate::kubernetes::election::Leadership;
 use crate::kubernetes::writer::Writer;
 use crate::object::{Kind, ObjectRef};
 use crate::rollout::naming::label_value;
@@ -184,7 +185,7 @@ impl Connection {
         let object = self.canary(name).await?;
         let canary: Canary = serde_json::from_value(object.clone())?;
         let config = self.config().await;
-        let writer = Writer::new(self.client.clone());
+        let writer = Writer::new(self.client.clone(), Leadership::unchallenged());
         let references = Subject::references(&canary, &config);
         let read = join_all(references.iter().map(async |at| (at.clone(), writer.read(at).await))).await;
         let mut objects: BTreeMap<ObjectRef, Value> = BTreeMap::new();

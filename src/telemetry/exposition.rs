@@ -6,7 +6,7 @@
 /// The `Content-Type` of the format.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Rewrites what the OpenMetrics encoder wrote. Families without series, exemplars and units are left out.
+/// Rewrites what the OpenMetrics encoder wrote. Families without series and units are left out; exemplars we make none.
 #[must_use]
 pub fn classic(open_metrics: &str) -> String {
     let mut text = String::with_capacity(open_metrics.len());
@@ -32,7 +32,6 @@ pub fn classic(open_metrics: &str) -> String {
 
 /// Whole numbers are written without a fraction, and a bucket's bound as the last label, as Go's client does.
 fn sample(line: &str) -> String {
-    let line = line.split_once(" # ").map_or(line, |(before, _)| before);
     let line = line.strip_suffix(".0").unwrap_or(line);
     let Some((name, rest)) = line.split_once("_bucket{le=\"") else { return line.to_owned() };
     let Some((bound, rest)) = rest.split_once('"') else { return line.to_owned() };
@@ -64,9 +63,20 @@ mod tests {
             ("a_bucket{le=\"+Inf\"} 2", "a_bucket{le=\"+Inf\"} 2"),
             ("a{version=\"1.0\"} 100.0", "a{version=\"1.0\"} 100"),
             ("a 0.05", "a 0.05"),
-            ("a_total 1 # {trace=\"x\"} 1.0", "a_total 1"),
+            ("a{metric=\"errors # per second\"} 1.0", "a{metric=\"errors # per second\"} 1"),
         ] {
             assert_eq!(sample(open), expected);
+        }
+    }
+
+    proptest::proptest! {
+        /// Names of metrics are text of users: none of them breaks the scrape.
+        #[test]
+        fn a_label_value_of_any_text_is_kept(text in "[ -~\u{e9}\\n]{0,20}", bucket in proptest::bool::ANY) {
+            let escaped = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            let open = if bucket { format!("a_bucket{{le=\"1.0\",m=\"{escaped}\"}} 2") } else { format!("a{{m=\"{escaped}\"}} 2.0") };
+            let expected = if bucket { format!("a_bucket{{m=\"{escaped}\",le=\"1\"}} 2") } else { format!("a{{m=\"{escaped}\"}} 2") };
+            proptest::prop_assert_eq!(sample(&open), expected);
         }
     }
 

@@ -138,6 +138,8 @@ pub struct Metrics {
     outbound_waiting: Gauge,
     runs_without_wake: Gauge,
     certificate_expiry: Family<CertificateKind, Gauge>,
+    certificate_valid: Gauge,
+    connections_shed: Counter,
     known: Mutex<Known>,
 }
 
@@ -166,6 +168,8 @@ impl Metrics {
             outbound_waiting: Gauge::default(),
             runs_without_wake: Gauge::default(),
             certificate_expiry: Family::default(),
+            certificate_valid: Gauge::default(),
+            connections_shed: Counter::default(),
             known: Mutex::default(),
         };
         let info = Family::<Info, Gauge>::default();
@@ -216,6 +220,16 @@ impl Metrics {
             "sidetrack_certificate_expiry_timestamp_seconds",
             "End of validity of the webhook's certificates, in seconds since 1970",
             metrics.certificate_expiry.clone(),
+        );
+        registry.register(
+            "sidetrack_certificate_valid",
+            "Whether the webhook's certificate is valid now",
+            metrics.certificate_valid.clone(),
+        );
+        registry.register(
+            "sidetrack_connections_shed",
+            "Connections to the webhook that were ended because all were taken",
+            metrics.connections_shed.clone(),
         );
         Self { registry, ..metrics }
     }
@@ -303,6 +317,17 @@ impl Metrics {
         if let Some(authority) = expiry.authority {
             set("authority", authority);
         }
+    }
+
+    /// Says whether the certificate that is served is valid now.
+    pub fn set_certificate_valid(&self, valid: bool) {
+        self.certificate_valid.set(i64::from(valid));
+    }
+
+    /// Counts connections that were ended in favour of others.
+    #[must_use]
+    pub fn connections_shed(&self) -> Counter {
+        self.connections_shed.clone()
     }
 
     /// Deletes every series of a target whose Canary is gone (Flagger keeps them: fluxcd/flagger#1029).

@@ -96,13 +96,13 @@ impl Files {
         stop: CancellationToken,
     ) -> Result<(), FilesError> {
         if let Some(pair) = self.refresh().await? {
-            expires(pair.expires);
+            expires(pair.validity.until);
         }
         while stop.run_until_cancelled(tokio::time::sleep(interval)).await.is_some() {
             match self.refresh().await {
                 Ok(Some(pair)) => {
-                    info!(expires = %pair.expires, "Certificate files changed");
-                    expires(pair.expires);
+                    info!(expires = %pair.validity.until, "Certificate files changed");
+                    expires(pair.validity.until);
                 }
                 Ok(None) => {}
                 Err(error) => warn!(
@@ -180,7 +180,7 @@ mod tests {
         assert!(resolver.is_set());
         volume.publish("..3", &two.leaf, &two.leaf_key);
         let second = files.refresh().await.unwrap().unwrap();
-        assert!(second.expires > first.expires);
+        assert!(second.validity.until > first.validity.until);
     }
 
     #[tokio::test]

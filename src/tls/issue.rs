@@ -134,8 +134,8 @@ impl Material {
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn expiry(pem: &str) -> Result<Timestamp, IssueError> {
-    Ok(read(first(pem)?, "certificate", validity)?.until)
+pub fn validity_of(pem: &str) -> Result<Validity, IssueError> {
+    read(first(pem)?, "certificate", validity)
 }
 
 fn empty() -> Material {

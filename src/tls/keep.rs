@@ -295,7 +295,7 @@ impl Keeper {
         }
         let pair = Pair::from_pem(&material.leaf, &material.leaf_key)?;
         self.resolver.set(&pair);
-        (self.expiry)(Expiry { leaf: pair.expires, authority: Some(state.issuer.validity.until) });
+        (self.expiry)(Expiry { leaf: pair.validity.until, authority: Some(state.issuer.validity.until) });
         Ok(())
     }
 

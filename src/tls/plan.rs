@@ -27,7 +27,7 @@ impl Default for Policy {
         Self {
             authority_life: SignedDuration::from_hours(365 * 24),
             leaf_life: SignedDuration::from_hours(90 * 24),
-            backdate: SignedDuration::from_mins(5),
+            backdate: SignedDuration::from_hours(1),
             settle: SignedDuration::from_mins(2),
             overlap: SignedDuration::from_hours(24),
         }
@@ -57,10 +57,23 @@ impl Validity {
         after(self.from, SignedDuration::from_secs(life.as_secs() / 3 * 2))
     }
 
-    /// Returns whether it is over. Not yet begun is not over: then our clock is behind, and a new one would not help.
+    /// Returns whether it is over.
     #[must_use]
     pub fn is_over(&self, now: Timestamp) -> bool {
         now >= self.until
+    }
+
+    /// Returns whether it has not begun yet. What is issued now has begun some time ago: it was made by a clock that was ahead
+    /// by more than that, or ours is behind. In both cases one from now on is good: it begins earlier.
+    #[must_use]
+    pub fn is_to_come(&self, now: Timestamp) -> bool {
+        now < self.from
+    }
+
+    /// Returns whether it counts now.
+    #[must_use]
+    pub fn holds(&self, now: Timestamp) -> bool {
+        !self.is_over(now) && !self.is_to_come(now)
     }
 }
 
@@ -132,7 +145,7 @@ pub fn due(state: Option<&State>, published: Option<Timestamp>, policy: &Policy,
         now >= at
     };
     match next {
-        Some(next) if !next.validity.is_over(now) => {
+        Some(next) if next.validity.holds(now) => {
             if published.is_some_and(|since| passed(after(since, policy.settle))) {
                 return Due::Now(Step::SwitchAuthority);
             }
@@ -150,6 +163,9 @@ pub fn due(state: Option<&State>, published: Option<Timestamp>, policy: &Policy,
     let Some(leaf) = leaf.as_ref().filter(|l| l.covers_names && l.issuer == issuer.subject) else {
         return Due::Now(Step::RenewLeaf);
     };
+    if leaf.validity.is_to_come(now) && !issuer.validity.is_to_come(now) {
+        return Due::Now(Step::RenewLeaf);
+    }
     // A leaf as long as its authority cannot be prolonged by it.
     if leaf.validity.until < issuer.validity.until && passed(leaf.validity.renewal()) {
         return Due::Now(Step::RenewLeaf);
@@ -157,7 +173,8 @@ pub fn due(state: Option<&State>, published: Option<Timestamp>, policy: &Policy,
     if !retired.is_empty() && passed(after(leaf.validity.from, policy.backdate + policy.overlap)) {
         return Due::Now(Step::DropRetired);
     }
-    if next.as_ref().is_none_or(|n| n.validity.is_over(now)) && passed(issuer.validity.renewal()) {
+    let lacks_next = next.as_ref().is_none_or(|next| !next.validity.holds(now));
+    if lacks_next && (issuer.validity.is_to_come(now) || passed(issuer.validity.renewal())) {
         return Due::Now(Step::AddAuthority);
     }
     Due::At(wait.into_iter().min().unwrap_or(issuer.validity.until))
@@ -267,8 +284,31 @@ mod tests {
         check(Some(&followed), None, day(244 + 365), Due::Now(Step::Create));
     }
 
+    /// A leader whose clock was ahead for a moment: what it has made is worth nothing until then, and would never be looked at.
     #[test]
-    fn clock_that_is_behind_changes_nothing() {
-        check(Some(&fresh()), None, day(-10), Due::At(day(60)));
+    fn what_is_valid_later_only_is_made_anew() {
+        let mut state = fresh();
+        state.leaf = Some(leaf("a", 70, 160));
+        check(Some(&state), Some(day(0)), day(1), Due::Now(Step::RenewLeaf));
+        let mut state = fresh();
+        check(Some(&state), None, day(-10), Due::Now(Step::AddAuthority));
+        state.next = Some(authority("b", -5));
+        check(Some(&state), Some(day(-20)), day(-10), Due::Now(Step::AddAuthority));
+        state.next = Some(authority("b", -11));
+        check(Some(&state), Some(day(-20)), day(-10), Due::Now(Step::SwitchAuthority));
+    }
+
+    #[test]
+    fn a_clock_that_is_a_little_behind_changes_nothing() {
+        let mut state = fresh();
+        let policy = Policy::default();
+        let made = Validity::starting(day(0), policy.authority_life, policy.backdate);
+        state.issuer.validity = made;
+        state.leaf = Some(Leaf {
+            validity: Validity::starting(day(0), DAY * 90, policy.backdate),
+            ..leaf("a", 0, 90)
+        });
+        let renewal = state.leaf.as_ref().unwrap().validity.renewal();
+        check(Some(&state), None, before(day(0), SignedDuration::from_mins(59)), Due::At(renewal));
     }
 }

@@ -1,6 +1,7 @@
 //! Hands the present certificate to each new handshake.
 
 use super::issue;
+use super::plan::Validity;
 use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -34,8 +35,8 @@ pub enum PairError {
 #[derive(Clone, Debug)]
 pub struct Pair {
     key: Arc<CertifiedKey>,
-    /// Until when the certificate is valid.
-    pub expires: Timestamp,
+    /// When the certificate is valid.
+    pub validity: Validity,
 }
 
 impl Pair {
@@ -51,20 +52,20 @@ impl Pair {
             .map_err(|e| unreadable("certificate", e))?;
         let private = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|e| unreadable("key", e))?;
         let key = CertifiedKey::from_der(certificates, private, &provider())?;
-        Ok(Self { key: Arc::new(key), expires: issue::expiry(chain)? })
+        Ok(Self { key: Arc::new(key), validity: issue::validity_of(chain)? })
     }
 }
 
 /// Holds the pair that is served. A swap concerns new handshakes only; open connections live on.
 #[derive(Debug, Default)]
 pub struct Resolver {
-    current: ArcSwapOption<CertifiedKey>,
+    current: ArcSwapOption<Pair>,
 }
 
 impl Resolver {
     /// Serves a pair from now on.
     pub fn set(&self, pair: &Pair) {
-        self.current.store(Some(Arc::clone(&pair.key)));
+        self.current.store(Some(Arc::new(pair.clone())));
     }
 
     /// Returns whether there is anything to serve.
@@ -72,12 +73,18 @@ impl Resolver {
     pub fn is_set(&self) -> bool {
         self.current.load().is_some()
     }
+
+    /// Returns whether what is served is valid then: else no handshake of the API server succeeds.
+    #[must_use]
+    pub fn holds(&self, now: Timestamp) -> bool {
+        self.current.load().as_ref().is_some_and(|pair| pair.validity.holds(now))
+    }
 }
 
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         // No choice by name: the API server also calls by address, without one.
-        self.current.load_full()
+        self.current.load().as_ref().map(|pair| Arc::clone(&pair.key))
     }
 }
 
@@ -141,7 +148,11 @@ mod tests {
         let resolver = Resolver::default();
         assert!(!resolver.is_set());
         let made = made();
-        resolver.set(&Pair::from_pem(&made.leaf, &made.leaf_key).unwrap());
-        assert!(resolver.is_set());
+        let pair = Pair::from_pem(&made.leaf, &made.leaf_key).unwrap();
+        resolver.set(&pair);
+        let Validity { from, until } = pair.validity;
+        let second = jiff::SignedDuration::from_secs(1);
+        assert!(resolver.is_set() && resolver.holds(from) && !resolver.holds(from - second));
+        assert!(resolver.holds(until - second) && !resolver.holds(until));
     }
 }

@@ -11,6 +11,9 @@ pub const WEBHOOK_PORT: u16 = 9443;
 /// Port of metrics and health in the pod.
 pub const HTTP_PORT: u16 = 8080;
 
+/// Priority of the pods: that of what a cluster does not work without.
+const PRIORITY: &str = "system-cluster-critical";
+
 /// Builds the namespace. Its pods must meet the strictest pod security standard, as ours do.
 #[must_use]
 pub fn namespace() -> Value {
@@ -25,10 +28,10 @@ pub fn namespace() -> Value {
     })
 }
 
-/// Builds Service, PodDisruptionBudget and Deployment.
+/// Builds Service, PodDisruptionBudget, ResourceQuota, NetworkPolicy and Deployment.
 #[must_use]
 pub fn objects(image: &str) -> Vec<Value> {
-    vec![service(), disruption_budget(), deployment(image)]
+    vec![service(), disruption_budget(), quota(), network_policy(), deployment(image)]
 }
 
 fn metadata(labels: &Value) -> Value {
@@ -52,6 +55,34 @@ fn disruption_budget() -> Value {
     json!({
         "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": metadata(&labels()),
         "spec": {"minAvailable": 1, "selector": {"matchLabels": labels()}},
+    })
+}
+
+/// Clusters that limit the priorities of Kubernetes' own pods (GKE does) take them in a namespace only where a quota says so.
+fn quota() -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "ResourceQuota", "metadata": metadata(&labels()),
+        "spec": {
+            "hard": {"pods": "20"},
+            "scopeSelector": {"matchExpressions": [
+                {"operator": "In", "scopeName": "PriorityClass", "values": [PRIORITY]},
+            ]},
+        },
+    })
+}
+
+/// Two ports and no other. Where the API server calls from depends on the cluster, so its port is open to all that reach it: the
+/// webhook bounds what a stranger takes up.
+fn network_policy() -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata(&labels()),
+        "spec": {
+            "podSelector": {"matchLabels": labels()},
+            "policyTypes": ["Ingress"],
+            "ingress": [{"ports": [
+                {"port": "webhook", "protocol": "TCP"}, {"port": "http", "protocol": "TCP"},
+            ]}],
+        },
     })
 }
 
@@ -82,14 +113,19 @@ fn deployment(image: &str) -> Value {
 }
 
 fn pod(image: &str) -> Value {
-    let spread = ["kubernetes.io/hostname", "topology.kubernetes.io/zone"].map(|topology| {
+    // Never all on one node, where there is another one; a node that takes no pod is no other one.
+    let spread =
+        [("kubernetes.io/hostname", "DoNotSchedule"), ("topology.kubernetes.io/zone", "ScheduleAnyway")];
+    let spread = spread.map(|(topology, otherwise)| {
         json!({
-            "topologyKey": topology, "maxSkew": 1, "whenUnsatisfiable": "ScheduleAnyway",
+            "topologyKey": topology, "maxSkew": 1, "whenUnsatisfiable": otherwise, "nodeTaintsPolicy": "Honor",
             "labelSelector": {"matchLabels": labels()},
         })
     });
     json!({
         "serviceAccountName": SERVICE_ACCOUNT,
+        // Writes wait for it: it is the last to be evicted or preempted, not the first.
+        "priorityClassName": PRIORITY,
         "enableServiceLinks": false,
         "topologySpreadConstraints": spread,
         // Readiness has to travel to the API server before the last connection may close.
@@ -110,7 +146,8 @@ fn pod(image: &str) -> Value {
             "livenessProbe": probe("/healthz", 10),
             "readinessProbe": probe("/readyz", 2),
             "resources": {
-                "requests": {"cpu": "10m", "memory": "32Mi"},
+                // What it uses: a pod above its request is the first that a node short of memory evicts.
+                "requests": {"cpu": "50m", "memory": "128Mi"},
                 "limits": {"memory": "512Mi"},
             },
             "securityContext": {
