@@ -10,7 +10,9 @@ use crate::api::request::Verb;
 use serde_json::{Value, json};
 
 /// Name of the policy and of its binding.
-pub const NAME: &str = "sidetrack-requests";
+const NAME: &str = "sidetrack-requests";
+/// Names of the policies, and of their bindings.
+pub const NAMES: [&str; 2] = [NAME, SPEC];
 /// The only ones that this policy is about; a CREATE carries a request only when the webhook is not asked.
 const OPERATIONS: [&str; 2] = ["CREATE", "UPDATE"];
 

@@ -1,9 +1,8 @@
-//! Where the questions of Canaries may go, and for how long they are asked.
+//! Where the questions of Canaries may go.
 
 use crate::harness::{World, at, canary, deployment};
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
-use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
 
 fn with_hook(url: &str) -> Value {
@@ -58,28 +57,5 @@ async fn a_canary_sees_nothing_by_the_controllers_eyes() -> Result<()> {
             .until(&ns, "canary", "app", why, |c| at(c, "/status/conditions").to_string().contains(why))
             .await?;
     }
-    Ok(())
-}
-
-/// A hook that never answers is asked for its own Canary only, and no longer than that wants to know.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_question_ends_with_the_revision_and_with_the_canary() -> Result<()> {
-    let world = World::start(false).await?;
-    let _sidetrack = world.run(&[])?;
-    world.wait_for_webhook().await?;
-    let silent = TcpListener::bind("127.0.0.1:0").await?;
-    let url = format!("http://{}/", silent.local_addr()?);
-    let ns = world.cp.namespace("silent").await?;
-    world.flux(deployment(&ns, "v1", 1)).await?;
-    world.cp.apply(canary(&ns, &with_hook(&url))).await?;
-    world.phase(&ns, "Initialized").await?;
-    world.flux(deployment(&ns, "v2", 1)).await?;
-    let (mut of_v2, _) = silent.accept().await?;
-    world.flux(deployment(&ns, "v3", 1)).await?;
-    // It is read to its end: nobody waits for the answer about v2 any more.
-    of_v2.read_to_end(&mut Vec::new()).await?;
-    let (mut of_v3, _) = silent.accept().await?;
-    world.kubectl(&["-n", &ns, "delete", "canary", "app", "--wait=false"]).await?;
-    of_v3.read_to_end(&mut Vec::new()).await?;
     Ok(())
 }

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore};
 
 /// How long a condition is waited for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -49,6 +49,9 @@ pub(crate) fn free_port() -> u16 {
 impl World {
     /// Starts a control plane and installs everything but the process.
     pub(crate) async fn start(audit: bool) -> Result<Self> {
+        // To start one is work for a processor, what follows is mostly waiting: a dozen at once would time each other out.
+        static STARTS: Semaphore = Semaphore::const_new(3);
+        let _start = STARTS.acquire().await?;
         let crds = sidetrack::api::crds().iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>()?;
         let cp = ControlPlane::start(Options {
             crds,

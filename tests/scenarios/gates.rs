@@ -5,6 +5,8 @@ use crate::harness::outside::Outside;
 use crate::harness::{at, deployment, eventually, image, initialized, shared, weight};
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpListener;
 
 fn hooks(hooks: Value) -> Value {
     json!({"analysis": {"webhooks": hooks}})
@@ -200,5 +202,27 @@ async fn hook_is_tried_again_as_often_as_it_allows_and_no_longer_than_it_says() 
     let said = world.event(&ns, &format!("Halt app.{ns} advancement pre-rollout check slow failed")).await?;
     ensure!(said.contains("giving up after 2 attempt(s)") && said.contains("deadline exceeded"), "{said}");
     ensure!(outside.heard("/slow").len() == 2);
+    Ok(())
+}
+
+/// A hook that never answers is asked for its own Canary only, and no longer than that wants to know.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_ends_with_the_revision_and_with_the_canary() -> Result<()> {
+    let (world, _) = shared().await;
+    let silent = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}/", silent.local_addr()?);
+    let hook = json!([{"name": "ask", "type": "confirm-rollout", "url": url, "timeout": "10m"}]);
+    let ns = world.cp.namespace("silent").await?;
+    world.flux(deployment(&ns, "v1", 1)).await?;
+    world.cp.apply(crate::harness::canary(&ns, &hooks(hook))).await?;
+    world.phase(&ns, "Initialized").await?;
+    world.flux(deployment(&ns, "v2", 1)).await?;
+    let (mut of_v2, _) = silent.accept().await?;
+    world.flux(deployment(&ns, "v3", 1)).await?;
+    // It is read to its end: nobody waits for the answer about v2 any more.
+    of_v2.read_to_end(&mut Vec::new()).await?;
+    let (mut of_v3, _) = silent.accept().await?;
+    world.kubectl(&["-n", &ns, "delete", "canary", "app", "--wait=false"]).await?;
+    of_v3.read_to_end(&mut Vec::new()).await?;
     Ok(())
 }

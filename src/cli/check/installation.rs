@@ -5,7 +5,7 @@ use super::facts::{Asked, Facts, Installed, list, text};
 use super::finding::Finding;
 use super::finding::Level::{Error, Info, Warning};
 use super::webhook;
-use crate::admission::configuration;
+use crate::admission::{configuration, requests};
 use crate::cli::manifests::rights::{Right, Scope};
 use crate::cli::manifests::workload;
 use jiff::{SignedDuration, Timestamp};
@@ -77,10 +77,23 @@ fn missing(facts: &Facts, kind: &str, name: &str) -> Option<Finding> {
         "MutatingWebhookConfiguration" => {
             (Error, "no new pod template is held; the second lock, where it is there, refuses them instead")
         }
+        "ValidatingAdmissionPolicy" | "ValidatingAdmissionPolicyBinding"
+            if requests::NAMES.iter().any(|one| name.ends_with(&format!(" {one}"))) =>
+        {
+            (
+                Error,
+                "rights on releases are not asked for: whoever may patch a Canary may promote, skip, and rewrite it",
+            )
+        }
         "ValidatingAdmissionPolicy" | "ValidatingAdmissionPolicyBinding" => {
             (Warning, "when the webhook configuration is deleted or fails open, revisions get past unseen")
         }
         "PodDisruptionBudget" => (Warning, "draining nodes may end all replicas at once"),
+        "NetworkPolicy" if !webhook::is_outside(facts) => (Info, "every port of its pods can be reached"),
+        "ResourceQuota" if !webhook::is_outside(facts) => {
+            (Info, "a cluster that limits priorities to quotas (GKE) makes no pod of it")
+        }
+        "NetworkPolicy" | "ResourceQuota" => return None,
         // Outside a cluster neither is of use, and the namespace keeps only Lease and Secret.
         "Deployment" | "Service" if webhook::is_outside(facts) => {
             return (kind == "Deployment").then(|| {

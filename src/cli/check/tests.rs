@@ -140,7 +140,7 @@ fn old_api_servers_are_refused_and_vendors_pluses_are_not() {
 
 #[test]
 fn each_missing_object_is_named() {
-    use Level::{Error, Warning};
+    use Level::{Error, Info, Warning};
     for (level, kind, name) in [
         (Error, "CustomResourceDefinition", "canaries.flagger.app"),
         (Error, "Namespace", "sidetrack-system"),
@@ -151,6 +151,10 @@ fn each_missing_object_is_named() {
         (Warning, "PodDisruptionBudget", "sidetrack"),
         (Warning, "ValidatingAdmissionPolicy", "sidetrack"),
         (Warning, "ValidatingAdmissionPolicyBinding", "sidetrack-services"),
+        (Error, "ValidatingAdmissionPolicy", "sidetrack-requests"),
+        (Error, "ValidatingAdmissionPolicyBinding", "sidetrack-canaries"),
+        (Info, "NetworkPolicy", "sidetrack"),
+        (Info, "ResourceQuota", "sidetrack"),
     ] {
         one(level, &format!("{kind} {name} is missing"), |facts| *object(facts, kind, name) = Ok(None));
     }
