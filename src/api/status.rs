@@ -276,6 +276,10 @@ pub struct Revisions {
     /// revision (layout `in-place`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mixed: Option<String>,
+    /// The revision that ran without having been released, and that is held again when the primary runs `primary` (layout
+    /// `in-place`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken_back: Option<String>,
 }
 
 impl Revisions {

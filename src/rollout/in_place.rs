@@ -9,7 +9,7 @@ use crate::rollout::plan::{Message, Plan, Step};
 use crate::rollout::revision::Revision;
 use crate::rollout::status::Draft;
 use crate::rollout::workload::{NotReady, Workload};
-use crate::rollout::{analysis, promotion, release, rest, rollback};
+use crate::rollout::{analysis, promotion, release, rest, rollback, unreleased};
 use crate::router::replicas::count;
 
 /// What comes before anything else of a Canary that is not leaving.
@@ -19,7 +19,11 @@ pub(super) fn first(case: &mut Case<'_>, target: &Workload) -> Option<Plan> {
         case.m.emptied = Some(target.generation);
         return Some(Step::EmptyHistory.into());
     }
-    if let Some(plan) = given_back(case, target) {
+    let fresh = target.rollout.replicas == 0 && target.rollout.observed_generation < target.generation;
+    if target.held() && target.replicas > 0 && fresh {
+        return Some(Plan::default()); // whose pods come up is not known yet; its status says so
+    }
+    if let Some(plan) = unreleased::begin(case, target).or_else(|| given_back(case, target)) {
         return Some(plan);
     }
     if target.held() && target.keys.hold.as_ref() != Some(&target.revision) {

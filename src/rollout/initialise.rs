@@ -7,6 +7,7 @@ use crate::rollout::observed::Backend;
 use crate::rollout::plan::{Check, Message, Plan, Step};
 use crate::rollout::revision::Revision;
 use crate::rollout::status::Draft;
+use crate::rollout::unreleased;
 use crate::rollout::workload::Workload;
 use jiff::SignedDuration;
 
@@ -19,8 +20,10 @@ const PATIENCE: SignedDuration = SignedDuration::from_mins(1);
 /// One that the webhook has enrolled for a policy is taken up as it is, a newer template held on it included.
 pub(super) fn adopt(case: &mut Case<'_>, target: &Workload) -> Plan {
     let o = case.o;
-    let held = target.keys.policy.is_some() && target.held();
-    let wait = if held {
+    let before = unreleased::promoted_before(case, target);
+    // Its hold came with it from where it was held before: nothing else that is ours stands on it.
+    let held = target.held();
+    let wait = if held || before.is_some() {
         None
     } else if target.paused {
         Some("is paused by its owner: resume it to have it adopted")
@@ -44,7 +47,8 @@ pub(super) fn adopt(case: &mut Case<'_>, target: &Workload) -> Plan {
     }
     let known = |name: String| o.snapshots.contains(&name);
     let noted = target.keys.promoted.clone().filter(|_| target.keys.policy.is_some());
-    let running = o.primary_revision.clone().or(noted).unwrap_or_else(|| target.revision.clone());
+    let running = before.or_else(|| o.primary_revision.clone()).or(noted);
+    let running = running.unwrap_or_else(|| target.revision.clone());
     // Held before it had a single pod: what is held is the first revision.
     let running = if case.m.lost.as_ref() == Some(&running) { target.revision.clone() } else { running };
     let mut plan = Plan::default();

@@ -34,6 +34,7 @@ mod share;
 pub mod status;
 pub mod subject;
 mod taken;
+mod unreleased;
 mod verbs;
 pub mod weights;
 pub mod workload;

@@ -75,6 +75,8 @@ pub enum Step {
     /// Makes a ReplicaSet of the promoted revision where the target has none any more (`in-place`): a paused Deployment makes
     /// none, and one without history (`revisionHistoryLimit: 0`) loses it with the last pod.
     GiveBackPods(Revision),
+    /// Holds a stored template on a target that runs the promoted one (`in-place`): it had run unreleased.
+    HoldAgain(Revision),
     /// Evicts the next pod of a held primary (`in-place`) that is older than this, if all are available; what was found
     /// arrives in [`crate::rollout::Memory`].
     EvictOlder(Timestamp),

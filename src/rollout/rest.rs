@@ -8,7 +8,7 @@ use crate::rollout::policy::HookKind;
 use crate::rollout::revision::Revision;
 use crate::rollout::status::{Draft, if_new, misses_primary, outlived};
 use crate::rollout::workload::Workload;
-use crate::rollout::{bypass, contest, guard, in_place, promotion, release, repair};
+use crate::rollout::{bypass, contest, guard, in_place, promotion, release, repair, unreleased};
 
 /// Decides for a Canary that has no run.
 pub(super) fn advance(case: &mut Case<'_>, target: &Workload) -> Plan {
@@ -23,6 +23,9 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload) -> Plan {
         return plan;
     }
     if let Some(plan) = bypass::target(case, target, None) {
+        return plan;
+    }
+    if let Some(plan) = unreleased::end(case, target) {
         return plan;
     }
     if let Some(hold) = target.keys.hold.as_ref().filter(|_| target.held()) {
@@ -329,8 +332,9 @@ fn stored_again(case: &Case<'_>, target: &Workload) -> Option<Step> {
 
 fn stale_snapshots(case: &Case<'_>, target: &Workload) -> Vec<String> {
     let o = case.o;
+    let taken_back = o.status.revisions.taken_back.as_ref().map(Revision::from_key);
     let keep: Vec<String> =
-        [target.keys.promoted.as_ref(), target.keys.hold.as_ref(), Some(&target.revision)]
+        [target.keys.promoted.as_ref(), target.keys.hold.as_ref(), Some(&target.revision), taken_back.as_ref()]
             .into_iter()
             .flatten()
             .map(|r| o.names.snapshot(r))

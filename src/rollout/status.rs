@@ -185,6 +185,13 @@ impl Draft {
         self
     }
 
+    /// Notes which revision's pods are taken back.
+    #[must_use]
+    pub fn taken_back(mut self, revision: Option<&Revision>) -> Self {
+        self.0.revisions.taken_back = revision.map(|revision| revision.as_str().to_owned());
+        self
+    }
+
     fn remember(&mut self, revision: &str, outcome: Outcome) {
         let by = self.1.as_ref().filter(|(live, _)| live == revision).map(|(_, by)| by.clone());
         let history = &mut self.0.history;
@@ -289,7 +296,7 @@ impl Draft {
         let status = &mut self.0;
         let (run, revisions) = (status.run.as_mut(), &mut status.revisions);
         let hashes =
-            [&mut revisions.primary, &mut revisions.analysed, &mut revisions.failed, &mut revisions.mixed];
+            [&mut revisions.primary, &mut revisions.analysed, &mut revisions.failed, &mut revisions.mixed, &mut revisions.taken_back];
         let past = status.history.iter_mut().map(|past| &mut past.revision);
         let of_run = run.into_iter().flat_map(|run| {
             run.revision =
@@ -410,6 +417,7 @@ mod tests {
                     analysed: hash.clone(),
                     failed: hash,
                     mixed: None,
+                    taken_back: None,
                 },
                 run: Some(Run {
                     revision: one.as_str().into(),

@@ -315,7 +315,7 @@ fn a_canary_that_somebody_deletes_is_left_and_made_again() {
 
 /// The owner deletes the Deployment, or Flux re-creates it by force, while a revision is analysed.
 #[test]
-fn a_deployment_that_is_made_again_begins_anew() {
+fn a_deployment_that_is_made_again_goes_on_from_what_was_promoted() {
     let mut world = World::initialised(in_place(&[]));
     world.update("v2");
     world.until_weight(40);
@@ -323,7 +323,9 @@ fn a_deployment_that_is_made_again_begins_anew() {
     world.delete(&at);
     world.run(5);
     world.apply(deployment("v2", None, Some(2)));
-    world.until("the end", |w| w.at_rest() && w.status().run.is_none());
+    world.until_weight(20);
+    assert_eq!(world.primary_pods().revisions(), [&revision("v1")]);
+    world.until_over(Phase::Succeeded);
     assert_eq!((world.weight(), made(&world)), (0, false), "{}", world.tail());
     assert_eq!(world.key(keys::PROMOTED), Some(revision("v2").as_str()));
     world.update("v3");
@@ -471,4 +473,59 @@ fn a_canary_begins_with_the_pods_of_the_primary_and_follows_it() {
     assert_eq!(world.replicas("app-canary"), 8, "what has weight is not taken away");
     world.until_over(Phase::Succeeded);
     assert_eq!((world.status().failed_checks, world.replicas("app")), (0, 3));
+}
+
+/// A Deployment is made again (a restore, `kubectl replace --force`, a deletion and Git): what runs is what was promoted, and
+/// what it says now is analysed as any other revision.
+#[test]
+fn a_target_made_again_with_another_template_runs_the_promoted_one() {
+    for (rate, phase, runs) in [("100", Phase::Succeeded, "v2"), ("50", Phase::Failed, "v1")] {
+        for late in [0, 30] {
+            let mut world = World::initialised(in_place(&[]));
+            world.answers.success_rate(rate);
+            let at = world.deployment("app");
+            world.delete(&at);
+            world.run(5);
+            // Our process is down while it comes up, or not.
+            if late > 0 {
+                world.kill();
+            }
+            world.apply(deployment("v2", None, Some(2)));
+            world.run(late);
+            if late > 0 {
+                assert_eq!(world.primary_pods().revisions(), [&revision("v2")], "nobody could hold it");
+                world.start();
+            }
+            world.until("v2 is analysed beside v1", |w| w.weight() > 0 || w.status().phase == Phase::Failed);
+            assert_eq!(world.primary_pods().revisions(), [&revision("v1")]);
+            world.until_over(phase);
+            assert_eq!(world.primary_pods().revisions(), [&revision(runs)]);
+            assert_eq!(world.status().revisions.taken_back, None);
+        }
+    }
+}
+
+/// What is saved while a revision is held says that it is held: made again from that it does not run for a moment.
+#[test]
+fn a_rejected_revision_that_is_restored_stays_out() {
+    let mut world = World::initialised(in_place(&[]));
+    world.answers.success_rate("50");
+    world.update("v2");
+    world.until_over(Phase::Failed);
+    let mut saved = world.target().unwrap().clone();
+    let at = world.deployment("app");
+    world.delete(&at);
+    world.run(5);
+    for field in ["uid", "resourceVersion", "generation", "creationTimestamp", "managedFields"] {
+        saved["metadata"].as_object_mut().unwrap().remove(field);
+    }
+    saved.as_object_mut().unwrap().remove("status");
+    world.apply(saved);
+    for _ in 0..60 {
+        world.run(1);
+        assert!(!world.primary_pods().revisions().contains(&&revision("v2")));
+    }
+    world.until_over(Phase::Failed);
+    assert_eq!(world.primary_pods().revisions(), [&revision("v1")]);
+    assert_eq!(world.key(keys::HOLD), Some(revision("v2").as_str()));
 }

@@ -53,7 +53,8 @@ impl World {
             self.law("I4", false, "the applied Deployment is scaled");
         }
         if before.is_some_and(|b| revision_of(b) != revision) {
-            let back = annotation(after, keys::PROMOTED).is_none_or(|p| p == revision.as_str());
+            let held_again = is.as_ref() == Some(&revision);
+            let back = held_again || annotation(after, keys::PROMOTED).is_none_or(|p| p == revision.as_str());
             self.law(
                 "I2",
                 back,

@@ -169,8 +169,17 @@ impl World {
                 return Ok(());
             }
             Step::StoreRunning(revision) => return self.store_running(subject, revision),
-            // The simulated Deployment controller makes pods of the promoted revision by itself.
-            Step::GiveBackPods(_) => return Ok(()),
+            Step::GiveBackPods(promoted) => {
+                let at = self.deployment(&self.names.target);
+                let (sets, _) = self.workloads.shown(&self.cluster, &at);
+                let template = self.process.as_ref().and_then(|p| p.templates.get(promoted)).cloned();
+                let Some(template) = template else { return Ok(()) };
+                if subject.given_back(&sets, promoted, &template).is_some() {
+                    self.workloads.give(&self.cluster, &at, template);
+                    self.note(format!("gives {at} a ReplicaSet of {promoted}"));
+                }
+                return Ok(());
+            }
             Step::EvictOlder(than) => return self.evict_older(subject, *than),
             _ => {}
         }

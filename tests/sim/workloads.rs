@@ -167,6 +167,17 @@ impl Workloads {
         }
     }
 
+    /// Somebody makes a ReplicaSet for a Deployment, with its number of pods.
+    pub(crate) fn give(&mut self, cluster: &Cluster, at: &ObjectRef, template: Value) {
+        let Some(object) = cluster.get(at) else { return };
+        let replicas = Wish::of(object).replicas;
+        self.made += 1;
+        let revision = Revision::of(&template);
+        let mut set = ReplicaSet { template, revision, pods: Vec::new(), made: self.made };
+        resize(&mut set, replicas, cluster.now);
+        self.pods.entry(text(object, "/metadata/uid").unwrap().to_owned()).or_default().sets.push(set);
+    }
+
     /// A Deployment's ReplicaSets and pods as the API server would list them. A pod's name says where it is.
     pub(crate) fn shown(&self, cluster: &Cluster, at: &ObjectRef) -> (Vec<Value>, Vec<Value>) {
         let owner = |uid: &Value| json!([{"uid": uid}]);

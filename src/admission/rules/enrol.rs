@@ -115,6 +115,13 @@ fn put_on(
     let mut wanted = KeySet::default();
     wanted.set(keys::PROMOTED, Cow::Borrowed(promoted.as_str()));
     wanted.set(keys::POLICY, Cow::Borrowed(policy));
+    // Made again as it was saved, held: its Canary knows what is to run instead, and lets it go where it does not.
+    if request.operation == Operation::Create
+        && new.paused()
+        && new.annotation(keys::HOLD) == Some(promoted.as_str())
+    {
+        wanted.set(keys::HOLD, Cow::Borrowed(promoted.as_str()));
+    }
     if let Some(hold) = hold {
         wanted.set(keys::HOLD, Cow::Borrowed(hold.as_str()));
         let manager = applier(request);

@@ -25,9 +25,11 @@ impl Subject<'_> {
                 let edit = guarded();
                 let edit = if noted { edit.without_annotation(keys::POLICY) } else { edit.without_keys() };
                 let mut edit = edit.without_finalizer(keys::TRAFFIC_FINALIZER);
-                if noted && hold.is_none() && target.pointer(&held).is_some() {
-                    for key in [keys::HOLD, keys::APPLIED_BY, keys::PAUSED_BEFORE] {
-                        edit = edit.without_annotation(key);
+                if hold.is_none() && target.pointer(&held).is_some() {
+                    if noted {
+                        for key in [keys::HOLD, keys::APPLIED_BY, keys::PAUSED_BEFORE] {
+                            edit = edit.without_annotation(key);
+                        }
                     }
                     edit = edit.remove("/spec/paused");
                 }
@@ -88,6 +90,11 @@ impl Subject<'_> {
                 Edit::new(self.at(&self.names.target), target).without_finalizer(keys::TRAFFIC_FINALIZER),
                 target,
             ),
+            Step::HoldAgain(revision) => guarded()
+                .set("/spec/template", self.template(revision)?.clone())
+                .annotation(keys::HOLD, revision.as_str())
+                .without_annotation(keys::FAILED)
+                .set("/spec/paused", true.into()),
             Step::RestoreTarget(revision) => guarded()
                 .set("/spec/template", self.template(revision)?.clone())
                 .without_annotation(keys::HOLD)

@@ -172,6 +172,7 @@ impl Subject<'_> {
             | Step::UnguardTarget
             | Step::Disown
             | Step::RestoreTarget(_)
+            | Step::HoldAgain(_)
             | Step::Unenrol => self.target_write(step),
         }
     }
