@@ -19,7 +19,12 @@ const NAME: &str = "sidetrack";
 /// Builds the policies and their bindings, in the order in which to create them.
 #[must_use]
 pub fn policies(controller_user: &str) -> Vec<Value> {
-    bound([deployments(controller_user), deletion(), services(controller_user), replica_sets()])
+    bound([
+        deployments(controller_user),
+        deletion(),
+        services(controller_user),
+        replica_sets(controller_user),
+    ])
 }
 
 /// Each policy with its binding after it.
@@ -321,10 +326,11 @@ pub(super) fn may(right: &str, object: &str) -> String {
 /// The template of a ReplicaSet is copied from its Deployment, and nobody but the Deployment controller writes it: whatever
 /// else stands there runs unseen as soon as a pod is replaced, for as long as the Deployment is held. The Deployment controller
 /// copies our annotations too, and by these it is told which are ours.
-fn replica_sets() -> Value {
+fn replica_sets(controller_user: &str) -> Value {
     let marked =
         |object: &str| format!("{} in {object}.metadata.?annotations.orValue({{}})", literal(keys::PROMOTED));
     let conditions = json!([
+        not_controller(controller_user),
         {"name": "not-kubernetes", "expression": format!("!(request.userInfo.username in {})", list(&DEPLOYMENT_CONTROLLER))},
         {"name": "ours", "expression": marked("oldObject")},
     ]);

@@ -370,6 +370,8 @@ impl Actor {
             Step::EmptyHistory => return self.empty_history(key, subject).await,
             Step::StoreRunning(revision) => return self.store_running(key, subject, revision).await,
             Step::EvictOlder(than) => return self.evict_older(key, subject, *than).await,
+            // Kubernetes has copied what stood on the target to its ReplicaSets; that goes with all else of ours.
+            Step::DeleteGenerated => self.unmark_history(key, subject).await?,
             _ => {}
         }
         for write in subject.writes(&step)? {

@@ -46,6 +46,19 @@ impl Actor {
         Ok(())
     }
 
+    /// Takes our marks off the target's ReplicaSets.
+    pub(super) async fn unmark_history(
+        &self,
+        key: &CanaryKey,
+        subject: &Subject<'_>,
+    ) -> Result<(), ActError> {
+        let sets = self.replica_sets(subject).await?;
+        for write in subject.unmarked_history(&sets) {
+            self.write(key, &write).await?;
+        }
+        Ok(())
+    }
+
     /// Makes a ReplicaSet of the promoted revision, if there is none.
     pub(super) async fn give_back_pods(
         &self,

@@ -333,12 +333,16 @@ fn stored_again(case: &Case<'_>, target: &Workload) -> Option<Step> {
 fn stale_snapshots(case: &Case<'_>, target: &Workload) -> Vec<String> {
     let o = case.o;
     let taken_back = o.status.revisions.taken_back.as_ref().map(Revision::from_key);
-    let keep: Vec<String> =
-        [target.keys.promoted.as_ref(), target.keys.hold.as_ref(), Some(&target.revision), taken_back.as_ref()]
-            .into_iter()
-            .flatten()
-            .map(|r| o.names.snapshot(r))
-            .collect();
+    let keep: Vec<String> = [
+        target.keys.promoted.as_ref(),
+        target.keys.hold.as_ref(),
+        Some(&target.revision),
+        taken_back.as_ref(),
+    ]
+    .into_iter()
+    .flatten()
+    .map(|r| o.names.snapshot(r))
+    .collect();
     let others: Vec<&String> = o.snapshots.iter().filter(|s| !keep.contains(s)).collect();
     let excess = (others.len() + keep.len()).saturating_sub(o.history.max(keep.len()));
     others.into_iter().take(excess).cloned().collect()

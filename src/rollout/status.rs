@@ -295,8 +295,13 @@ impl Draft {
     pub fn rebased(mut self, from: &Revision, to: &Revision) -> Step {
         let status = &mut self.0;
         let (run, revisions) = (status.run.as_mut(), &mut status.revisions);
-        let hashes =
-            [&mut revisions.primary, &mut revisions.analysed, &mut revisions.failed, &mut revisions.mixed, &mut revisions.taken_back];
+        let hashes = [
+            &mut revisions.primary,
+            &mut revisions.analysed,
+            &mut revisions.failed,
+            &mut revisions.mixed,
+            &mut revisions.taken_back,
+        ];
         let past = status.history.iter_mut().map(|past| &mut past.revision);
         let of_run = run.into_iter().flat_map(|run| {
             run.revision =

@@ -37,7 +37,8 @@ pub(in crate::admission) fn strip(old: Option<View<'_>>, new: View<'_>) -> Outco
     }
     let pause_is_new = new.paused() && !old.is_some_and(View::paused);
     if let Some(hold) = kept {
-        outcome.warn(format!("revision {hold} stays held as it was saved, until its Canary decides about it"));
+        outcome
+            .warn(format!("revision {hold} stays held as it was saved, until its Canary decides about it"));
     } else if new.annotation(keys::HOLD).is_some() && pause_is_new {
         changes.push(Change::Paused(false));
     }

@@ -86,7 +86,7 @@ pub const RIGHTS: [Right; 34] = [
     Right::new("", "namespaces", READ),
     Right::new("apps", "deployments", OWN),
     Right::new("apps", "deployments/status", &["patch"]),
-    Right::new("apps", "replicasets", &["list", "create", "delete"]),
+    Right::new("apps", "replicasets", &["list", "create", "patch", "delete"]),
     // The restart of a held primary, pod by pod.
     Right::new("", "pods", &["list"]),
     Right::new("", "pods/eviction", &["create"]),

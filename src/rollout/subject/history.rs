@@ -4,6 +4,7 @@ use super::Subject;
 use crate::api::keys;
 use crate::object::{Kind, ObjectRef, Write};
 use crate::rollout::objects::{POD_TEMPLATE_HASH, replica_set_template};
+use crate::rollout::patch::Edit;
 use crate::rollout::revision::Revision;
 use serde_json::{Value, json};
 
@@ -16,6 +17,20 @@ impl Subject<'_> {
             .filter(|set| owned_by(set, uid))
             .filter_map(replica_set_template)
             .find(|t| Revision::of(t) == *revision)
+    }
+
+    /// Returns the patches that take our marks off the target's ReplicaSets, where Kubernetes has copied them from the target.
+    #[must_use]
+    pub fn unmarked_history(&self, sets: &[Value]) -> Vec<Write> {
+        let Some(uid) = self.target().and_then(|target| target.pointer("/metadata/uid")) else {
+            return Vec::new();
+        };
+        let write = |set: &Value| {
+            let name = set.pointer("/metadata/name").and_then(Value::as_str)?;
+            let at = ObjectRef::new(Kind::ReplicaSet, &self.names.namespace, name);
+            Edit::new(at, set).without_keys().write()
+        };
+        sets.iter().filter(|set| owned_by(set, uid)).filter_map(write).collect()
     }
 
     /// Returns the deletions of the target's ReplicaSets that have no pods and are not the promoted revision's.

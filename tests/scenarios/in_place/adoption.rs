@@ -100,7 +100,7 @@ async fn in_place_an_application_without_pods_is_adopted_and_released_when_it_ha
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_place_a_deployment_that_its_owner_makes_again_begins_anew() -> Result<()> {
+async fn in_place_a_deployment_that_its_owner_makes_again_goes_on_from_what_was_promoted() -> Result<()> {
     let (world, _) = shared().await;
     let ns = adopted("madeagain", &json!({"analysis": {"stepWeight": 5, "maxWeight": 100}})).await?;
     world.flux(deployment(&ns, "v2", 2)).await?;
@@ -114,12 +114,18 @@ async fn in_place_a_deployment_that_its_owner_makes_again_begins_anew() -> Resul
                 && at(d, "/metadata/annotations/sidetrack.dev~1promoted").is_string()
         })
         .await?;
-    ensure!(image(&again) == "app:v2" && at(&again, "/spec/paused").is_null(), "{again:#}");
-    world.gone(&ns, "deploy", "app-canary").await?;
-    world.until(&ns, "vs", "app", "all traffic on the primary", |vs| weight(vs) == Some(0)).await?;
-    world.until(&ns, "canary", "app", "the run is over", |c| at(c, "/status/run").is_null()).await?;
-    world.flux(deployment(&ns, "v3", 2)).await?;
-    world.until(&ns, "vs", "app", "weight on the canary", |vs| weight(vs) > Some(0)).await?;
+    let promoted = at(&again, "/metadata/annotations/sidetrack.dev~1promoted");
+    let canary = world.get(&ns, "canary", "app").await?;
+    ensure!(promoted == at(&canary, "/status/revisions/primary"), "{again:#}\n{canary:#}");
+    world
+        .until(&ns, "canary", "app", "v2 is analysed again", |c| {
+            at(c, "/status/run/stage") == "Analysing" && at(c, "/status/canaryWeight") == 5
+        })
+        .await?;
+    let target = world.get(&ns, "deploy", "app").await?;
+    ensure!(at(&target, "/spec/paused") == true && image(&target) == "app:v2", "{target:#}");
+    let all = super::pods(world, &ns, "app").await?;
+    ensure!(all.iter().all(|(_, image)| image == "app:v1"), "{all:?}");
     ensure!(world.plugin(&ns, &["promote", "app"]).await?.code == 0);
     world.phase(&ns, "Succeeded").await?;
     Ok(())

@@ -1,6 +1,7 @@
 //! Leaving from wherever a release stands: a plain Deployment, on the right revision, with its pods.
 
 use super::{adopted, plain, pods};
+use crate::harness::objects::{pod_image, pods_of};
 use crate::harness::outside::Outside;
 use crate::harness::{World, at, deployment, eventually, image, in_place, service, shared, weight};
 use anyhow::{Context as _, Result, ensure};
@@ -177,4 +178,38 @@ async fn in_place_routes_of_the_owner_are_given_back() -> Result<()> {
     ensure!(at(&route, "/spec/http/0/route/1").is_null(), "{route:#}");
     ensure!(world.get(&ns, "svc", "app").await? == theirs, "the owner's Service is as it was");
     Ok(())
+}
+
+/// A Deployment is saved while a rejected revision is held on it, and made again from that: what ran goes on running, and of
+/// what was rejected there is no pod at any time.
+#[tokio::test(flavor = "multi_thread")]
+async fn in_place_a_rejected_revision_that_is_restored_stays_out() -> Result<()> {
+    let (world, _) = shared().await;
+    let outside = Outside::start().await?;
+    outside.says("/check", 500, "no");
+    let check = json!([{"name": "check", "type": "pre-rollout", "url": outside.url("/check")}]);
+    let ns = adopted("restored", &json!({"analysis": {"webhooks": check}})).await?;
+    world.flux(deployment(&ns, "v2", 2)).await?;
+    world.phase(&ns, "Failed").await?;
+    let timeline = world.timeline(&ns, &["pod"]).await?;
+    let saved = world.kubectl(&["-n", &ns, "get", "deploy", "app", "-o", "json"]).await?;
+    let file = world.cp.logs().join("saved.json");
+    std::fs::write(&file, saved)?;
+    let file = file.to_string_lossy().into_owned();
+    world.kubectl(&["-n", &ns, "replace", "--force", "-f", &file]).await?;
+    let restored = world
+        .until(&ns, "deploy", "app", "v1 has its pods again, v2 is held", |d| {
+            image(d) == "app:v2" && at(d, "/spec/paused") == true && at(d, "/status/readyReplicas") == 2
+        })
+        .await?;
+    ensure!(at(&restored, "/status/updatedReplicas").as_i64().unwrap_or(0) == 0, "{restored:#}");
+    let all = pods(world, &ns, "app").await?;
+    ensure!(all.iter().all(|(_, image)| image == "app:v1"), "{all:?}");
+    timeline
+        .obeys(world, |cluster, _| {
+            let of = pods_of(cluster, "app");
+            ensure!(of.into_iter().all(|p| pod_image(p) != "app:v2"), "v2 ran");
+            Ok(())
+        })
+        .await
 }

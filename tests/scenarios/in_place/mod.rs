@@ -41,6 +41,10 @@ pub(crate) async fn pods(world: &World, ns: &str, app: &str) -> Result<Vec<(Stri
 /// Nothing of ours is left, and the Deployment runs this.
 pub(crate) async fn plain(world: &World, ns: &str, version: &str) -> Result<()> {
     world.gone(ns, "canary", "app").await?;
+    let sets = world.list(ns, "rs", "").await?;
+    // What a person wrote on the Deployment is copied there as well, and theirs.
+    let marks = json!(sets).to_string().replace("sidetrack.dev/break-glass", "");
+    ensure!(!marks.contains("sidetrack.dev"), "{marks}");
     let left = world
         .until(ns, "deploy", "app", "it runs the right revision", |d| {
             image(d) == format!("app:{version}") && at(d, "/status/readyReplicas") == at(d, "/spec/replicas")
