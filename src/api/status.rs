@@ -39,6 +39,12 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// Reads a phase. One that this version does not know is none: what is missing is made, and what there is goes on.
+    fn known<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = serde_json::Value::deserialize(deserializer)?;
+        Ok(serde_json::from_value(text).unwrap_or_default())
+    }
+
     /// Returns the phase as it stands in `status.phase`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -64,7 +70,7 @@ impl Phase {
 #[serde(rename_all = "camelCase")]
 pub struct CanaryStatus {
     /// Where the Canary stands.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "Phase::known")]
     pub phase: Phase,
     /// Failed checks of the current run; never goes down within a run.
     #[serde(default)]
@@ -176,6 +182,7 @@ pub struct Checked {
 #[serde(rename_all = "camelCase")]
 pub struct Share {
     /// What decides on it.
+    #[schemars(with = "String")]
     pub by: ShareBy,
     /// The weight of the analysis that the number of pods was chosen for, in percent.
     pub step: i32,
@@ -191,6 +198,7 @@ pub struct Share {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ShareBy {
     /// The number of pods.
+    #[serde(other)]
     Replicas,
 }
 
@@ -209,6 +217,7 @@ pub struct Past {
     /// Its hash.
     pub revision: String,
     /// What became of it.
+    #[schemars(with = "String")]
     pub outcome: Outcome,
     /// Field manager and user of who applied it, where known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -227,6 +236,9 @@ pub enum Outcome {
     BreakGlass,
     /// It was rolled back.
     Rejected,
+    /// What this version does not know: a newer one wrote it.
+    #[serde(other)]
+    Unknown,
 }
 
 /// The answer to a request. A request is the same one as long as its annotation reads the same: this is what makes sure
@@ -240,6 +252,7 @@ pub struct Answered {
     #[serde(default)]
     pub by: String,
     /// What became of it.
+    #[schemars(with = "String")]
     pub outcome: RequestOutcome,
     /// One sentence.
     #[serde(default)]
@@ -256,6 +269,7 @@ pub enum RequestOutcome {
     /// It was carried out, or is part of the run from here on.
     Taken,
     /// It makes no sense now; nothing was done.
+    #[serde(other)]
     Refused,
 }
 
@@ -313,6 +327,9 @@ pub enum Stage {
     Cancelling,
     /// The outcome is known and stated; post-rollout hooks are being called.
     Closing,
+    /// One that this version does not know: a newer one has left it there.
+    #[serde(other)]
+    Unknown,
 }
 
 /// One run: the analysis of one revision.
@@ -322,6 +339,7 @@ pub struct Run {
     /// Hash of the revision that is analysed.
     pub revision: String,
     /// What is being done.
+    #[schemars(with = "String")]
     pub stage: Stage,
     /// When the stage was entered.
     pub since: Timestamp,
@@ -345,6 +363,7 @@ pub struct Run {
     pub reason: Option<String>,
     /// Somebody asked for the promotion before the analysis is over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
     pub shortcut: Option<Shortcut>,
     /// Somebody opened the gate that waits, of the release or of the promotion: it is not asked about it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -364,6 +383,9 @@ pub enum Shortcut {
     Skip,
     /// Nothing is asked any more.
     Promote,
+    /// What this version does not know: nothing is left out.
+    #[serde(other)]
+    Unknown,
 }
 
 /// A condition of a Canary.

@@ -85,6 +85,7 @@ pub fn list(
             Outcome::Promoted => Cell::painted("promoted", Colour::Good),
             Outcome::BreakGlass => Cell::painted("break-glass", Colour::Busy),
             Outcome::Rejected => Cell::painted("rejected", Colour::Bad),
+            Outcome::Unknown => Cell::painted("unknown", Colour::Busy),
         };
         row(&past.revision, outcome, age(past.at, now), past.by.as_deref().unwrap_or("-"));
     }

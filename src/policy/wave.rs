@@ -80,6 +80,9 @@ impl Seen {
                     None => Verdict::Promoted(at),
                 }
             }
+            Some(Outcome::Unknown) => {
+                Verdict::Not("says of it what only a newer version of Sidetrack knows".into())
+            }
             None => Verdict::Not(self.primary.as_ref().map_or_else(
                 || "has promoted nothing yet".into(),
                 |primary| format!("runs revision {}, not {revision}", Revision::from_key(primary.as_str())),

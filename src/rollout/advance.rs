@@ -208,6 +208,7 @@ impl Case<'_> {
             Stage::RollingBack => rollback::rolling_back(self, target, run),
             Stage::Cancelling => rollback::cancelling(self, target, run),
             Stage::Closing => rollback::closing(self, run),
+            Stage::Unknown => release::anew(self, run),
         }
     }
 

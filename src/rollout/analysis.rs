@@ -45,7 +45,7 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan
                     Ok(()) => confirmed(case, target, run, Vec::new()),
                 };
             }
-            None => {}
+            Some(Shortcut::Unknown) | None => {}
         }
     }
     if let Err(plan) = case.tick(run.last_step) {

@@ -194,3 +194,19 @@ fn canary_replicas(case: &Case<'_>) -> i32 {
         None => o.primary.as_ref().map_or(1, |p| p.replicas).max(1),
     }
 }
+
+/// A newer version of Sidetrack has left the release at a stage that this one does not know: it takes the traffic back and
+/// begins anew, with what has failed so far.
+pub(super) fn anew(case: &Case<'_>, run: &Run) -> Plan {
+    let text = format!(
+        "The release of {} stands at a stage that this version of Sidetrack does not know: its analysis begins anew",
+        case.target()
+    );
+    let next = case.enter(run, Stage::Releasing);
+    let status = Draft::from(case.o).run(Some(Run { last_step: None, weight: 0, ..next }));
+    Plan::default().say(Message::warning(text.clone())).then(status.finish(
+        Phase::Progressing,
+        &format!("{text}."),
+        case.now,
+    ))
+}

@@ -170,7 +170,7 @@ fn during(case: &mut Case<'_>, target: &Workload, run: &Run, verb: Verb) -> Resu
         Stage::Clearing | Stage::Promoting | Stage::Returning | Stage::Finalising => {
             return Err("it is being promoted".into());
         }
-        Stage::Gated | Stage::Releasing | Stage::Analysing | Stage::Closing => {}
+        Stage::Gated | Stage::Releasing | Stage::Analysing | Stage::Closing | Stage::Unknown => {}
     }
     let mut next = run.clone();
     let message = match verb {

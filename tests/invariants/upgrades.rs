@@ -4,7 +4,7 @@
 use crate::sim::World;
 use crate::sim::cluster::Defaults;
 use crate::sim::manifests::{canary, deployment, in_place};
-use crate::sim::world::Fuse;
+use crate::sim::world::{Fuse, revision};
 use crate::sim::writers::Webhook;
 use serde_json::json;
 use sidetrack::api::keys;
@@ -303,6 +303,42 @@ fn a_break_glass_in_place_is_known_under_other_defaults() {
             undisturbed(&world);
             assert_eq!((world.image("app").as_str(), world.times_said("New revision")), ("v2", 0));
             assert_eq!(world.key(keys::HOLD), None, "{}", world.tail());
+        }
+    }
+}
+
+/// Sidetrack is taken back a version in the middle of a release: what the newer one has written stays, the traffic is safe, and
+/// the analysis begins anew.
+#[test]
+fn a_stage_of_a_newer_version_strands_no_run_and_loses_no_field() {
+    for canary in [canary(&[]), in_place(&[])] {
+        for moment in [Phase::Progressing, Phase::Promoting] {
+            let mut world = World::initialised(canary.clone());
+            world.update("v2");
+            if moment == Phase::Progressing {
+                world.until_weight(40);
+            } else {
+                world.until_phase(moment);
+            }
+            world.kill();
+            let at = world.canary.clone();
+            let mut newer = world.cluster.get(&at).unwrap().clone();
+            json_patch::merge(
+                &mut newer,
+                &json!({"status": {"phase": "Comparing", "score": {"p": 0.04}, "run": {"stage": "Comparing", "arm": "b"}}}),
+            );
+            world.cluster.store(&at, newer, None);
+            world.start();
+            world.until("it is said", |w| {
+                w.has_said("at a stage that this version of Sidetrack does not know")
+            });
+            let stored = |world: &World| world.cluster.get(&at).unwrap()["status"].clone();
+            assert_eq!(stored(&world)["run"]["arm"], "b", "{moment:?}");
+            world.until_over(Phase::Succeeded);
+            let v2 = Some(revision("v2").as_str().to_owned());
+            assert_eq!(world.status().revisions.primary, v2);
+            let status = stored(&world);
+            assert_eq!((&status["score"]["p"], status.get("run")), (&json!(0.04), None), "{moment:?}");
         }
     }
 }

@@ -11,6 +11,7 @@ mod eviction;
 mod fitting;
 mod generated;
 mod history;
+mod kept;
 mod layout;
 mod observe;
 mod ownership;

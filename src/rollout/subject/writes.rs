@@ -1,6 +1,7 @@
 //! From a step to the API writes that take it.
 
 use super::Subject;
+use super::kept::keep_unknown;
 use crate::api::keys;
 use crate::object::{Kind, ObjectRef, Write};
 use crate::rollout::carried::Carried;
@@ -48,7 +49,11 @@ impl Subject<'_> {
                     "metadata": self.object.get("metadata"), "spec": self.object.get("spec"),
                 });
                 if let Some(object) = object.as_object_mut() {
-                    let status = serde_json::to_value(status).map_err(|e| Impossible(e.to_string()))?;
+                    let json = |status| serde_json::to_value(status).map_err(|e| Impossible(e.to_string()));
+                    let mut status = json(Some(status.as_ref()))?;
+                    if let Some(raw) = self.object.get("status") {
+                        status = keep_unknown(raw, &json(self.canary.status.as_ref())?, status);
+                    }
                     object.insert("status".into(), status);
                 }
                 Ok(vec![Write::ReplaceStatus { object }])
