@@ -1,5 +1,5 @@
 # What people type. `make help` lists it.
-.PHONY: help demo lab test explore races test-lab bench bench-traffic lint ground
+.PHONY: help demo lab test explore fuzz races test-lab bench bench-traffic lint ground
 
 LAB = $(or $(CARGO_TARGET_DIR),target)/debug/lab
 
@@ -29,6 +29,9 @@ test: ## Everything that needs no root: pure tests, and scenarios on a real cont
 
 explore: ## Every order of a few deeds, crashes, refusals and delays on a small world; STATES=n looks at so many states a layout
 	SIDETRACK_STATES=$(or $(STATES),1000000) cargo test --locked --release --test explore -- --nocapture --test-threads=1
+
+fuzz: ## What strangers hand us (reviews, requests, templates, answers), SECONDS a target
+	hack/fuzz.sh $(or $(SECONDS),60)
 
 races: ## The race suite, then a random run; SEED=n plays one again, LONG=1 an hour of new ones with 30 applications
 	cargo run --quiet --locked --package ground -- build

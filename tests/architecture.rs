@@ -78,3 +78,24 @@ fn files_have_one_idea() {
         .collect();
     assert!(long.is_empty(), "split:\n{}", long.join("\n"));
 }
+
+/// The page on security says of each row by which test it is kept: all of these are there.
+#[test]
+fn every_test_that_the_page_on_security_names_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |at: &str| {
+        rust_files(&root.join(at)).iter().map(|f| fs::read_to_string(f).unwrap()).collect::<String>()
+    };
+    let code = read("src") + &read("tests");
+    let page = fs::read_to_string(root.join("docs/security.md")).unwrap();
+    let named: Vec<&str> = page
+        .lines()
+        .filter(|line| line.starts_with('|'))
+        .filter_map(|line| line.trim_end_matches(['|', ' ']).rsplit('|').next())
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        .filter(|name| name.contains('_') && !name.contains(['.', '-']))
+        .collect();
+    assert!(named.len() > 10, "{named:?}");
+    let missing: Vec<&&str> = named.iter().filter(|name| !code.contains(&format!("fn {name}("))).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}

@@ -193,7 +193,8 @@ fn deployments(controller_user: &str) -> Value {
                  (variables.held && variables.a[?{hold}] != variables.o[?{hold}])))"
             ),
             "a new pod template must be held by the sidetrack webhook, which did not change this write; \
-             restore its MutatingWebhookConfiguration, or on a generated Deployment change the target instead",
+             restore its MutatingWebhookConfiguration, or, where that is there, give a webhook that changes pod templates \
+             after it a name that sorts before; on a generated Deployment change the target instead",
         )
         .demand(
             format!("!({hold} in variables.o) || variables.held || variables.reverted || variables.glass"),

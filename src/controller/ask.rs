@@ -50,6 +50,9 @@ impl Actor {
                 // Whoever is gone exports nothing any more: nobody would take it away again.
                 if let Some((metric, value)) = judged.exported {
                     actor.metrics.set_metric(&target, &key.0, &metric, value);
+                    let metrics = &subject.spec().analysis.metrics;
+                    let named = metrics.iter().map(|metric| metric.name.as_str()).collect();
+                    actor.metrics.keep_metrics(&target, &key.0, &named);
                 }
                 state.memory.answers.insert(check, judged.answer);
             }

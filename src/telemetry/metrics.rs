@@ -277,6 +277,17 @@ impl Metrics {
         self.known().metrics.entry(target).or_default().insert(metric.to_owned());
     }
 
+    /// Deletes the values of a target's metrics that its analysis has no more.
+    pub fn keep_metrics(&self, name: &str, namespace: &str, named: &BTreeSet<&str>) {
+        let target = Target::new(name, namespace);
+        let mut known = self.known();
+        let Some(metrics) = known.metrics.get_mut(&target) else { return };
+        for metric in metrics.iter().filter(|metric| !named.contains(metric.as_str())) {
+            self.analysis.remove(&metric_of(&target, metric));
+        }
+        metrics.retain(|metric| named.contains(metric.as_str()));
+    }
+
     /// Counts a promoted revision.
     pub fn count_success(&self, name: &str, namespace: &str, strategy: Strategy, analysis: Analysis) {
         self.successes.get_or_create(&outcome(name, namespace, strategy, analysis)).inc();
@@ -459,6 +470,20 @@ flagger_info{mesh_provider="istio",version="1.44.0"} 1"#;
         let left = lines(&metrics);
         assert!(!left.iter().any(|l| l.contains("podinfo") || l.contains("canary_total{")), "{left:#?}");
         assert!(left.contains(r#"flagger_canary_status{name="other",namespace="test"} 2"#));
+    }
+
+    #[test]
+    fn a_metric_that_was_renamed_leaves_no_series() {
+        let metrics = Metrics::new("1", "istio");
+        for metric in ["errors", "latency"] {
+            metrics.set_metric("app", "test", metric, 1.0);
+        }
+        metrics.keep_metrics("app", "test", &BTreeSet::from(["latency"]));
+        let left = lines(&metrics);
+        assert!(
+            left.iter().any(|l| l.contains("latency")) && !left.iter().any(|l| l.contains("errors")),
+            "{left:#?}"
+        );
     }
 
     #[test]

@@ -95,3 +95,65 @@ async fn other_defaults_of_the_api_server_are_no_new_revision() -> Result<()> {
     ensure!(image(&world.get(&ns, "deploy", "app-primary").await?) == "app:v2");
     Ok(())
 }
+
+/// A newer Sidetrack, with its definition of Canary, has led in the middle of a release, and this one takes over: as in a rolling
+/// upgrade, or when one is taken back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_a_newer_version_has_begun_goes_on_and_loses_nothing() -> Result<()> {
+    let world = World::start(false).await?;
+    let definition = json!([{"op": "add", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/status/x-kubernetes-preserve-unknown-fields", "value": true},
+        {"op": "add", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/status/properties/run/x-kubernetes-preserve-unknown-fields", "value": true}]);
+    let definition = definition.to_string();
+    world.kubectl(&["patch", "crd", "canaries.flagger.app", "--type=json", "-p", &definition]).await?;
+    let newer = world.run(&[])?;
+    world.wait_for_webhook().await?;
+    let mut applications = Vec::new();
+    for make in [canary, crate::harness::in_place] {
+        let ns = world.cp.namespace("versions").await?;
+        world.flux(crate::harness::service(&ns)).await?;
+        world.flux(deployment(&ns, "v1", 2)).await?;
+        world.cp.apply(make(&ns, &json!({"analysis": {"interval": "5s"}}))).await?;
+        world.phase(&ns, "Initialized").await?;
+        world.flux(deployment(&ns, "v2", 2)).await?;
+        world
+            .until(&ns, "vs", "app", "weight on the canary", |vs| crate::harness::weight(vs) == Some(25))
+            .await?;
+        applications.push(ns);
+    }
+    newer.kill();
+    for ns in &applications {
+        let status = json!({"status": {"verdict": {"p": "0.04"}, "run": {"stage": "Comparing", "arm": "b"}}});
+        let status = status.to_string();
+        world
+            .kubectl(&[
+                "-n",
+                ns,
+                "patch",
+                "canary",
+                "app",
+                "--type=merge",
+                "--subresource=status",
+                "-p",
+                &status,
+            ])
+            .await?;
+    }
+    let _older = world.run(&[])?;
+    for ns in &applications {
+        world
+            .event(
+                ns,
+                "stands at a stage that this version of Sidetrack does not know: its analysis begins anew",
+            )
+            .await?;
+    }
+    for ns in &applications {
+        let redone = world.get(ns, "canary", "app").await?;
+        ensure!(at(&redone, "/status/run/arm") == "b", "{redone:#}");
+    }
+    for ns in &applications {
+        let done = world.phase(ns, "Succeeded").await?;
+        ensure!(at(&done, "/status/verdict/p") == "0.04", "{done:#}");
+    }
+    Ok(())
+}
