@@ -1,6 +1,7 @@
 //! The figures of the README, counted from outside: by the API server's audit log, by watches and by the kernel.
 //!
-//! `cargo bench --bench figures -- [--quick] [--only NAME]`; `NAME` is one of release, webhook, latency, policy, idle, memory.
+//! `cargo bench --bench figures -- [--quick] [--only NAME]`; `NAME` is one of release, webhook, strangers, latency, policy, idle,
+//! memory.
 
 #[path = "figures/idle.rs"]
 mod idle;
@@ -12,6 +13,8 @@ mod policy;
 mod release;
 #[path = "figures/report.rs"]
 mod report;
+#[path = "figures/strangers.rs"]
+mod strangers;
 #[path = "figures/webhook.rs"]
 mod webhook;
 
@@ -47,6 +50,7 @@ async fn main() -> Result<()> {
     release::measure(&world, &one, &mut report).await?;
     webhook::added(&world, &mut report).await?;
     drop(sidetrack);
+    strangers::measure(&world, &mut report).await?;
 
     if report.wants("latency") || report.wants("idle") || report.wants("memory") {
         let sidetrack = world.run(&[])?;

@@ -102,7 +102,7 @@ fn asking(controller_user: &str) -> Value {
                      'user ' + request.userInfo.username + ' may not ' + variables.verb + ' releases of Canary ' + \
                      object.metadata.name + ': that takes the verb ' + variables.right + \
                      ' on canaries.flagger.app in namespace ' + object.metadata.namespace + \
-                     ' (ClusterRole sidetrack-operate or sidetrack-approve)'"
+                     ' (ClusterRole sidetrack-' + (variables.right in ['approve', 'skip', 'promote'] ? 'approve' : 'operate') + ')'"
                         .into(),
                 ),
                 demand(

@@ -14,7 +14,7 @@ use anyhow::{Context as _, bail};
 use futures::future::join_all;
 use kube::Client;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Time allowed for one request.
@@ -28,6 +28,8 @@ pub struct Connection {
     pub client: Client,
     /// The namespace, from the command line or the kubeconfig.
     pub namespace: String,
+    /// Whether the command line has named it: what is about the whole cluster else is about this namespace then.
+    pub named: bool,
 }
 
 impl std::fmt::Debug for Connection {
@@ -50,8 +52,9 @@ impl Connection {
     /// When no kubeconfig can be used.
     pub async fn new(settings: &Settings, namespace: Option<String>) -> anyhow::Result<Self> {
         let config = client::config(settings).await?;
+        let named = namespace.is_some();
         let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
-        Ok(Self { client: Client::try_from(config)?, namespace })
+        Ok(Self { client: Client::try_from(config)?, namespace, named })
     }
 
     /// Sends a request.
@@ -100,6 +103,12 @@ impl Connection {
     pub async fn items(&self, uri: &str) -> anyhow::Result<Vec<Value>> {
         let list = self.read(uri).await?.unwrap_or_default();
         Ok(list.get("items").and_then(Value::as_array).cloned().unwrap_or_default())
+    }
+
+    /// The namespace that the command line has named.
+    #[must_use]
+    pub fn only(&self) -> Option<&str> {
+        self.named.then_some(self.namespace.as_str())
     }
 
     /// Reads the Canaries of the namespace, or of all, as they are stored.
@@ -189,10 +198,12 @@ impl Connection {
         let references = Subject::references(&canary, &config);
         let read = join_all(references.iter().map(async |at| (at.clone(), writer.read(at).await))).await;
         let mut objects: BTreeMap<ObjectRef, Value> = BTreeMap::new();
+        let mut forbidden = BTreeSet::new();
         for (at, answer) in read {
-            // What this person may not read is not shown.
-            if let Ok(Some(found)) = answer {
-                objects.insert(at, found);
+            match answer {
+                Ok(Some(found)) => drop(objects.insert(at, found)),
+                Err(error) if error.code() == Some(403) => drop(forbidden.insert(at.kind.as_str())),
+                _ => {}
             }
         }
         let of = |plural: &'static str, group: &'static str| uri(group, Some(&self.namespace), plural);
@@ -207,10 +218,17 @@ impl Connection {
         let subject =
             Subject::new(object, objects, BTreeMap::<String, Snapshot>::new(), &templates, &config)?;
         let observed = subject.observe();
-        let remarks =
-            observed.refusals.into_iter().chain(observed.warnings).chain(observed.routes.error).collect();
+        // The controller knows its settings and all that the Canary depends on; what is seen from here counts only where it has
+        // not looked yet.
+        let status = canary.status.as_ref().filter(|s| s.observed_generation == canary.metadata.generation);
+        let remarks = match status {
+            Some(status) => status.warnings.clone(),
+            None => observed.refusals.into_iter().chain(observed.warnings).collect(),
+        };
+        let error = observed.routes.error.filter(|_| forbidden.is_empty());
+        let remarks = remarks.into_iter().chain(error).collect();
         let weight = observed.routes.weight.filter(|_| !observed.policy.by_replicas);
-        Ok(Tree { canary, weight, remarks, deployments, replica_sets, pods })
+        Ok(Tree { canary, weight, forbidden, remarks, deployments, replica_sets, pods })
     }
 }
 

@@ -222,7 +222,9 @@ impl Status {
                 out.line(&now)?;
                 last = now;
             }
-            if verdict != Verdict::Open || !self.wait {
+            // What it leaves alone it decides nothing about, however long one waits.
+            let alone = crate::rollout::leaves_alone(&view::status(&canary)).is_some();
+            if verdict != Verdict::Open || !self.wait || alone {
                 if !is_adopted(&object) {
                     let mut looks = Looks::new(at.client.clone(), at.config().await);
                     adopt::tell(&mut looks, &adopt::only(vec![object]), out).await?;

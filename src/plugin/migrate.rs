@@ -22,6 +22,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Flagger is scaled to 0 first, as two controllers would move the same routes; then Sidetrack's manifests are applied, whose
 /// definitions take the place of Flagger's and accept the same objects. Nothing else is touched: each Canary goes on with the
 /// primary that Flagger made.
+///
+/// With --namespace the Canaries of that namespace are looked at, and nothing is done: Flagger serves all of them, or none.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Migrate {
     /// Do it.
@@ -116,7 +118,15 @@ impl Move {
 
 impl Migrate {
     pub(crate) async fn run(self, at: &Connection, out: &mut Out<'_>) -> anyhow::Result<u8> {
-        let facts = gather(at.client.clone(), clock::now()).await?;
+        let mut facts = gather(at.client.clone(), clock::now()).await?;
+        if let Some(namespace) = at.only() {
+            if self.yes {
+                bail!(
+                    "Flagger serves the whole cluster: look at one namespace with --namespace, and move over without it"
+                );
+            }
+            facts.keep_namespace(namespace);
+        }
         let plan = Move::of(&facts)?;
         out.text(&plan.print(self.image.as_deref()))?;
         if !self.yes {

@@ -184,7 +184,8 @@ impl Cli {
                 return out.text(&String::from_utf8_lossy(&script)).map(|()| DONE);
             }
             Command::Check { output } => {
-                let check = check::Check { kubeconfig: self.kubeconfig, context: self.context, output };
+                let (kubeconfig, context, namespace) = (self.kubeconfig, self.context, self.namespace);
+                let check = check::Check { kubeconfig, context, namespace, output };
                 return check.run(&mut out.stdout).await.map(|()| DONE);
             }
             _ => {}

@@ -146,6 +146,7 @@ fn tree(canary: Canary) -> Tree {
     Tree {
         canary,
         weight: Some(20),
+        forbidden: std::collections::BTreeSet::new(),
         remarks: vec!["spec.analysis.alerts is not served yet.".into()],
         deployments: vec![
             deployment(
@@ -205,6 +206,7 @@ fn in_place(canary: Canary) -> Tree {
     Tree {
         canary,
         weight: Some(20),
+        forbidden: std::collections::BTreeSet::new(),
         remarks: Vec::new(),
         deployments: vec![
             deployment("checkout", "t", "shop/checkout:2", target),
@@ -337,4 +339,15 @@ fn a_revision_is_judged_by_what_status_names() {
     assert_eq!(judge(&analysing(), &"0".repeat(64), Some(V2)), Verdict::Replaced);
     let codes = [Verdict::Promoted, Verdict::Rejected, Verdict::Open, Verdict::Replaced].map(Verdict::code);
     assert_eq!(codes, [0, 3, 4, 5]);
+}
+
+/// Who may not read the route is told so, and not that there is none.
+#[test]
+fn a_route_that_may_not_be_read_is_no_missing_one() {
+    let mut seen = tree(canary("checkout", &json!({"phase": "Progressing", "canaryWeight": 20})));
+    seen.weight = None;
+    assert!(draw(Screen::PLAIN, &seen, now()).contains("set, no route"));
+    seen.forbidden.insert("VirtualService");
+    let drawn = draw(Screen::PLAIN, &seen, now());
+    assert!(drawn.contains("the route is not shown: you may not read VirtualService"), "{drawn}");
 }

@@ -13,6 +13,7 @@ use crate::rollout::objects::replica_set_template;
 use crate::rollout::revision::Revision;
 use jiff::Timestamp;
 use serde_json::Value;
+use std::collections::BTreeSet;
 
 /// Everything that is shown.
 #[derive(Clone, Debug)]
@@ -21,6 +22,8 @@ pub struct Tree {
     pub canary: Canary,
     /// The canary's weight that the live route states; `None` when there is no route.
     pub weight: Option<i32>,
+    /// Kinds of objects that this person may not read.
+    pub forbidden: BTreeSet<&'static str>,
     /// Why the spec is not served, and what is doubtful in it.
     pub remarks: Vec<String>,
     /// The Deployments that exist, the target first.
@@ -88,7 +91,12 @@ fn root(tree: &Tree, now: Timestamp) -> Node {
         let ways = advice(canary).into_iter().map(|way| Node::painted(way, Colour::Bold)).collect();
         below.push(Node::painted(why, phase.colour).with(ways));
     }
-    let seen = tree.weight.map_or_else(|| "no route".into(), |weight| format!("{weight} in the route"));
+    let kinds: Vec<&str> = tree.forbidden.iter().copied().collect();
+    let seen = match tree.weight {
+        Some(weight) => format!("{weight} in the route"),
+        None if kinds.is_empty() => "no route".into(),
+        None => format!("the route is not shown: you may not read {}", kinds.join(", ")),
+    };
     let weight = match &status.share {
         Some(share) => share.to_string(),
         None => format!("Weight {} set, {seen}", status.canary_weight),

@@ -2,7 +2,7 @@
 
 use super::connection::Connection;
 use super::{DONE, Out, duration, view};
-use crate::api::Canary;
+use crate::api::{Canary, keys};
 use crate::cli::check::facts::text;
 use crate::cli::check::gather::path;
 use crate::cli::manifests::{IMAGE, installation};
@@ -20,6 +20,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Every CanaryPolicy and every Canary is deleted first: the controller gives its application the promoted revision, its pods and its traffic back,
 /// which takes a while and needs the controller to run. What is installed goes when all of them are gone. The definitions
 /// (Canary, MetricTemplate, AlertProvider) stay unless --crds is given, as they take every object of theirs along.
+///
+/// With --namespace only the applications of that namespace leave: nothing that is installed is touched.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Uninstall {
     /// Do it.
@@ -53,9 +55,21 @@ fn installed(crds: bool) -> anyhow::Result<Vec<Value>> {
 
 impl Uninstall {
     pub(crate) async fn run(self, at: &Connection, out: &mut Out<'_>) -> anyhow::Result<u8> {
-        let (policies, canaries) = (policies(at).await?, self.canaries(at).await?);
+        let canaries = self.canaries(at).await?;
+        if let Some(namespace) = at.only() {
+            leaves_for_good(&canaries, namespace)?;
+            if canaries.is_empty() {
+                out.line(&format!("no Canary is in namespace {namespace}: there is nothing to leave"))?;
+                return Ok(DONE);
+            }
+            if self.crds {
+                bail!("--crds is about the whole cluster: leave out --namespace, or --crds");
+            }
+        }
+        let policies = policies(at).await?;
         let mut there = Vec::new();
-        for object in installed(self.crds)? {
+        let installed = if at.named { Vec::new() } else { installed(self.crds)? };
+        for object in installed {
             if at.read(&path(&object)).await?.is_some() {
                 there.push(object);
             }
@@ -99,9 +113,10 @@ impl Uninstall {
         Ok(DONE)
     }
 
-    /// All Canaries; none where the cluster does not know the kind.
+    /// The Canaries that are meant; none where the cluster does not know the kind.
     async fn canaries(&self, at: &Connection) -> anyhow::Result<Vec<Canary>> {
-        let found = at.items("/apis/flagger.app/v1beta1/canaries").await?;
+        let within = at.only().map_or_else(String::new, |namespace| format!("namespaces/{namespace}/"));
+        let found = at.items(&format!("/apis/flagger.app/v1beta1/{within}canaries")).await?;
         Ok(found.into_iter().map(serde_json::from_value).collect::<Result<_, _>>()?)
     }
 
@@ -136,8 +151,23 @@ impl Uninstall {
     }
 }
 
-/// Names of all policies; none where the cluster does not know the kind.
+/// A policy makes its Canaries anew: a namespace leaves it by its own means.
+fn leaves_for_good(canaries: &[Canary], namespace: &str) -> anyhow::Result<()> {
+    let policy = |canary: &Canary| canary.metadata.labels.as_ref()?.get(keys::POLICY).cloned();
+    match canaries.iter().find_map(|canary| Some((canary, policy(canary)?))) {
+        Some((canary, policy)) => bail!(
+            "canary {} was made by policy {policy}, which would make it anew: take namespace {namespace} out of the policy's namespaceSelector, and its applications leave",
+            full_name(canary)
+        ),
+        None => Ok(()),
+    }
+}
+
+/// Names of all policies; none where the cluster does not know the kind, or a namespace is meant.
 async fn policies(at: &Connection) -> anyhow::Result<Vec<String>> {
+    if at.named {
+        return Ok(Vec::new());
+    }
     let found = at.items(POLICIES).await?;
     Ok(found.iter().map(|policy| text(policy, "/metadata/name").to_owned()).collect())
 }

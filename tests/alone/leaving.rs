@@ -32,8 +32,29 @@ async fn a_cluster_is_taken_over_from_flagger_and_left_with_plain_deployments() 
     let mut unserved = canary(&ns, &json!({"provider": "nginx", "targetRef": {"name": "other"}}));
     json_patch::merge(&mut unserved, &json!({"metadata": {"name": "other"}}));
     world.cp.apply(unserved).await?;
+    let mut target = deployment(&ns, "v1", 1);
+    json_patch::merge(
+        &mut target,
+        &json!({"metadata": {"name": "other"}, "spec": {"selector": {"matchLabels": {"app": "other"}},
+            "template": {"metadata": {"labels": {"app": "other"}}}}}),
+    );
+    world.flux(target).await?;
 
-    let plan = world.plugin(&ns, &["migrate"]).await?;
+    world
+        .until(&ns, "canary", "other", "it is refused", |c| {
+            at(c, "/status/conditions").to_string().contains("nginx")
+        })
+        .await?;
+    let refused = world.plugin(&ns, &["status", "other", "--wait"]).await?;
+    ensure!(refused.code == 4 && refused.out.contains("nginx"), "it is waited for: {refused:?}");
+    let one = world.plugin(&other, &["migrate"]).await?;
+    ensure!(
+        one.out.contains(&format!("  {other}/app")) && !one.out.contains(&format!("{ns}/app")),
+        "{one:?}"
+    );
+    let one = world.plugin(&other, &["migrate", "--yes"]).await?;
+    ensure!(one.code != 0 && one.err.contains("Flagger serves the whole cluster"), "{one:?}");
+    let plan = world.plugin("", &["migrate"]).await?;
     for part in [
         &format!("scale deployment flagger in {ns} (Flagger) to 0"),
         &format!("  {ns}/app"),
@@ -43,7 +64,7 @@ async fn a_cluster_is_taken_over_from_flagger_and_left_with_plain_deployments() 
         ensure!(plan.code == 0 && plan.out.contains(part), "{part:?}: {plan:?}");
     }
     ensure!(at(&world.get(&ns, "deploy", "flagger").await?, "/spec/replicas") == 1);
-    let moved = world.plugin(&ns, &["migrate", "--yes"]).await?;
+    let moved = world.plugin("", &["migrate", "--yes"]).await?;
     ensure!(
         moved.code == 0 && moved.out.contains(&format!("scaled deployment flagger in {ns} to 0")),
         "{moved:?}"
@@ -53,10 +74,15 @@ async fn a_cluster_is_taken_over_from_flagger_and_left_with_plain_deployments() 
     // One of them is left in the middle of a release.
     world.flux(deployment(&other, "v2", 2)).await?;
     world.until(&other, "vs", "app", "weight on the canary", |vs| weight(vs) > Some(0)).await?;
-    let plan = world.plugin(&ns, &["uninstall"]).await?;
+    let none = world.plugin("nosuch", &["uninstall", "--yes"]).await?;
+    ensure!(none.code == 0 && none.out.contains("no Canary is in namespace nosuch"), "{none:?}");
+    let one = world.plugin(&other, &["uninstall"]).await?;
+    ensure!(one.out.contains(&format!("delete canary {other}/app")), "{one:?}");
+    ensure!(!one.out.contains(&ns) && !one.out.contains("Namespace sidetrack-system"), "{one:?}");
+    let plan = world.plugin("", &["uninstall"]).await?;
     ensure!(plan.out.contains(&format!("delete canary {ns}/app and wait")), "{plan:?}");
     ensure!(!world.get(&ns, "canary", "app").await?.is_null(), "a plan changes nothing");
-    let left = world.plugin(&ns, &["uninstall", "--yes"]).await?;
+    let left = world.plugin("", &["uninstall", "--yes"]).await?;
     ensure!(left.code == 0 && left.out.contains(&format!("canary {ns}/app is gone")), "{left:?}");
     let app = world.get(&ns, "deploy", "app").await?;
     ensure!(image(&app) == "app:v1" && at(&app, "/status/readyReplicas") == 2, "{app:#}");

@@ -28,7 +28,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct World {
     /// The control plane.
     pub(crate) cp: ControlPlane,
-    webhook: String,
+    pub(crate) webhook: String,
 }
 
 /// A running `sidetrack run`. It ends with this value, and with the process that holds it, however that ends.

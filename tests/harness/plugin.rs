@@ -17,15 +17,13 @@ pub(crate) struct Said {
 }
 
 impl World {
-    /// A command of the plugin, as a person.
+    /// A command of the plugin, as a person; about the whole cluster where the namespace is empty.
     pub(crate) fn plugin_command(&self, namespace: &str, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kubectl-sidetrack"));
-        command
-            .arg("-n")
-            .arg(namespace)
-            .args(args)
-            .env("KUBECONFIG", self.cp.kubeconfig(PERSON))
-            .kill_on_drop(true);
+        if !namespace.is_empty() {
+            command.arg("-n").arg(namespace);
+        }
+        command.args(args).env("KUBECONFIG", self.cp.kubeconfig(PERSON)).kill_on_drop(true);
         command
     }
 

@@ -30,7 +30,8 @@ fn named(name: &str, mut canary: Value) -> Value {
 
 /// Everything but one Canary.
 fn others(world: &World, canary: &ObjectRef) -> BTreeMap<ObjectRef, Value> {
-    world.cluster.objects.clone().into_iter().filter(|(at, _)| at != canary).collect()
+    let all = world.cluster.objects.iter().filter(|(at, _)| *at != canary);
+    all.map(|(at, object)| (at.clone(), (**object).clone())).collect()
 }
 
 fn stalled(world: &World) -> Option<(String, String)> {

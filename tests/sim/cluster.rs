@@ -1,6 +1,7 @@
 //! The API server, as far as Sidetrack's writes depend on it: versions, generations, preconditions, finalizers,
 //! garbage collection and field ownership.
 
+use super::stored::Stored;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use sidetrack::object::{Kind, ObjectRef, Write};
@@ -51,7 +52,7 @@ impl Defaults {
 /// All objects.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Cluster {
-    pub(crate) objects: BTreeMap<ObjectRef, Value>,
+    pub(crate) objects: BTreeMap<ObjectRef, Stored>,
     pub(crate) now: Timestamp,
     pub(crate) version: u64,
     pub(crate) uids: u64,
@@ -68,7 +69,7 @@ fn metadata(object: &mut Value) -> &mut Map<String, Value> {
 
 impl Cluster {
     pub(crate) fn get(&self, at: &ObjectRef) -> Option<&Value> {
-        self.objects.get(at)
+        self.objects.get(at).map(|stored| &**stored)
     }
 
     /// Counts every change of any object.
@@ -104,13 +105,13 @@ impl Cluster {
         metadata.remove("deletionTimestamp");
         self.show(&at, &mut object);
         own(&Value::Null, &mut object, manager, self.now);
-        self.objects.insert(at, object.clone());
+        self.objects.insert(at, object.clone().into());
         Ok(object)
     }
 
     /// Stores a changed object. Nothing happens when nothing differs.
     pub(crate) fn store(&mut self, at: &ObjectRef, mut new: Value, manager: Option<Manager<'_>>) -> Value {
-        let old = self.objects.get(at).cloned().expect("only what exists is changed");
+        let old = self.get(at).cloned().expect("only what exists is changed");
         self.show(at, &mut new);
         if let Some(manager) = manager {
             own(&old, &mut new, manager, self.now);
@@ -126,14 +127,14 @@ impl Cluster {
         let metadata = metadata(&mut new);
         metadata.insert("resourceVersion".into(), version);
         metadata.insert("generation".into(), generation.into());
-        self.objects.insert(at.clone(), new.clone());
+        self.objects.insert(at.clone(), new.clone().into());
         self.finish_deletion(at);
         new
     }
 
     /// DELETE with background propagation.
     pub(crate) fn delete(&mut self, at: &ObjectRef) -> Result<(), Refused> {
-        let Some(mut object) = self.objects.get(at).cloned() else { return Err(Refused(404)) };
+        let Some(mut object) = self.get(at).cloned() else { return Err(Refused(404)) };
         if object.pointer("/metadata/deletionTimestamp").is_none() {
             let (now, version) = (self.now.to_string(), self.next_version());
             let generation = object["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
@@ -141,7 +142,7 @@ impl Cluster {
             metadata.insert("deletionTimestamp".into(), now.into());
             metadata.insert("resourceVersion".into(), version);
             metadata.insert("generation".into(), generation.into());
-            self.objects.insert(at.clone(), object);
+            self.objects.insert(at.clone(), object.into());
         }
         self.finish_deletion(at);
         Ok(())
@@ -171,7 +172,7 @@ impl Cluster {
     /// Executes a write of Sidetrack's, as the API server would.
     pub(crate) fn write(&mut self, write: &Write, manager: &str) -> Result<Option<Value>, Refused> {
         let at = write.target().expect("a write names its object");
-        let live = self.objects.get(&at).cloned();
+        let live = self.get(&at).cloned();
         let found = live.ok_or(Refused(404));
         match write {
             Write::Create { object } => self.create(object.clone(), Manager::update(manager)).map(Some),

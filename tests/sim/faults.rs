@@ -1,9 +1,9 @@
 //! What an API server answers besides yes.
 
 use super::cluster::Cluster;
+use super::stored::Stored;
 use super::world::World;
 use jiff::{SignedDuration, Timestamp};
-use serde_json::Value;
 use sidetrack::object::ObjectRef;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -36,7 +36,7 @@ impl Faults {
 #[derive(Clone, Debug)]
 pub(crate) struct Lag {
     pub(super) until: Timestamp,
-    pub(super) seen: BTreeMap<ObjectRef, Value>,
+    pub(super) seen: BTreeMap<ObjectRef, Stored>,
 }
 
 impl World {

@@ -110,7 +110,7 @@ impl World {
             self.cluster.objects.iter().filter(|(at, _)| **at != target && **at != self.canary)
         {
             let place = if adopted(at) { &mut others.adopted } else { &mut others.foreign };
-            place.insert(at.clone(), object.clone());
+            place.insert(at.clone(), (**object).clone());
         }
         self.laws.others = others;
     }

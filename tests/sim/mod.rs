@@ -14,6 +14,7 @@ pub(crate) mod manifests;
 mod moments;
 mod neighbours;
 pub(crate) mod process;
+mod stored;
 pub(crate) mod traffic;
 pub(crate) mod workloads;
 pub(crate) mod world;

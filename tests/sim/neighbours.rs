@@ -11,7 +11,7 @@ pub(crate) fn of(cluster: &Cluster, namespace: &str) -> Neighbours {
             .objects
             .iter()
             .filter(|(at, _)| at.namespace == namespace && at.kind.as_str() == kind.kind);
-        found.add(kind, objects.map(|(_, object)| object.clone()).collect::<Vec<_>>());
+        found.add(kind, objects.map(|(_, object)| (**object).clone()).collect::<Vec<_>>());
     }
     found
 }

@@ -420,7 +420,7 @@ fn autoscale(cluster: &mut Cluster) {
         .objects
         .iter()
         .filter(|(at, _)| at.kind == Kind::HorizontalPodAutoscaler)
-        .map(|(_, o)| o.clone())
+        .map(|(_, o)| (**o).clone())
         .collect();
     for scaler in scalers {
         let namespace = text(&scaler, "/metadata/namespace").unwrap();

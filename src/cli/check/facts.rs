@@ -111,6 +111,16 @@ pub struct Adoption {
 }
 
 impl Facts {
+    /// Leaves out the Canaries of other namespaces.
+    pub fn keep_namespace(&mut self, namespace: &str) {
+        if let Ok(canaries) = &mut self.canaries {
+            canaries.retain(|canary| key(canary).0 == namespace);
+        }
+        let within = format!("{namespace}/");
+        self.adoptions.retain(|adoption| adoption.canary.starts_with(&within));
+        self.secrets.retain(|secret| secret.namespace == namespace);
+    }
+
     /// Returns an object of the installation by kind and name.
     #[must_use]
     pub fn installed(&self, kind: &str, name: &str) -> Option<&Installed> {

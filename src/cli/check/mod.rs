@@ -29,6 +29,9 @@ pub struct Check {
     /// A context of the kubeconfig other than its current one.
     #[arg(long, value_name = "NAME")]
     pub context: Option<String>,
+    /// The only namespace whose Canaries are looked at.
+    #[arg(long, short, value_name = "NAME")]
+    pub namespace: Option<String>,
     /// How findings are printed.
     #[arg(long, short, value_enum, default_value_t = Output::Text)]
     pub output: Output,
@@ -51,7 +54,10 @@ impl Check {
     pub async fn run(&self, stdout: &mut impl Write) -> anyhow::Result<()> {
         let settings =
             client::Settings { kubeconfig: self.kubeconfig.clone(), context: self.context.clone() };
-        let facts = gather::gather(client::connect(&settings).await?, clock::now()).await?;
+        let mut facts = gather::gather(client::connect(&settings).await?, clock::now()).await?;
+        if let Some(namespace) = &self.namespace {
+            facts.keep_namespace(namespace);
+        }
         let findings = findings(&facts);
         let printed = match self.output {
             Output::Text => text(&findings),

@@ -22,6 +22,12 @@ pub fn of(deployment: &Value) -> Config {
     if let Some(interval) = flag(deployment, "min-interval").as_deref().and_then(duration::parse) {
         config.min_interval = interval;
     }
+    if let Some(servers) = flag(deployment, "metrics-servers") {
+        config.metrics_servers = servers.split(',').map(str::to_owned).collect();
+    }
+    if let Some(server) = flag(deployment, "metrics-server") {
+        config.metrics_server = server;
+    }
     config
 }
 

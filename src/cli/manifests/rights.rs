@@ -157,6 +157,9 @@ fn people() -> [Value; 5] {
         }),
         json!({"apiGroups": ["sidetrack.dev"], "resources": ["canarypolicies"], "verbs": READ}),
         json!({"apiGroups": ["apps"], "resources": ["controllerrevisions"], "verbs": READ}),
+        json!({"apiGroups": ["networking.istio.io"], "resources": ["virtualservices", "destinationrules"], "verbs": READ}),
+        json!({"apiGroups": ["split.smi-spec.io"], "resources": ["trafficsplits"], "verbs": READ}),
+        json!({"apiGroups": ["gateway.networking.k8s.io"], "resources": ["httproutes"], "verbs": READ}),
     ];
     [
         role_of_people("sidetrack-view", &["view", "edit", "admin"], &looking),
