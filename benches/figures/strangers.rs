@@ -1,10 +1,17 @@
 //! What whoever reaches the webhook's port can make it take up.
 
+use crate::api::{Api, deployment, new_template};
 use crate::harness::World;
-use crate::report::Report;
+use crate::report::{Report, quantile};
+use crate::webhook::labels;
 use anyhow::{Result, ensure};
+use ground::SIDETRACK;
+use serde_json::json;
 use std::sync::Arc;
+use std::time::Instant;
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 /// Size of the largest body that is read.
 const LARGEST: usize = 8 << 20;
@@ -68,6 +75,58 @@ pub(crate) async fn measure(world: &World, report: &mut Report) -> Result<()> {
             &format!("{served} answered"),
         );
         sidetrack.kill();
+    }
+    others(world, report, &client, &url).await
+}
+
+/// What writes of others take while somebody holds more connections than there are and sends the largest bodies, one after the
+/// other; by turns with none of it.
+async fn others(world: &World, report: &mut Report, client: &reqwest::Client, url: &str) -> Result<()> {
+    let _sidetrack = world.run(&[])?;
+    world.wait_for_webhook().await?;
+    let api = Api::new(world, "others").await?;
+    let mut target = deployment(&api, "app");
+    json_patch::merge(
+        &mut target,
+        &json!({"metadata": {"labels": labels()}, "spec": {"paused": true, "replicas": 0}}),
+    );
+    api.by(world.cp.client_as(SIDETRACK)).create("deployments", &target).await?;
+    let api = api.by(world.cp.client_as("flux"));
+    let (mut version, mut quiet, mut noisy) = (1, Vec::new(), Vec::new());
+    for _ in 0..report.either(8, 2) {
+        for (samples, noise) in [(&mut quiet, false), (&mut noisy, true)] {
+            let stop = CancellationToken::new();
+            let (mut idle, mut senders) = (Vec::new(), JoinSet::new());
+            if noise {
+                for _ in 0..1100 {
+                    idle.extend(TcpStream::connect(&world.webhook).await);
+                }
+                let (client, url, stop) = (client.clone(), url.to_owned(), stop.clone());
+                let body = review((LARGEST - 1024) / 7, 0);
+                senders.spawn(async move {
+                    while !stop.is_cancelled() {
+                        let _ = send(&client, &url, body.clone(), 1).await;
+                    }
+                });
+            }
+            for _ in 0..30 {
+                version += 1;
+                let started = Instant::now();
+                api.merge("deployments", "app", &new_template(version)).await?;
+                samples.push(started.elapsed().as_secs_f64() * 1e3);
+            }
+            stop.cancel();
+            while senders.join_next().await.is_some() {}
+        }
+    }
+    for (name, share) in [("median", 0.5), ("p90", 0.9)] {
+        let (calm, storm) = (quantile(&mut quiet, share), quantile(&mut noisy, share));
+        report.figure(
+            &format!("update beside a stranger with 1100 connections and 8 MiB bodies / in quiet, {name}"),
+            storm / calm,
+            "",
+            "goal 1.5",
+        );
     }
     Ok(())
 }

@@ -101,7 +101,7 @@ fn review() -> Vec<u8> {
     whole(REVIEW.saturating_sub(bare) / 2)
 }
 
-fn labels() -> Value {
+pub(crate) fn labels() -> Value {
     json!({keys::CANARY: "app", keys::LAYOUT: keys::LAYOUT_PRIMARY_COPY, keys::ROLE: keys::ROLE_TARGET})
 }
 

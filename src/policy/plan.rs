@@ -9,12 +9,15 @@ use crate::api::canary_policy::{CanaryPolicySpec, CanaryPolicyStatus, Frozen, Mo
 use crate::api::status::Condition;
 use crate::api::{CanarySpec, keys};
 use crate::object::{Kind, ObjectRef, Write};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How many Deployments a status names.
 const NAMED: usize = 20;
+
+/// How long a Deployment may be gone and still be the same application.
+const ABSENCE: SignedDuration = SignedDuration::from_mins(15);
 
 /// What has to be done.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -103,7 +106,7 @@ pub fn plan(roster: &Roster, now: Timestamp) -> Work {
         statuses.insert(name, status);
         others.insert(name, named);
     }
-    unwanted(roster, &wanted, &mut work);
+    unwanted(roster, &wanted, now, &mut work);
     let alone = |key: &&Key| left_alone.values().any(|alone| alone.contains_key(*key));
     let enrolled = roster.deployments.iter().filter(|(_, candidate)| candidate.enrolled_by.is_some());
     work.refused.extend(enrolled.map(|(key, _)| key).filter(alone).cloned());
@@ -195,9 +198,25 @@ fn differs(facts: &Facts, policy: &str, spec: &CanarySpec) -> bool {
         || facts.digest.as_deref() != Some(generate::digest(spec).as_str())
 }
 
+/// Until when a policy's Canary stays whose Deployment is gone, if it does: made again meanwhile, that is no new application
+/// which may run whatever it says. Where it is not known yet since when, there is no end yet.
+fn stays_until(roster: &Roster, key: &Key, facts: &Facts) -> Option<Timestamp> {
+    let target = roster.deployments.get(&(key.0.clone(), facts.target.clone()));
+    let selected = facts.policy.as_ref().is_some_and(|policy| roster.selects_namespace(policy, &key.0));
+    let stays = target.is_none_or(|target| target.terminating) && selected && facts.promoted;
+    let end = |since: Timestamp| since.saturating_add(ABSENCE).unwrap_or(since);
+    stays.then(|| facts.missing.map_or(Timestamp::MAX, end))
+}
+
 /// What policies made and none wants any more goes: the Canary leaves as any other.
-fn unwanted(roster: &Roster, wanted: &BTreeSet<Key>, work: &mut Work) {
+fn unwanted(roster: &Roster, wanted: &BTreeSet<Key>, now: Timestamp, work: &mut Work) {
     for (key, facts) in &roster.canaries {
+        if !wanted.contains(key)
+            && let Some(end) = stays_until(roster, key, facts).filter(|end| now < *end)
+        {
+            work.wake = earlier(work.wake, Some(end));
+            continue;
+        }
         if facts.policy.is_some() && !facts.terminating && !wanted.contains(key) {
             let write = if facts.taken_over {
                 work.mends.push((key.clone(), Mend::LetGo));

@@ -63,6 +63,10 @@ pub struct Facts {
     pub stays: bool,
     /// Why it touches nothing, where it does not.
     pub refused: Option<String>,
+    /// It has promoted a revision, which is to run when its target is made again.
+    pub promoted: bool,
+    /// Since when its target is known to be missing.
+    pub missing: Option<Timestamp>,
 }
 
 /// A policy with what was found wrong in it.
@@ -338,6 +342,14 @@ impl Roster {
         })
     }
 
+    /// Whether a policy that acts selects a namespace.
+    #[must_use]
+    pub fn selects_namespace(&self, policy: &str, namespace: &str) -> bool {
+        let held = self.policies.get(policy).filter(|held| held.counts() && held.enforces());
+        held.zip(self.namespaces.get(namespace))
+            .is_some_and(|(held, labels)| selection::matches(&held.policy.spec.namespace_selector, labels))
+    }
+
     /// Returns the names of all policies, the one that counts first of two before the other.
     #[must_use]
     pub fn ranked(&self) -> Vec<String> {
@@ -531,6 +543,8 @@ fn facts(canary: &Canary, object: &Value) -> Facts {
         stage: status.and_then(|s| Some(s.run.as_ref()?.stage)),
         queued: status.and_then(|s| s.queued),
         refused: status.and_then(crate::rollout::leaves_alone).map(str::to_owned),
+        promoted: status.is_some_and(|s| s.revisions.primary.is_some()),
+        missing: status.and_then(crate::rollout::misses_target),
         stays: canary.spec.suspend || status.is_some_and(|s| s.run.as_ref().is_some_and(|run| run.paused)),
     }
 }

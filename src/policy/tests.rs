@@ -152,6 +152,37 @@ fn more_deployments_than_max_targets_end_no_guard_of_a_policy_that_acts() {
     assert_eq!((after(&mut roster, &all), entries(&roster)), ("TooMany".into(), 0));
 }
 
+/// Deleting an application and making it again is no way past its analysis; one that stays away leaves.
+#[test]
+fn the_canary_of_a_deployment_that_is_gone_stays_for_a_while() {
+    let mut roster = roster(&[namespace("cart"), deployment("cart", "a"), policy("shop", &json!({}))]);
+    let mut canary = created(&plan(&roster, NOW)).remove(0);
+    let since = NOW.to_string();
+    json_patch::merge(&mut canary, &json!({"status": {"phase": "Succeeded", "revisions": {"primary": "p"}}}));
+    see(&mut roster, &canary);
+    roster.lose(&ObjectRef::new(Kind::Deployment, "cart", "a"));
+    roster.refresh();
+    assert_eq!(deleted(&plan(&roster, NOW)), [""; 0], "it is not stated yet");
+    let stall = json!([{"type": "Stalled", "status": "True", "reason": "TargetMissing", "lastTransitionTime": since}]);
+    json_patch::merge(&mut canary, &json!({"status": {"conditions": stall}}));
+    see(&mut roster, &canary);
+    let later = |minutes: i64| NOW + jiff::SignedDuration::from_mins(minutes);
+    let waits = plan(&roster, later(14));
+    assert_eq!((deleted(&waits).len(), waits.wake), (0, Some(later(15))));
+    assert_eq!(deleted(&plan(&roster, later(15))), ["a"]);
+    // What the policy does not select any more, and what has never been promoted, leaves at once.
+    let mut other = namespace("cart");
+    other["metadata"]["labels"] = json!({});
+    see(&mut roster, &other);
+    roster.refresh();
+    assert_eq!(deleted(&plan(&roster, later(1))), ["a"]);
+    see(&mut roster, &namespace("cart"));
+    json_patch::merge(&mut canary, &json!({"status": {"revisions": {"primary": null}}}));
+    see(&mut roster, &canary);
+    roster.refresh();
+    assert_eq!(deleted(&plan(&roster, later(1))), ["a"]);
+}
+
 #[test]
 fn every_deployment_gets_a_canary_with_its_port_and_after_that_nothing_is_written() {
     let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "cart", "name": "b"},

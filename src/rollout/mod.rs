@@ -42,4 +42,4 @@ pub use advance::advance;
 pub use observed::{Memory, Observed};
 pub use plan::Plan;
 pub use refused::Refused;
-pub use status::leaves_alone;
+pub use status::{leaves_alone, misses_target};

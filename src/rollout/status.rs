@@ -364,6 +364,12 @@ pub fn leaves_alone(status: &CanaryStatus) -> Option<&str> {
     stalled(status, &[REFUSED, TARGET_TAKEN]).map(|condition| condition.message.as_str())
 }
 
+/// Since when it is stated that the target is missing, where it is.
+#[must_use]
+pub fn misses_target(status: &CanaryStatus) -> Option<Timestamp> {
+    stalled(status, &[TARGET_MISSING])?.last_transition_time
+}
+
 /// The stall that is stated, if it has one of these reasons.
 fn stalled<'s>(status: &'s CanaryStatus, reasons: &[&str]) -> Option<&'s Condition> {
     let stall = status.conditions.iter().find(|c| c.type_ == "Stalled" && c.status == "True")?;

@@ -1,5 +1,6 @@
 //! From the first write of a Deployment on: what a policy selects is enrolled at admission, released, and let go.
 
+use crate::harness::objects::pod_image;
 use crate::harness::{at, canary, deployment, eventually, image, shared};
 use crate::stage::{
     enforced, enrolled, in_configuration, key, message, namespace, phase, policy, runs, said,
@@ -50,6 +51,41 @@ async fn a_deployment_is_protected_from_its_first_write_and_plain_when_the_polic
     ensure!(!enrolled(&plain) && !plain.to_string().contains("sidetrack.dev/hold"), "{plain:#}");
     world.flux(deployment(&ns, "v4", 2)).await?;
     runs(world, &ns, "app", "v4").await?;
+    Ok(())
+}
+
+/// Whoever may write Deployments deletes one and makes it again with what nobody has approved: the promoted revision comes back,
+/// the other one waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn deleting_and_making_again_is_no_way_past_a_policy() -> Result<()> {
+    let (world, _) = shared().await;
+    for layout in ["in-place", "primary-copy"] {
+        let team = format!("made-again-{layout}");
+        enforced(world, &team, &json!({"layout": layout, "approval": {"required": true}})).await?;
+        let ns = namespace(world, &team).await?;
+        world.flux(deployment(&ns, "v1", 2)).await?;
+        phase(world, &ns, "app", "Initialized").await?;
+        let uid = at(&world.get(&ns, "canary", "app").await?, "/metadata/uid").clone();
+        world.kubectl(&["-n", &ns, "delete", "deploy", "app"]).await?;
+        world.flux(deployment(&ns, "v9", 2)).await?;
+        let waits = phase(world, &ns, "app", "Waiting").await?;
+        ensure!(
+            message(&waits, "Ready").contains("approval") && at(&waits, "/metadata/uid") == &uid,
+            "{waits:#}"
+        );
+        let primary = if layout == "in-place" { "app" } else { "app-primary" };
+        world
+            .until(&ns, "deploy", primary, "the promoted revision has its pods", |d| {
+                at(d, "/status/readyReplicas") == 2
+                    && (layout != "in-place" || at(d, "/status/updatedReplicas").is_null())
+            })
+            .await?;
+        let label = format!("app={primary}");
+        for pod in world.list(&ns, "pod", &label).await? {
+            let ends = !at(&pod, "/metadata/deletionTimestamp").is_null();
+            ensure!(ends || pod_image(&pod) == "app:v1", "{layout}: {pod:#}");
+        }
+    }
     Ok(())
 }
 
