@@ -27,7 +27,7 @@ pub fn policies(controller_user: &str) -> [Value; 2] {
     let [canary, hold, promoted, glass] =
         [keys::CANARY, keys::HOLD, keys::PROMOTED, keys::BREAK_GLASS].map(literal);
     let protected: Vec<String> = PROTECTED.iter().map(|name| literal(name)).collect();
-    let may = may(RIGHT, "object");
+    let may = may(&literal(RIGHT), "object");
     let number = |field: &str| format!("oldObject.?status.?{field}.orValue(0)");
     let rules = Rules::default()
         .variable("a", "object.metadata.?annotations.orValue({})")

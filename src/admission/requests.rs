@@ -47,7 +47,7 @@ fn changing(controller_user: &str) -> Value {
                 "(object.?spec == oldObject.?spec && {same} && {} && {}) || {}",
                 covers("a", "o"),
                 covers("o", "a"),
-                may("update", "object"),
+                may(&literal("update"), "object"),
             ),
             "all but a request takes the verb update on canaries.flagger.app (ClusterRole sidetrack-edit)",
         );
@@ -62,8 +62,7 @@ fn asking(controller_user: &str) -> Value {
         Verb::ALL.iter().map(|v| format!("{}: {}", literal(v.as_str()), literal(v.right()))).collect();
     let variable = |name: &str, expression: String| json!({"name": name, "expression": expression});
     let demand = |expression: String, message: String| json!({"expression": expression, "messageExpression": message, "reason": "Forbidden"});
-    let may = "authorizer.group('flagger.app').resource('canaries').namespace(object.metadata.namespace)\
-               .name(object.metadata.name).check(variables.right).allowed()";
+    let may = may("variables.right", "object");
     json!({
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "ValidatingAdmissionPolicy",

@@ -306,7 +306,7 @@ fn deletion() -> Value {
                 literal(keys::LAYOUT_IN_PLACE),
                 literal(keys::ROLE),
                 literal(keys::ROLE_TARGET),
-                may(policy_lock::RIGHT, "oldObject"),
+                may(&literal(policy_lock::RIGHT), "oldObject"),
             ),
             "a Deployment made anew over its orphaned pods would run its template unanalysed; delete it with background \
              propagation, or ask for the verb break-glass on canaries.flagger.app (ClusterRole sidetrack-break-glass)",
@@ -315,12 +315,11 @@ fn deletion() -> Value {
     policy(&format!("{NAME}-deletion"), &resources, "DELETE", &json!([was_enrolled()]), rules)
 }
 
-/// "The user has this verb on the Canary that has the name of this object."
+/// "The user has this verb (an expression) on the Canary that has the name of this object."
 pub(super) fn may(right: &str, object: &str) -> String {
     format!(
         "authorizer.group('flagger.app').resource('canaries').namespace({object}.metadata.namespace)\
-         .name({object}.metadata.name).check({right}).allowed()",
-        right = literal(right)
+         .name({object}.metadata.name).check({right}).allowed()"
     )
 }
 

@@ -62,7 +62,7 @@ pub(super) fn first(case: &mut Case<'_>, target: &Workload) -> Option<Plan> {
 }
 
 /// Pods that are asked for while a revision is held are the promoted one's, also where Kubernetes keeps no ReplicaSet of it.
-fn given_back(case: &mut Case<'_>, target: &Workload) -> Option<Plan> {
+pub(super) fn given_back(case: &mut Case<'_>, target: &Workload) -> Option<Plan> {
     let bare = target.held()
         && target.replicas > 0
         && target.rollout.replicas == 0

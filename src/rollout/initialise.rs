@@ -3,6 +3,7 @@
 use crate::api::status::Phase;
 use crate::rollout::advance::Case;
 use crate::rollout::asking::Asked;
+use crate::rollout::in_place;
 use crate::rollout::observed::Backend;
 use crate::rollout::plan::{Check, Message, Plan, Step};
 use crate::rollout::revision::Revision;
@@ -83,6 +84,11 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload) -> Plan {
             None => Step::MarkPromoted(target.revision.clone()).into(),
         };
     };
+    // What ran where the Deployment was saved has no pods here yet.
+    let stored = o.names.in_place() && o.snapshots.contains(&o.names.snapshot(promoted));
+    if stored && let Some(plan) = in_place::given_back(case, target) {
+        return plan;
+    }
     if let Some(plan) = replaced(case, target, promoted) {
         return plan;
     }

@@ -38,10 +38,13 @@ impl<'a> Edit<'a> {
         self.unchanged("/metadata/generation")
     }
 
-    /// Adds or replaces a value.
+    /// Adds or replaces a value. One that is there stays, although it was to be removed.
     #[must_use]
     pub fn set(mut self, pointer: &str, value: Value) -> Self {
-        if self.live.pointer(pointer) != Some(&value) {
+        if self.live.pointer(pointer) == Some(&value) {
+            let removes = |operation: &PatchOperation| matches!(operation, PatchOperation::Remove(r) if r.path.as_str() == pointer);
+            self.operations.retain(|operation| !removes(operation));
+        } else {
             self.push(pointer, |path| PatchOperation::Add(AddOperation { path, value }));
         }
         self
@@ -164,6 +167,16 @@ mod tests {
         assert_eq!(
             apply(&live, write),
             json!({"metadata": {"uid": "u", "generation": 1, "annotations": {"a/b": "1", "c": "2"}}})
+        );
+    }
+
+    #[test]
+    fn what_is_removed_and_set_again_is_there() {
+        let live = json!({"metadata": {"uid": "u", "annotations": {keys::HOLD: "h", keys::PROMOTED: "p", "own": "1"}}});
+        let edit = Edit::new(at(), &live).without_keys().annotation(keys::PROMOTED, "p");
+        assert_eq!(
+            apply(&live, edit.write()),
+            json!({"metadata": {"uid": "u", "annotations": {keys::PROMOTED: "p", "own": "1"}}})
         );
     }
 

@@ -13,9 +13,13 @@ use crate::rollout::workload::Workload;
 
 /// What was promoted before a target came back with another template, as long as its template is stored: it is what runs, and
 /// the other one is held. Not where a person lets it run, and not over a pause of the owner's own.
+///
+/// The Canary's status says so; where it came back without one, as from most backups, the Deployment that was saved while it was
+/// held does.
 pub(super) fn promoted_before(case: &Case<'_>, target: &Workload) -> Option<Revision> {
     let o = case.o;
-    let promoted = Revision::from_key(o.status.revisions.primary.as_deref()?);
+    let stated = o.status.revisions.primary.as_deref().map(Revision::from_key);
+    let promoted = stated.or_else(|| target.keys.promoted.clone().filter(|_| target.held()))?;
     let known = o.snapshots.contains(&o.names.snapshot(&promoted));
     let is = o.names.in_place()
         && known

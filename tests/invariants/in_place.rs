@@ -529,3 +529,31 @@ fn a_rejected_revision_that_is_restored_stays_out() {
     assert_eq!(world.primary_pods().revisions(), [&revision("v1")]);
     assert_eq!(world.key(keys::HOLD), Some(revision("v2").as_str()));
 }
+
+/// A backup has the Deployment, the stored templates and the Canary, whose status is not restored.
+#[test]
+fn a_backup_without_status_brings_the_promoted_revision_back() {
+    let mut world = World::initialised(in_place(&[]));
+    world.answers.success_rate("50");
+    world.update("v2");
+    world.until_over(Phase::Failed);
+    let mut saved = world.target().unwrap().clone();
+    let (at, canary) = (world.deployment("app"), world.canary.clone());
+    world.kill();
+    world.delete(&at);
+    let mut bare = world.cluster.get(&canary).unwrap().clone();
+    bare.as_object_mut().unwrap().remove("status");
+    world.cluster.store(&canary, bare, None);
+    for field in ["uid", "resourceVersion", "generation", "creationTimestamp", "managedFields"] {
+        saved["metadata"].as_object_mut().unwrap().remove(field);
+    }
+    saved.as_object_mut().unwrap().remove("status");
+    world.apply(saved);
+    world.start();
+    for _ in 0..60 {
+        world.run(1);
+        assert!(!world.primary_pods().revisions().contains(&&revision("v2")), "{}", world.tail());
+    }
+    assert_eq!(world.primary_pods().revisions(), [&revision("v1")]);
+    world.until_over(Phase::Failed);
+}

@@ -121,6 +121,9 @@ fn put_on(
         && new.annotation(keys::HOLD) == Some(promoted.as_str())
     {
         wanted.set(keys::HOLD, Cow::Borrowed(promoted.as_str()));
+        if let Some(ran) = new.annotation(keys::PROMOTED) {
+            wanted.set(keys::PROMOTED, Cow::Borrowed(ran));
+        }
     }
     if let Some(hold) = hold {
         wanted.set(keys::HOLD, Cow::Borrowed(hold.as_str()));

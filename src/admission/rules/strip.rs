@@ -8,6 +8,9 @@ use crate::admission::view::View;
 use crate::api::keys;
 use crate::rollout::revision::Revision;
 
+/// What a Deployment that was held when it was saved keeps: what it was held on, and what ran instead.
+const SAVED: [&str; 2] = [keys::HOLD, keys::PROMOTED];
+
 /// Strips every label, annotation and finalizer of ours, and a pause that came with a hold: nobody
 /// would ever lift it. `old` is the stored object, if there is one.
 ///
@@ -28,7 +31,7 @@ pub(in crate::admission) fn strip(old: Option<View<'_>>, new: View<'_>) -> Outco
     }
     let kept = old.is_none().then(|| held_as_saved(new)).flatten();
     for key in keys::ANNOTATIONS.into_iter().chain([keys::PORTS]) {
-        if new.annotation(key).is_some() && !(key == keys::HOLD && kept.is_some()) {
+        if new.annotation(key).is_some() && !(kept.is_some() && SAVED.contains(&key)) {
             changes.push(Change::Annotation(key, None));
         }
     }
