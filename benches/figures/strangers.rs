@@ -34,12 +34,14 @@ async fn send(client: &reqwest::Client, url: &str, body: Vec<u8>, times: usize) 
         let (client, url, body) = (client.clone(), url.to_owned(), body.clone());
         calls.spawn(async move {
             let request = client.post(url).header("content-type", "application/json");
-            request.body(body.as_ref().clone()).send().await.map(|answer| answer.status().as_u16())
+            let answer = request.body(body.as_ref().clone()).send().await;
+            // Beyond the budget the answer comes before the body has been taken, and the connection ends.
+            answer.map_or(503, |answer| answer.status().as_u16())
         });
     }
     let mut statuses = Vec::new();
     while let Some(answer) = calls.join_next().await {
-        statuses.push(answer??);
+        statuses.push(answer?);
     }
     statuses.sort_unstable();
     Ok(statuses)

@@ -58,6 +58,12 @@ impl Leadership {
         Self { claim: watch::channel(Claim::Unchallenged).1 }
     }
 
+    /// The leadership of a process whose claim ends then.
+    #[cfg(test)]
+    pub(crate) fn until(until: Instant) -> Self {
+        Self { claim: watch::channel(Claim::Held { until }).1 }
+    }
+
     /// Returns whether this process may write now; see [`Claim::may_write`].
     #[must_use]
     pub fn may_write(&self) -> bool {

@@ -280,6 +280,25 @@ impl Writer {
 mod tests {
     use super::*;
 
+    /// An API server that does not answer: a write is given up when the claim of its process ends, since from then on another
+    /// one may write. What only reads waits as ever.
+    #[tokio::test]
+    async fn no_write_is_waited_for_longer_than_the_claim_lasts() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", silent.local_addr().unwrap()).parse().unwrap();
+        let client = Client::try_from(kube::Config::new(url)).unwrap();
+        let left = Duration::from_millis(50);
+        let until = std::time::Instant::now() + left;
+        let writer = Writer::new(client, Leadership::until(until));
+        let at = ObjectRef::new(Kind::Service, "a", "b");
+        let write = Write::Delete { target: at.clone(), uid: "u".into() };
+        let Err(WriteError::Timeout { after, .. }) = writer.write(&write).await else { panic!("an answer") };
+        assert!(after <= left);
+        let read = writer.read(&at);
+        tokio::pin!(read);
+        assert!(futures::poll!(&mut read).is_pending());
+    }
+
     #[test]
     fn paths_follow_group_and_version() {
         let at = |kind| path(&ObjectRef::new(kind, "a", "b"));
