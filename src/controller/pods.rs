@@ -8,6 +8,7 @@ use crate::rollout::observed::Evicted;
 use crate::rollout::plan::Message;
 use crate::rollout::revision::Revision;
 use crate::rollout::subject::{Older, Subject};
+use crate::telemetry::log::chain;
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -46,7 +47,7 @@ impl Actor {
         Ok(())
     }
 
-    /// Takes our marks off the target's ReplicaSets.
+    /// Takes our marks off the target's ReplicaSets. They do no harm: where that is refused, nobody waits for it.
     pub(super) async fn unmark_history(
         &self,
         key: &CanaryKey,
@@ -54,7 +55,14 @@ impl Actor {
     ) -> Result<(), ActError> {
         let sets = self.replica_sets(subject).await?;
         for write in subject.unmarked_history(&sets) {
-            self.write(key, &write).await?;
+            match self.write(key, &write).await {
+                Err(ActError::Write(error))
+                    if error.code().is_some_and(|code| (400..500).contains(&code)) =>
+                {
+                    tracing::warn!("marks stay on a ReplicaSet: {}", chain(&error));
+                }
+                done => drop(done?),
+            }
         }
         Ok(())
     }
