@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn a_canary_prints_flaggers_columns() {
+    fn a_canary_prints_flaggers_columns_and_after_them_why() {
         let columns = Canary::crd().spec.versions[0].additional_printer_columns.clone().unwrap();
         let columns: Vec<_> = columns.iter().map(|c| (c.name.as_str(), c.priority.unwrap_or(0))).collect();
         let expected = [
@@ -377,6 +377,8 @@ mod tests {
             ("StepWeights", 1),
             ("MaxWeight", 1),
             ("LastTransitionTime", 0),
+            ("Ready", 0),
+            ("Message", 0),
         ];
         assert_eq!(columns, expected);
     }

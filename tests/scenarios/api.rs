@@ -66,7 +66,10 @@ async fn a_canary_tells_of_its_release() -> Result<()> {
     let columns = |table: &str| -> Vec<String> {
         table.lines().next().unwrap_or_default().split_whitespace().map(str::to_owned).collect()
     };
-    ensure!(columns(&table) == ["NAME", "STATUS", "WEIGHT", "LASTTRANSITIONTIME"], "{table}");
+    ensure!(
+        columns(&table) == ["NAME", "STATUS", "WEIGHT", "LASTTRANSITIONTIME", "READY", "MESSAGE"],
+        "{table}"
+    );
     ensure!(table.contains("Initialized"), "{table}");
     let wide = world.kubectl(&["-n", &ns, "get", "canary", "-o", "wide"]).await?;
     let expected = [
@@ -81,6 +84,8 @@ async fn a_canary_tells_of_its_release() -> Result<()> {
         "STEPWEIGHTS",
         "MAXWEIGHT",
         "LASTTRANSITIONTIME",
+        "READY",
+        "MESSAGE",
     ];
     ensure!(columns(&wide) == expected, "{wide}");
     world.until(&ns, "canary", "app", "Ready", |c| says(c, "True", None)).await?;
