@@ -53,5 +53,5 @@ fn every_admission_field_with_a_default_is_spelled_out() {
             constraints["resourceRules"].as_array().unwrap().iter().all(|rule| rule["scope"].is_string())
         );
     }
-    assert_eq!(seen, 9);
+    assert_eq!(seen, 11);
 }

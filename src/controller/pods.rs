@@ -76,7 +76,7 @@ impl Actor {
     ) -> Result<(), ActError> {
         let sets = self.replica_sets(subject).await?;
         let Ok(template) = subject.template(promoted) else { return Ok(()) };
-        if let Some(write) = subject.given_back(&sets, promoted, template) {
+        for write in subject.given_back(&sets, promoted, template) {
             self.write(key, &write).await?;
         }
         Ok(())

@@ -64,7 +64,13 @@ async fn a_cluster_is_taken_over_from_flagger_and_left_with_plain_deployments() 
         ensure!(plan.code == 0 && plan.out.contains(part), "{part:?}: {plan:?}");
     }
     ensure!(at(&world.get(&ns, "deploy", "flagger").await?, "/spec/replicas") == 1);
-    let moved = world.plugin("", &["migrate", "--yes"]).await?;
+    let refused = world.plugin("", &["migrate", "--yes"]).await?;
+    ensure!(
+        refused.code != 0 && refused.err.contains("one Canary would be released by nobody"),
+        "{refused:?}"
+    );
+    ensure!(at(&world.get(&ns, "deploy", "flagger").await?, "/spec/replicas") == 1);
+    let moved = world.plugin("", &["migrate", "--yes", "--leave-unserved"]).await?;
     ensure!(
         moved.code == 0 && moved.out.contains(&format!("scaled deployment flagger in {ns} to 0")),
         "{moved:?}"

@@ -74,17 +74,16 @@ async fn deleting_and_making_again_is_no_way_past_a_policy() -> Result<()> {
             "{waits:#}"
         );
         let primary = if layout == "in-place" { "app" } else { "app-primary" };
-        world
-            .until(&ns, "deploy", primary, "the promoted revision has its pods", |d| {
-                at(d, "/status/readyReplicas") == 2
-                    && (layout != "in-place" || at(d, "/status/updatedReplicas").is_null())
-            })
-            .await?;
         let label = format!("app={primary}");
-        for pod in world.list(&ns, "pod", &label).await? {
-            let ends = !at(&pod, "/metadata/deletionTimestamp").is_null();
-            ensure!(ends || pod_image(&pod) == "app:v1", "{layout}: {pod:#}");
-        }
+        eventually("the promoted revision has its pods, and nobody else any", async || {
+            let pods = world.list(&ns, "pod", &label).await?;
+            let live = pods.iter().filter(|pod| at(pod, "/metadata/deletionTimestamp").is_null());
+            let live: Vec<&str> = live.map(pod_image).collect();
+            let target = world.get(&ns, "deploy", "app").await?;
+            let held = image(&target) == "app:v9" && at(&target, "/spec/paused") == true;
+            Ok((live == ["app:v1"; 2] && held).then_some(()))
+        })
+        .await?;
     }
     Ok(())
 }

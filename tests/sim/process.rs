@@ -174,7 +174,7 @@ impl World {
                 let (sets, _) = self.workloads.shown(&self.cluster, &at);
                 let template = self.process.as_ref().and_then(|p| p.templates.get(promoted)).cloned();
                 let Some(template) = template else { return Ok(()) };
-                if subject.given_back(&sets, promoted, &template).is_some() {
+                if !subject.given_back(&sets, promoted, &template).is_empty() {
                     self.workloads.give(&self.cluster, &at, template);
                     self.note(format!("gives {at} a ReplicaSet of {promoted}"));
                 }

@@ -42,6 +42,26 @@ fn create_keeps_a_pause_of_the_owners_r21() {
     assert_eq!(without_hold.annotation(keys::PROMOTED), None);
 }
 
+/// Saved while it was held, and made again from that: it stays held, and says what ran. Of another template, or in the layout whose
+/// primary is a Deployment of its own, it is stripped as anything else.
+#[test]
+fn create_of_what_was_held_when_it_was_saved_stays_held() {
+    let saved = |held: &str| {
+        let keys = json!({keys::HOLD: hash(held), keys::PROMOTED: hash("v0"), keys::FAILED: hash(held)});
+        json!({"metadata": {"annotations": keys}, "spec": {"paused": true}})
+    };
+    let answer = Write::in_place().stored(saved("v1")).create().run();
+    assert!(answer.paused() && answer.warned_of("stays held as it was saved"));
+    assert_eq!(answer.annotation(keys::HOLD), Some(hash("v1").as_str()));
+    assert_eq!(answer.annotation(keys::PROMOTED), Some(hash("v0").as_str()));
+    assert_eq!(answer.annotation(keys::FAILED), None);
+    assert!(!answer.object["metadata"]["labels"].to_string().contains("sidetrack.dev/"));
+    for other in [Write::in_place().stored(saved("v2")), Write::primary_copy().stored(saved("v1"))] {
+        let answer = other.create().run();
+        assert!(!answer.paused() && answer.annotation(keys::HOLD).is_none(), "{}", answer.object);
+    }
+}
+
 #[test]
 fn create_without_our_label_passes() {
     let answer =

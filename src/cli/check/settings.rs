@@ -32,7 +32,8 @@ pub fn of(deployment: &Value) -> Config {
 }
 
 /// Returns the value of a flag, written as `--name=value` or `--name value`, with one dash or two.
-fn flag(deployment: &Value, name: &str) -> Option<String> {
+#[must_use]
+pub fn flag(deployment: &Value, name: &str) -> Option<String> {
     let containers = list(deployment, "/spec/template/spec/containers");
     containers.iter().find_map(|container| {
         let mut words =

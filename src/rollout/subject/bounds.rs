@@ -37,6 +37,13 @@ impl Subject<'_> {
         found
     }
 
+    /// Says what of the spec, and of the MetricTemplates that it names, is not served, whatever else there is.
+    #[must_use]
+    pub fn not_served(&self) -> Vec<String> {
+        let parts = [self.review.refusals.clone(), self.out_of_bounds(), self.unanswerable()];
+        parts.into_iter().flatten().collect()
+    }
+
     /// Whether a metrics server may be asked.
     fn may_ask(&self, address: &str) -> bool {
         let allowed = &self.config.metrics_servers;

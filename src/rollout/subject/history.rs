@@ -55,25 +55,47 @@ impl Subject<'_> {
             .into_iter()
             .filter(|set| number(set, "/spec/replicas") == 0 && number(set, "/status/replicas") == 0)
             .filter(|set| !is_promoted(set))
-            .filter_map(|set| {
-                let text = |field: &str| set.pointer(field).and_then(Value::as_str);
-                let target = ObjectRef::new(Kind::ReplicaSet, &self.names.namespace, text("/metadata/name")?);
-                Some(Write::Delete { target, uid: text("/metadata/uid")?.to_owned() })
-            })
+            .filter_map(|set| self.deletion(set))
             .collect()
     }
 
-    /// Returns the ReplicaSet of the promoted revision, where the target has no such one any more and pods are asked for. The
-    /// Deployment controller takes it for its own, by its owner and template, and scales it from here on.
+    /// Returns the writes that give a target without pods those of the promoted revision: its ReplicaSet, where there is none any
+    /// more. The Deployment controller takes it for its own, by its owner and template, and scales it from here on. One of another
+    /// revision that is about to make its first pods goes before: the Deployment was paused a moment too late for it.
     #[must_use]
-    pub fn given_back(&self, sets: &[Value], promoted: &Revision, template: &Value) -> Option<Write> {
-        let target = self.target()?;
-        let (uid, replicas) = (target.pointer("/metadata/uid")?, target.pointer("/spec/replicas")?.as_i64()?);
+    pub fn given_back(&self, sets: &[Value], promoted: &Revision, template: &Value) -> Vec<Write> {
         let is_promoted =
             |set: &Value| replica_set_template(set).is_some_and(|t| Revision::of(&t) == *promoted);
-        if replicas == 0 || sets.iter().filter(|set| owned_by(set, uid)).any(is_promoted) {
-            return None;
+        let number = |set: &Value, field: &str| set.pointer(field).and_then(Value::as_i64).unwrap_or(0);
+        let uid = self.target().and_then(|target| target.pointer("/metadata/uid"));
+        let Some(uid) = uid.filter(|_| self.target().is_some_and(|t| number(t, "/spec/replicas") > 0)) else {
+            return Vec::new();
+        };
+        let owned: Vec<&Value> = sets.iter().filter(|set| owned_by(set, uid)).collect();
+        let begins =
+            |set: &&&Value| number(set, "/spec/replicas") > 0 && number(set, "/status/replicas") == 0;
+        let mut writes: Vec<Write> = owned
+            .iter()
+            .filter(begins)
+            .filter(|set| !is_promoted(set))
+            .filter_map(|set| self.deletion(set))
+            .collect();
+        if !owned.iter().any(|set| is_promoted(set)) {
+            writes.extend(self.replica_set(promoted, template));
         }
+        writes
+    }
+
+    fn deletion(&self, set: &Value) -> Option<Write> {
+        let text = |field: &str| set.pointer(field).and_then(Value::as_str);
+        let target = ObjectRef::new(Kind::ReplicaSet, &self.names.namespace, text("/metadata/name")?);
+        Some(Write::Delete { target, uid: text("/metadata/uid")?.to_owned() })
+    }
+
+    /// A ReplicaSet of a revision for the target, with all of its pods.
+    fn replica_set(&self, promoted: &Revision, template: &Value) -> Option<Write> {
+        let target = self.target()?;
+        let (uid, replicas) = (target.pointer("/metadata/uid")?, target.pointer("/spec/replicas")?);
         let hash = promoted.short();
         let mut template = template.clone();
         let mut selector = target.pointer("/spec/selector")?.clone();
@@ -143,5 +165,34 @@ mod tests {
             subject.idle_history(&sets).iter().filter_map(|w| Some(w.target()?.name)).collect();
         assert_eq!(gone, ["older", "held"]);
         assert!(subject.idle_history(&sets[1..]).is_empty(), "the promoted one is not known among them");
+    }
+
+    /// The Deployment controller has made a ReplicaSet of what is held now, and that has no pod yet.
+    #[test]
+    fn a_replica_set_that_was_made_a_moment_too_soon_goes() {
+        let of = |image: &str| json!({"metadata": {"labels": {"app": "app"}}, "spec": {"image": image}});
+        let mut live = target(&of("v9"));
+        live["spec"]["replicas"] = 2.into();
+        let mut subject = subject(&json!({}));
+        subject.objects.insert(ObjectRef::new(Kind::Deployment, "test", "app"), live);
+        let set = |name: &str, image: &str, spec: i64, status: i64| {
+            json!({
+                "metadata": {"name": name, "uid": name, "ownerReferences": [{"uid": "u"}]},
+                "spec": {"replicas": spec, "template": of(image)}, "status": {"replicas": status},
+            })
+        };
+        let template = of("v1");
+        let promoted = Revision::of(&template);
+        let writes = |sets: &[Value]| {
+            let all = subject.given_back(sets, &promoted, &template);
+            all.iter()
+                .map(|w| (w.target().unwrap().name, matches!(w, Write::Create { .. })))
+                .collect::<Vec<_>>()
+        };
+        let made = (format!("app-{}", promoted.short()), true);
+        assert_eq!(writes(&[]), [made.clone()]);
+        assert_eq!(writes(&[set("held", "v9", 2, 0)]), [("held".to_owned(), false), made.clone()]);
+        assert_eq!(writes(&[set("held", "v9", 2, 1), set("idle", "v0", 0, 0)]), [made]);
+        assert_eq!(writes(&[set("held", "v9", 2, 0), set("own", "v1", 0, 0)]), [("held".to_owned(), false)]);
     }
 }

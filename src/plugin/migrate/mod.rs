@@ -1,17 +1,23 @@
 //! Moving over from Flagger.
 
+mod flags;
+
 use super::connection::{Connection, FIELD_MANAGER};
 use super::{DONE, Out, duration, view};
 use crate::admission::configuration;
+use crate::api::keys;
 use crate::api::status::Phase;
 use crate::cli::check::facts::{Facts, key, text};
 use crate::cli::check::gather::{gather, path};
 use crate::cli::check::settings;
-use crate::cli::manifests::installation;
+use crate::cli::manifests::{installation, workload};
 use crate::controller::clock;
+use crate::object::{Kind, ObjectRef};
 use crate::rollout::subject::Subject;
 use anyhow::bail;
+use flags::Arguments;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// Time between two looks at Flagger's pods.
@@ -20,8 +26,11 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Moves over from Flagger.
 ///
 /// Flagger is scaled to 0 first, as two controllers would move the same routes; then Sidetrack's manifests are applied, whose
-/// definitions take the place of Flagger's and accept the same objects. Nothing else is touched: each Canary goes on with the
-/// primary that Flagger made.
+/// definitions take the place of Flagger's and accept the same objects, and it is waited until Sidetrack is ready. Nothing else is
+/// touched: each Canary goes on with the primary that Flagger made.
+///
+/// Before that it says what Flagger was started with, which Canaries go on and what each of them loses, and which are not served:
+/// with Flagger stopped nobody releases these any more.
 ///
 /// With --namespace the Canaries of that namespace are looked at, and nothing is done: Flagger serves all of them, or none.
 #[derive(Clone, Debug, clap::Args)]
@@ -32,7 +41,10 @@ pub(crate) struct Migrate {
     /// The image to install; without it, nothing is installed.
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
-    /// How long to wait for Flagger's pods to end.
+    /// Go on although Canaries are not served: their new revisions reach nobody until they are changed.
+    #[arg(long)]
+    leave_unserved: bool,
+    /// How long to wait for Flagger's pods to end, and for Sidetrack's to be ready.
     #[arg(long, default_value = "2m", value_parser = duration, value_name = "TIME")]
     timeout: Duration,
 }
@@ -42,40 +54,57 @@ pub(crate) struct Migrate {
 struct Move {
     /// Flagger's Deployments that run, by namespace and name.
     flaggers: Vec<(String, String)>,
+    /// What Flagger was started with.
+    arguments: Arguments,
     /// Objects of the installation that are missing.
     missing: usize,
     /// Canaries that are served, and how they stand.
     served: Vec<String>,
-    /// Canaries that will be left alone, and why.
+    /// Canaries that will be left alone, and why: nobody releases them.
     refused: Vec<String>,
     /// Canaries that Flagger is releasing.
     busy: Vec<String>,
 }
 
 impl Move {
-    fn of(facts: &Facts) -> anyhow::Result<Self> {
+    fn of(facts: &Facts, templates: &[Value]) -> anyhow::Result<Self> {
         let mut plan = Self::default();
         let replicas = |d: &Value| d.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1);
-        plan.flaggers = facts.flaggers.clone()?.iter().filter(|d| replicas(d) > 0).map(key).collect();
+        let flaggers = facts.flaggers.clone()?;
+        plan.flaggers = flaggers.iter().filter(|d| replicas(d) > 0).map(key).collect();
+        plan.arguments = flaggers.first().map(Arguments::of).unwrap_or_default();
         plan.missing = facts.installed.iter().filter(|i| matches!(i.live, Ok(None))).count();
-        let config = settings::config(facts);
+        let mut config = settings::config(facts);
+        // What names no provider has had Flagger's.
+        if let Some(provider) = &plan.arguments.mesh_provider {
+            config.mesh_provider.clone_from(provider);
+        }
+        let templates: BTreeMap<ObjectRef, Value> = templates
+            .iter()
+            .map(|template| {
+                let (namespace, name) = key(template);
+                (ObjectRef::new(Kind::MetricTemplate, namespace, name), template.clone())
+            })
+            .collect();
         for object in facts.canaries.clone()? {
             let (namespace, name) = key(&object);
             let at = format!("{namespace}/{name}");
-            let (objects, snapshots, templates) = Default::default();
-            let Ok(subject) = Subject::new(object, objects, snapshots, &templates, &config) else {
+            let (snapshots, stored) = Default::default();
+            let Ok(subject) = Subject::new(object, templates.clone(), snapshots, &stored, &config) else {
                 plan.refused.push(format!("{at}: it cannot be read"));
                 continue;
             };
             let phase = view::status(&subject.canary).phase;
-            if !subject.review.refusals.is_empty() {
-                plan.refused.push(format!("{at}: {}", subject.review.refusals.join(" ")));
+            let not_served = subject.not_served();
+            if !not_served.is_empty() {
+                plan.refused.push(format!("{at}: {}", not_served.join(" ")));
                 continue;
             }
             if !matches!(phase, Phase::None | Phase::Initialized | Phase::Succeeded | Phase::Failed) {
                 plan.busy.push(format!("{at}: {}", phase.as_str()));
             }
             plan.served.push(at);
+            plan.served.extend(subject.review.warnings.iter().map(|warning| format!("  note: {warning}")));
         }
         Ok(plan)
     }
@@ -104,10 +133,18 @@ impl Move {
                 lines.extend(items.iter().map(|item| format!("  {item}")));
             }
         };
+        let Arguments { carried, lost, .. } = &self.arguments;
+        listed(
+            &mut lines,
+            "Flagger's arguments; give Sidetrack these in manifests/deployment.yaml:",
+            carried,
+        );
+        listed(&mut lines, "Flagger's arguments for which nothing stands here:", lost);
         listed(&mut lines, "Canaries that go on:", &self.served);
         listed(
             &mut lines,
-            "Canaries that this version leaves alone, their workloads untouched:",
+            "Canaries that this version does not serve. With Flagger stopped nobody releases them: their primaries serve on, and new \
+             revisions do not reach them. Change them, or keep Flagger:",
             &self.refused,
         );
         listed(&mut lines, "Releases that Flagger is in the middle of; let them end first:", &self.busy);
@@ -127,7 +164,8 @@ impl Migrate {
             }
             facts.keep_namespace(namespace);
         }
-        let plan = Move::of(&facts)?;
+        let templates = at.items("/apis/flagger.app/v1beta1/metrictemplates").await?;
+        let plan = Move::of(&facts, &templates)?;
         out.text(&plan.print(self.image.as_deref()))?;
         if !self.yes {
             out.line("Nothing was changed; do it with --yes.")?;
@@ -142,6 +180,16 @@ impl Migrate {
                 "Sidetrack is not installed, and without Flagger nobody would finish a release: name an image with --image"
             );
         }
+        if !plan.refused.is_empty() && !self.leave_unserved {
+            bail!(
+                "{} would be released by nobody: change them, or add --leave-unserved",
+                if plan.refused.len() == 1 {
+                    "one Canary".into()
+                } else {
+                    format!("{} Canaries", plan.refused.len())
+                }
+            );
+        }
         for (namespace, name) in &plan.flaggers {
             self.stop(at, out, namespace, name).await?;
         }
@@ -151,9 +199,43 @@ impl Migrate {
                 at.send(http::Method::PATCH, &uri, "application/apply-patch+yaml", object).await?;
                 out.line(&format!("applied {} {}", text(object, "/kind"), text(object, "/metadata/name")))?;
             }
+            self.ready(at, out, &plan.flaggers).await?;
         }
         out.line("Done; now: kubectl sidetrack check")?;
         Ok(DONE)
+    }
+
+    /// Waits until Sidetrack serves: until then nobody releases anything.
+    async fn ready(
+        &self,
+        at: &Connection,
+        out: &mut Out<'_>,
+        flaggers: &[(String, String)],
+    ) -> anyhow::Result<()> {
+        let uri = format!("/apis/apps/v1/namespaces/{}/deployments/{}", keys::NAMESPACE, workload::NAME);
+        let end = Instant::now().checked_add(self.timeout);
+        loop {
+            let live = at.read(&uri).await?.unwrap_or_default();
+            let seen = live.pointer("/status/observedGeneration") == live.pointer("/metadata/generation");
+            if seen && live.pointer("/status/availableReplicas").and_then(Value::as_i64).unwrap_or(0) > 0 {
+                return out.line("Sidetrack is ready");
+            }
+            if end.is_some_and(|end| Instant::now() >= end) {
+                let back: Vec<String> = flaggers
+                    .iter()
+                    .map(|(namespace, name)| {
+                        format!("kubectl -n {namespace} scale deployment {name} --replicas 1")
+                    })
+                    .collect();
+                bail!(
+                    "Sidetrack is not ready after {:?}: see kubectl -n {} describe pods. Until then nobody releases anything; to go back: {}",
+                    self.timeout,
+                    keys::NAMESPACE,
+                    back.join("; ")
+                );
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     async fn stop(
