@@ -1,6 +1,6 @@
 //! The fuzz targets on their seeds and on changed ones: the same changes at each run. `make fuzz` goes further.
 
-#![expect(clippy::indexing_slicing, clippy::unwrap_used, clippy::panic, reason = "a test")]
+#![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test")]
 
 #[expect(unreachable_pub, reason = "another crate has it too")]
 #[path = "../hack/fuzz/src/targets.rs"]

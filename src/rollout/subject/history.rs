@@ -190,7 +190,7 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         let made = (format!("app-{}", promoted.short()), true);
-        assert_eq!(writes(&[]), [made.clone()]);
+        assert_eq!(writes(&[]), std::slice::from_ref(&made));
         assert_eq!(writes(&[set("held", "v9", 2, 0)]), [("held".to_owned(), false), made.clone()]);
         assert_eq!(writes(&[set("held", "v9", 2, 1), set("idle", "v0", 0, 0)]), [made]);
         assert_eq!(writes(&[set("held", "v9", 2, 0), set("own", "v1", 0, 0)]), [("held".to_owned(), false)]);
