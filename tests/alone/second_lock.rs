@@ -314,3 +314,44 @@ async fn without_the_kind_of_the_policies_an_api_server_that_starts_refuses_nobo
     ensure!(image(&lock.target().await?) == "app:v1");
     Ok(())
 }
+
+/// With the webhook's configuration deleted nobody can tell a revert of an in-place Deployment from another template that claims to
+/// be one: the second lock, which cannot hash, lets both through. The controller sees it, and takes the pods back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_template_that_claims_to_be_the_promoted_one_is_taken_back() -> Result<()> {
+    let world = World::start(false).await?;
+    let sidetrack = world.run(&[])?;
+    world.wait_for_webhook().await?;
+    let ns = world.cp.namespace("claims").await?;
+    world.flux(crate::harness::service(&ns)).await?;
+    world.flux(deployment(&ns, "v1", 2)).await?;
+    world
+        .cp
+        .apply(crate::harness::in_place(&ns, &json!({"analysis": {"stepWeight": 5, "maxWeight": 100}})))
+        .await?;
+    world.phase(&ns, "Initialized").await?;
+    world.kubectl(&["delete", CONFIGURATION[0], CONFIGURATION[1]]).await?;
+    let live = world.get(&ns, "deploy", "app").await?;
+    let promoted = at(&live, "/metadata/annotations/sidetrack.dev~1promoted").clone();
+    let claim = json!({
+        "metadata": {"annotations": {"sidetrack.dev/reverted": promoted}},
+        "spec": {"template": {"spec": {"containers": [{"name": "app", "image": "app:v9"}]}}},
+    })
+    .to_string();
+    crate::harness::eventually("the claim passes when nobody is asked any more", async || {
+        world.kubectl(&["-n", &ns, "patch", "deploy", "app", "-p", &claim]).await?;
+        Ok((image(&world.get(&ns, "deploy", "app").await?) == "app:v9").then_some(()))
+    })
+    .await?;
+    crate::harness::eventually("the promoted revision has its pods, the other one is held", async || {
+        let pods = world.list(&ns, "pod", "app=app").await?;
+        let live = pods.iter().filter(|pod| at(pod, "/metadata/deletionTimestamp").is_null());
+        let live: Vec<&str> = live.map(crate::harness::objects::pod_image).collect();
+        let target = world.get(&ns, "deploy", "app").await?;
+        let held = image(&target) == "app:v9" && at(&target, "/spec/paused") == true;
+        Ok((live == ["app:v1"; 2] && held).then_some(()))
+    })
+    .await?;
+    ensure!(sidetrack.logged()?.contains("InterlockBypassed"));
+    Ok(())
+}
