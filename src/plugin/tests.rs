@@ -282,7 +282,7 @@ fn an_application_without_pods_is_scaled_where_its_pods_are() {
     let mut app = canary("app", &stopped);
     assert!(view::advice(&app)[0].contains("sidetrack.dev/requested-replicas=2"));
     app.metadata.annotations = Some([("sidetrack.dev/layout".to_owned(), "in-place".to_owned())].into());
-    assert_eq!(view::advice(&app), ["kubectl scale deployment app --replicas=2"]);
+    assert_eq!(view::advice(&app), ["kubectl scale deployment app -n shop --replicas=2"]);
 }
 
 #[test]
@@ -293,7 +293,7 @@ fn what_a_policy_holds_says_what_frees_it() {
         view::advice(&canary("app", &status)).join("; ")
     };
     let approval = "Revision b waits for an approval by somebody other than who applied it.";
-    assert_eq!(waits(approval), "kubectl sidetrack approve app");
+    assert_eq!(waits(approval), "kubectl sidetrack approve app -n shop");
     assert!(waits("Frozen until 2026-01-01T00:00:00Z: weekend (policy shop).").contains("the freeze ends"));
     assert!(waits("It waits for its turn: policy shop lets 1 run at once.").contains("those before it"));
     assert!(waits("Revision b waits for its wave: cluster one runs a.").contains("clusters before"));

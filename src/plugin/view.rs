@@ -74,8 +74,8 @@ pub fn message(status: &CanaryStatus) -> &str {
 /// What a person could type to get on; empty when nothing but time is needed.
 #[must_use]
 pub fn advice(canary: &Canary) -> Vec<String> {
-    let (status, name) = (status(canary), name(canary));
-    let target = &canary.spec.target_ref.name;
+    let (status, name) = (status(canary), pasted(name(canary), canary));
+    let target = pasted(&canary.spec.target_ref.name, canary);
     let say = |text: String| vec![text];
     if canary.spec.suspend {
         return say("set spec.suspend to false".into());
@@ -83,7 +83,7 @@ pub fn advice(canary: &Canary) -> Vec<String> {
     match &status.run {
         Some(run) if run.paused => say(format!("kubectl sidetrack resume {name}")),
         Some(Run { stage: Stage::Gated, .. }) => {
-            held_by_policy(message(&status), name).unwrap_or_else(|| gate(canary, "confirm-rollout"))
+            held_by_policy(message(&status), &name).unwrap_or_else(|| gate(canary, "confirm-rollout"))
         }
         Some(_) if status.phase == Phase::WaitingPromotion => gate(canary, "confirm-promotion"),
         None if status.phase == Phase::Failed => {
@@ -112,6 +112,11 @@ pub fn advice(canary: &Canary) -> Vec<String> {
     }
 }
 
+/// A name as a command has it that works wherever it is pasted.
+fn pasted(name: &str, canary: &Canary) -> String {
+    format!("{name} -n {}", namespace(canary))
+}
+
 /// Whether it asks for the layout in which the target is the primary.
 fn in_place(canary: &Canary) -> bool {
     let asked = canary.metadata.annotations.as_ref().and_then(|a| a.get(keys::LAYOUT));
@@ -138,7 +143,7 @@ fn gate(canary: &Canary, kind: &str) -> Vec<String> {
     let hooks = canary.spec.analysis.webhooks.iter().filter(|hook| hook.type_.as_deref() == Some(kind));
     hooks
         .map(|hook| format!("{kind} hook {} answers 200: {}", hook.name, hook.url))
-        .chain([format!("kubectl sidetrack approve {}", name(canary))])
+        .chain([format!("kubectl sidetrack approve {}", pasted(name(canary), canary))])
         .collect()
 }
 
