@@ -83,7 +83,7 @@ async fn in_place_an_application_without_pods_is_adopted_and_released_when_it_ha
     let says = |c: &Value| at(c, "/status/conditions").to_string().contains("scaled to 0");
     world.until(&ns, "canary", "app", "the release waits for pods", says).await?;
     let shown = world.plugin(&ns, &["tree", "app"]).await?;
-    ensure!(shown.out.contains("kubectl scale deployment app --replicas=2"), "{shown:?}");
+    ensure!(shown.out.contains(&format!("kubectl scale deployment app -n {ns} --replicas=2")), "{shown:?}");
     let timeline = world.timeline(&ns, &["pod", "deploy"]).await?;
     world.kubectl(&["-n", &ns, "scale", "deployment", "app", "--replicas=2"]).await?;
     world.phase(&ns, "Succeeded").await?;

@@ -69,7 +69,13 @@ async fn pods_of_the_promoted_revision_come_back_without_any_history() -> Result
     })
     .await?;
     world.scale(&ns, "app", 2).await?;
-    world.until(&ns, "deploy", "app", "its pods are back", |d| at(d, "/status/readyReplicas") == 2).await?;
+    // The status of before it was scaled to 0 says 2 as well.
+    world
+        .until(&ns, "deploy", "app", "its pods are back", |d| {
+            at(d, "/status/readyReplicas") == 2
+                && at(d, "/status/observedGeneration") == at(d, "/metadata/generation")
+        })
+        .await?;
     let pods = world.list(&ns, "pod", "app=app").await?;
     ensure!(pods.iter().all(|p| crate::harness::objects::pod_image(p) == "app:v1"), "{pods:#?}");
     let sets = world.list(&ns, "rs", "app=app").await?;
