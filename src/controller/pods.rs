@@ -12,6 +12,9 @@ use crate::telemetry::log::chain;
 use jiff::Timestamp;
 use serde_json::Value;
 
+/// How often marks are taken off ReplicaSets when a Canary leaves.
+const UNMARKED: usize = 4;
+
 impl Actor {
     async fn replica_sets(&self, subject: &Subject<'_>) -> Result<Vec<Value>, WriteError> {
         let Some(label) = subject.label() else { return Ok(Vec::new()) };
@@ -53,15 +56,21 @@ impl Actor {
         key: &CanaryKey,
         subject: &Subject<'_>,
     ) -> Result<(), ActError> {
-        let sets = self.replica_sets(subject).await?;
-        for write in subject.unmarked_history(&sets) {
-            match self.write(key, &write).await {
-                Err(ActError::Write(error))
-                    if error.code().is_some_and(|code| (400..500).contains(&code)) =>
-                {
-                    tracing::warn!("marks stay on a ReplicaSet: {}", chain(&error));
+        // The Deployment controller may be copying still what it has read a moment ago.
+        for _ in 0..UNMARKED {
+            let writes = subject.unmarked_history(&self.replica_sets(subject).await?);
+            if writes.is_empty() {
+                break;
+            }
+            for write in writes {
+                match self.write(key, &write).await {
+                    Err(ActError::Write(error))
+                        if error.code().is_some_and(|code| (400..500).contains(&code)) =>
+                    {
+                        tracing::debug!("marks stay on a ReplicaSet for now: {}", chain(&error));
+                    }
+                    done => drop(done?),
                 }
-                done => drop(done?),
             }
         }
         Ok(())

@@ -28,7 +28,7 @@ impl Subject<'_> {
         let write = |set: &Value| {
             let name = set.pointer("/metadata/name").and_then(Value::as_str)?;
             let at = ObjectRef::new(Kind::ReplicaSet, &self.names.namespace, name);
-            Edit::new(at, set).without_keys().write()
+            Edit::new(at, set).unchanged("/metadata/resourceVersion").without_keys().write()
         };
         sets.iter().filter(|set| owned_by(set, uid)).filter_map(write).collect()
     }
