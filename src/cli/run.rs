@@ -26,6 +26,10 @@ use tokio_util::sync::CancellationToken;
 
 /// Pause between two readings of certificate files.
 const FILES_INTERVAL: Duration = Duration::from_secs(30);
+/// Pause between two looks for the first certificate.
+const CERTIFICATE_AWAITED: Duration = Duration::from_millis(50);
+/// Pause between two looks at whether it is valid.
+const CERTIFICATE_WATCHED: Duration = Duration::from_secs(1);
 /// Time that requests under way have after the drain.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -281,9 +285,13 @@ async fn ready_when_served(
     served: Signal,
     stop: CancellationToken,
 ) -> Result<(), Infallible> {
-    let mut tick = tokio::time::interval(Duration::from_millis(50));
     let mut was = None;
-    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+    loop {
+        // The first certificate is awaited; after that only the clock can change what is so.
+        let pause = if was.is_none() { CERTIFICATE_AWAITED } else { CERTIFICATE_WATCHED };
+        if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+            return Ok(());
+        }
         let holds = resolver.holds(controller::clock::now());
         if resolver.is_set() && was != Some(holds) {
             was = Some(holds);
@@ -296,5 +304,4 @@ async fn ready_when_served(
             }
         }
     }
-    Ok(())
 }

@@ -83,14 +83,6 @@ impl Queue {
         let pause = MIN_BACKOFF.saturating_mul(1 << (*failures - 1).min(10)).min(MAX_BACKOFF);
         self.wake(key, now + pause);
     }
-
-    /// A Canary is gone.
-    pub fn forget(&mut self, key: &CanaryKey) {
-        self.marked.remove(key);
-        self.ready.retain(|ready| ready != key);
-        self.unwake(key);
-        self.failures.remove(key);
-    }
 }
 
 #[cfg(test)]

@@ -58,11 +58,12 @@ pub fn plan(roster: &Roster, now: Timestamp) -> Work {
     let (selections, governed) = (roster.selections(), roster.governed());
     let left_alone = roster.left_alone();
     let by_target = by_target(roster);
+    let none = Selection::default();
     let mut wanted = BTreeSet::new();
     let mut statuses: BTreeMap<&String, CanaryPolicyStatus> = BTreeMap::new();
     let mut others: BTreeMap<&String, Vec<Other>> = BTreeMap::new();
     for (name, held) in &roster.policies {
-        let selection = selections.get(name).cloned().unwrap_or_default();
+        let selection = selections.get(name).unwrap_or(&none);
         let mut enrolled = 0;
         let alone = left_alone.get(name);
         let mut named = Vec::new();
@@ -113,8 +114,8 @@ pub fn plan(roster: &Roster, now: Timestamp) -> Work {
     for (name, held) in &roster.policies {
         let Some(mut status) = statuses.remove(name) else { continue };
         status.others = others.remove(name).unwrap_or_default();
-        let selection = selections.get(name).cloned().unwrap_or_default();
-        finish(roster, (name, held), status, &selection, now, &mut work);
+        let selection = selections.get(name).unwrap_or(&none);
+        finish(roster, (name, held), status, selection, now, &mut work);
     }
     work
 }
