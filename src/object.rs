@@ -4,7 +4,12 @@
 //! [`crate::kubernetes`] executes and the tests' simulated cluster applies to plain JSON.
 
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
+
+/// Objects by name, shared with whoever else looks at them.
+pub type Objects = BTreeMap<ObjectRef, Arc<Value>>;
 
 /// A kind of object that Sidetrack reads or writes, with the API version it uses for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -8,7 +8,7 @@ use crate::controller::watch::resource;
 use crate::kubernetes::election::Leadership;
 use crate::kubernetes::survey::neighbours;
 use crate::kubernetes::writer::Writer;
-use crate::object::{Kind, ObjectRef, Write};
+use crate::object::{Kind, ObjectRef, Objects, Write};
 use crate::policy::plan::plan;
 use crate::policy::roster::Roster;
 use crate::rollout::neighbours::Neighbours;
@@ -69,11 +69,11 @@ impl Looks {
         };
         let writer = Writer::new(self.client.clone(), Leadership::unchallenged());
         let references = Subject::references(&typed, &self.config);
-        let mut objects = BTreeMap::new();
+        let mut objects = Objects::new();
         let read = join_all(references.iter().map(|at| writer.read(at))).await;
         for (reference, read) in references.iter().zip(read) {
             if let Some(object) = read.with_context(|| format!("{reference} cannot be read"))? {
-                objects.insert(reference.clone(), object);
+                objects.insert(reference.clone(), Arc::new(object));
             }
         }
         preview(canary.clone(), objects, around, &self.config, clock::now())

@@ -5,11 +5,12 @@
 //! and a Canary is looked at seldom: an idle one never.
 
 use crate::api::keys;
-use crate::object::{Kind, ObjectRef};
+use crate::object::{Kind, ObjectRef, Objects};
 use crate::policy::roster::Roster;
 use crate::rollout::subject::Snapshot;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 /// The address of a Canary: namespace and name.
 pub type CanaryKey = (String, String);
@@ -191,12 +192,12 @@ impl Cache {
 
     /// Returns the objects that a Canary refers to.
     #[must_use]
-    pub fn objects_of(&self, canary: &CanaryKey) -> BTreeMap<ObjectRef, Value> {
+    pub fn objects_of(&self, canary: &CanaryKey) -> Objects {
         self.references
             .get(canary)
             .into_iter()
             .flatten()
-            .filter_map(|at| Some((at.clone(), self.get(at)?)))
+            .filter_map(|at| Some((at.clone(), Arc::new(self.get(at)?))))
             .collect()
     }
 

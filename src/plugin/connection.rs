@@ -7,7 +7,7 @@ use crate::cli::manifests::workload;
 use crate::kubernetes::client::{self, Settings};
 use crate::kubernetes::election::Leadership;
 use crate::kubernetes::writer::Writer;
-use crate::object::{Kind, ObjectRef};
+use crate::object::{Kind, Objects};
 use crate::rollout::naming::label_value;
 use crate::rollout::subject::{Config, Snapshot, Subject};
 use anyhow::{Context as _, bail};
@@ -15,6 +15,7 @@ use futures::future::join_all;
 use kube::Client;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Time allowed for one request.
@@ -197,11 +198,11 @@ impl Connection {
         let writer = Writer::new(self.client.clone(), Leadership::unchallenged());
         let references = Subject::references(&canary, &config);
         let read = join_all(references.iter().map(async |at| (at.clone(), writer.read(at).await))).await;
-        let mut objects: BTreeMap<ObjectRef, Value> = BTreeMap::new();
+        let mut objects = Objects::new();
         let mut forbidden = BTreeSet::new();
         for (at, answer) in read {
             match answer {
-                Ok(Some(found)) => drop(objects.insert(at, found)),
+                Ok(Some(found)) => drop(objects.insert(at, Arc::new(found))),
                 Err(error) if error.code() == Some(403) => drop(forbidden.insert(at.kind.as_str())),
                 _ => {}
             }
@@ -213,7 +214,7 @@ impl Connection {
         let deployments: Vec<Value> = references
             .iter()
             .filter(|at| at.kind == Kind::Deployment)
-            .filter_map(|at| objects.get(at).cloned())
+            .filter_map(|at| objects.get(at).map(|object| (**object).clone()))
             .collect();
         let subject =
             Subject::new(object, objects, BTreeMap::<String, Snapshot>::new(), &templates, &config)?;

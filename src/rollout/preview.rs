@@ -2,7 +2,7 @@
 //! objects, with pods that are ready as soon as they are asked for.
 
 use crate::api::status::Phase;
-use crate::object::{Kind, ObjectRef, Write};
+use crate::object::{Kind, ObjectRef, Objects, Write};
 use crate::rollout::neighbours::Neighbours;
 use crate::rollout::plan::{Answer, Step};
 use crate::rollout::revision::Revision;
@@ -64,8 +64,8 @@ pub struct Preview {
 }
 
 struct World {
-    canary: Value,
-    objects: BTreeMap<ObjectRef, Value>,
+    canary: Arc<Value>,
+    objects: Objects,
     snapshots: BTreeMap<String, Snapshot>,
     templates: BTreeMap<Revision, Value>,
 }
@@ -77,13 +77,13 @@ struct World {
 /// When the Canary cannot be read, with serde's words.
 pub fn preview(
     canary: Value,
-    objects: BTreeMap<ObjectRef, Value>,
+    objects: Objects,
     neighbours: Arc<Neighbours>,
     config: &Config,
     mut now: Timestamp,
 ) -> Result<Preview, serde_json::Error> {
     let before = objects.clone();
-    let mut world = World { canary, objects, snapshots: BTreeMap::new(), templates: BTreeMap::new() };
+    let mut world = World { canary: Arc::new(canary), objects, snapshots: BTreeMap::new(), templates: BTreeMap::new() };
     world.identify();
     let mut memory = Memory { surveyed: Some(now), ..Memory::default() };
     let mut seen = Preview::default();
@@ -140,7 +140,7 @@ fn take(world: &mut World, subject: &Subject<'_>, memory: &mut Memory, step: &St
     };
     match step {
         Step::Status(status) => {
-            if let (Some(canary), Ok(status)) = (world.canary.as_object_mut(), serde_json::to_value(status)) {
+            if let (Some(canary), Ok(status)) = (Arc::make_mut(&mut world.canary).as_object_mut(), serde_json::to_value(status)) {
                 canary.insert("status".into(), status);
             }
         }
@@ -170,7 +170,7 @@ impl World {
     /// A Canary that is not stored yet owns what is made for it all the same.
     fn identify(&mut self) {
         if self.canary.pointer("/metadata/uid").is_none() {
-            json_patch::merge(&mut self.canary, &json!({"metadata": {"uid": "preview"}}));
+            json_patch::merge(Arc::make_mut(&mut self.canary), &json!({"metadata": {"uid": "preview"}}));
         }
     }
 
@@ -183,12 +183,12 @@ impl World {
                     &mut object,
                     &json!({"metadata": {"uid": at.to_string(), "generation": 1, "resourceVersion": "1"}}),
                 );
-                self.objects.insert(at, object);
+                self.objects.insert(at, Arc::new(object));
             }
             Write::Patch { patch, .. } | Write::PatchStatus { patch, .. } => {
                 let live =
                     if at.kind == Kind::Canary { Some(&mut self.canary) } else { self.objects.get_mut(&at) };
-                if let Some(live) = live {
+                if let Some(live) = live.map(Arc::make_mut) {
                     let generation =
                         live.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(1);
                     if json_patch::patch(live, patch).is_ok() && at.kind == Kind::Deployment {
@@ -204,6 +204,7 @@ impl World {
     /// All pods that are asked for are ready, and routes are taken up.
     fn settle(&mut self) {
         for (at, object) in &mut self.objects {
+            let object = Arc::make_mut(object);
             let generation = object.pointer("/metadata/generation").cloned().unwrap_or_default();
             match at.kind {
                 Kind::Deployment => {
@@ -231,8 +232,8 @@ impl World {
 
 /// What differs between two states, object by object.
 fn changes(
-    before: &BTreeMap<ObjectRef, Value>,
-    after: &BTreeMap<ObjectRef, Value>,
+    before: &Objects,
+    after: &Objects,
 ) -> Vec<(ObjectRef, Change)> {
     let mut found = Vec::new();
     let all: BTreeSet<&ObjectRef> = before.keys().chain(after.keys()).collect();
@@ -358,7 +359,7 @@ mod tests {
                 objects.iter().filter(|object| object["kind"] == kind.kind).cloned().collect::<Vec<_>>(),
             );
         }
-        let objects = objects.iter().map(|object| (ObjectRef::of(object).unwrap(), object.clone())).collect();
+        let objects = objects.iter().map(|object| (ObjectRef::of(object).unwrap(), object.clone().into())).collect();
         preview(canary(layout), objects, Arc::new(around), &Config::default(), Timestamp::UNIX_EPOCH).unwrap()
     }
 

@@ -4,7 +4,9 @@ use super::cluster::Refused;
 use super::faults::Fault;
 use super::world::World;
 use jiff::Timestamp;
+use serde::Deserialize as _;
 use serde_json::Value;
+use sidetrack::api::Canary;
 use sidetrack::api::status::Phase;
 use sidetrack::object::{Kind, ObjectRef, Write};
 use sidetrack::rollout::naming::label_value;
@@ -406,11 +408,11 @@ pub(crate) fn subject<'a>(
     templates: &'a BTreeMap<Revision, Value>,
     config: &'a Config,
 ) -> Option<Subject<'a>> {
-    let object = cluster.get(canary)?.clone();
-    let typed = serde_json::from_value(object.clone()).unwrap();
+    let object = cluster.objects.get(canary)?.shared();
+    let typed = Canary::deserialize(&*object).unwrap();
     let objects = Subject::references(&typed, config)
         .into_iter()
-        .filter_map(|at| Some((at.clone(), cluster.get(&at)?.clone())))
+        .filter_map(|at| Some((at.clone(), cluster.objects.get(&at)?.shared())))
         .collect();
     let label = label_value(&canary.name);
     let snapshots = cluster

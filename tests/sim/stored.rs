@@ -6,11 +6,14 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, OnceLock};
 
 #[derive(Clone, Debug)]
-pub(crate) struct Stored(Arc<(Value, OnceLock<Print>)>);
+pub(crate) struct Stored {
+    object: Arc<Value>,
+    print: Arc<OnceLock<Print>>,
+}
 
 impl From<Value> for Stored {
     fn from(object: Value) -> Self {
-        Self(Arc::new((object, OnceLock::new())))
+        Self { object: Arc::new(object), print: Arc::default() }
     }
 }
 
@@ -18,21 +21,25 @@ impl Deref for Stored {
     type Target = Value;
 
     fn deref(&self) -> &Value {
-        &self.0.0
+        &self.object
     }
 }
 
 impl DerefMut for Stored {
     fn deref_mut(&mut self) -> &mut Value {
-        let (object, print) = Arc::make_mut(&mut self.0);
-        *print = OnceLock::new();
-        object
+        self.print = Arc::default();
+        Arc::make_mut(&mut self.object)
     }
 }
 
 impl Stored {
     /// What names it, dates aside.
     pub(super) fn print(&self) -> &Print {
-        self.0.1.get_or_init(|| Print::of(&self.0.0.to_string()))
+        self.print.get_or_init(|| Print::of(&self.object.to_string()))
+    }
+
+    /// The object, as a cache hands it out.
+    pub(super) fn shared(&self) -> Arc<Value> {
+        self.object.clone()
     }
 }

@@ -12,12 +12,12 @@ use crate::cli::check::gather::{gather, path};
 use crate::cli::check::settings;
 use crate::cli::manifests::{installation, workload};
 use crate::controller::clock;
-use crate::object::{Kind, ObjectRef};
+use crate::object::{Kind, ObjectRef, Objects};
 use crate::rollout::subject::Subject;
 use anyhow::bail;
 use flags::Arguments;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Time between two looks at Flagger's pods.
@@ -79,11 +79,11 @@ impl Move {
         if let Some(provider) = &plan.arguments.mesh_provider {
             config.mesh_provider.clone_from(provider);
         }
-        let templates: BTreeMap<ObjectRef, Value> = templates
+        let templates: Objects = templates
             .iter()
             .map(|template| {
                 let (namespace, name) = key(template);
-                (ObjectRef::new(Kind::MetricTemplate, namespace, name), template.clone())
+                (ObjectRef::new(Kind::MetricTemplate, namespace, name), Arc::new(template.clone()))
             })
             .collect();
         for object in facts.canaries.clone()? {

@@ -314,7 +314,7 @@ impl Subject<'_> {
         let namespace =
             reference.namespace.as_deref().filter(|n| !n.is_empty()).unwrap_or(&self.names.namespace);
         let at = ObjectRef::new(Kind::MetricTemplate, namespace, &reference.name);
-        let template = match self.objects.get(&at) {
+        let template = match self.live(&at) {
             Some(object) => serde_json::from_value(object.clone()).map_err(|e| e.to_string()),
             None => Err(format!("metrictemplate.flagger.app {:?} not found", at.name)),
         };
@@ -358,6 +358,7 @@ mod tests {
     use crate::object::{Kind, ObjectRef};
     use crate::rollout::subject::testing::subject;
     use serde_json::json;
+    use std::sync::Arc;
 
     #[test]
     fn what_this_version_cannot_ask_for_is_refused_before_a_release_is_rejected_for_it() {
@@ -365,7 +366,7 @@ mod tests {
         let template = |provider: &str, query: &str| json!({"metadata": {"name": "t"}, "spec": {"provider": {"type": provider, "address": "http://p"}, "query": query}});
         let at = ObjectRef::new(Kind::MetricTemplate, "test", "t");
         json_patch::merge(
-            &mut subject.object,
+            Arc::make_mut(&mut subject.object),
             &json!({"spec": {"analysis": {"metrics": [
                 {"name": "inline", "query": "up{n=\"{{ name }}\"}"},
                 {"name": "errors", "templateRef": {"name": "t"}},
@@ -378,7 +379,7 @@ mod tests {
             ("prometheus", "{{ if name }}x{{ end }}", "the expression {{ if name }}"),
             ("datadog", "avg:x", "MetricTemplate test/t asks a provider of type datadog"),
         ] {
-            subject.objects.insert(at.clone(), template(provider, query));
+            subject.objects.insert(at.clone(), template(provider, query).into());
             let said = subject.unanswerable().join(" ");
             assert!(said.contains(why) && said.is_empty() == why.is_empty(), "{query}: {said}");
         }

@@ -100,7 +100,7 @@ mod tests {
             &json!({"spec": {"replicas": replicas}, "status": {"availableReplicas": available}}),
         );
         let mut subject = subject(&json!({}));
-        subject.objects.insert(ObjectRef::new(Kind::Deployment, "test", "app"), live);
+        subject.objects.insert(ObjectRef::new(Kind::Deployment, "test", "app"), live.into());
         let set =
             |name: &str, owner: &str| json!({"metadata": {"uid": name, "ownerReferences": [{"uid": owner}]}});
         let sets = [set("old", "u"), set("older", "u"), set("foreign", "other")];

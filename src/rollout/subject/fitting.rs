@@ -47,13 +47,14 @@ mod tests {
     use crate::rollout::naming::Names;
     use crate::rollout::subject::testing::subject;
     use serde_json::json;
+    use std::sync::Arc;
 
     #[test]
     fn what_would_be_too_long_is_named_with_its_length() {
         let mut subject = subject(&json!({}));
         assert!(subject.too_long().is_empty());
         let at = ObjectRef::new(Kind::Deployment, "test", "app");
-        subject.objects.get_mut(&at).unwrap()["spec"]["selector"]["matchLabels"]["app"] =
+        Arc::make_mut(subject.objects.get_mut(&at).unwrap())["spec"]["selector"]["matchLabels"]["app"] =
             "a".repeat(58).into();
         let found = subject.too_long();
         assert!(

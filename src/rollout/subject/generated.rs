@@ -36,7 +36,7 @@ impl Subject<'_> {
         let (sent, made) = match write {
             Write::Create { object } => (object.clone(), true),
             Write::Patch { patch, .. } => {
-                let mut next = self.objects.get(&at)?.clone();
+                let mut next = self.live(&at)?.clone();
                 json_patch::patch(&mut next, patch).ok()?;
                 (next, false)
             }
@@ -85,6 +85,7 @@ mod tests {
     use crate::rollout::plan::Step;
     use crate::rollout::subject::testing::subject;
     use serde_json::json;
+    use std::sync::Arc;
 
     #[test]
     fn what_a_policy_makes_of_our_write_is_what_we_wrote() {
@@ -130,7 +131,7 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         };
-        let target = subject.objects.get_mut(&at).unwrap();
+        let target = Arc::make_mut(subject.objects.get_mut(&at).unwrap());
         json_patch::merge(
             target,
             &json!({"metadata": {"annotations": {"owner": "a", "gone": "x"}}, "spec": {"minReadySeconds": 5}}),
@@ -141,8 +142,8 @@ mod tests {
             &json!({"metadata": {"uid": "p", "generation": 1, "annotations": {"tool": "kept"}}}),
         );
         assert_eq!(primary["spec"]["minReadySeconds"], 5);
-        subject.objects.insert(ObjectRef::new(Kind::Deployment, "test", "app-primary"), primary.clone());
-        let target = subject.objects.get_mut(&at).unwrap();
+        subject.objects.insert(ObjectRef::new(Kind::Deployment, "test", "app-primary"), primary.clone().into());
+        let target = Arc::make_mut(subject.objects.get_mut(&at).unwrap());
         json_patch::merge(
             target,
             &json!({"metadata": {"annotations": {"owner": "b", "gone": null}}, "spec": {"minReadySeconds": null}}),

@@ -144,7 +144,7 @@ mod tests {
             &json!({"metadata": {"annotations": {keys::PROMOTED: promoted.as_str()}}}),
         );
         let mut subject = subject(&json!({}));
-        subject.objects.insert(ObjectRef::new(Kind::Deployment, "test", "app"), live);
+        subject.objects.insert(ObjectRef::new(Kind::Deployment, "test", "app"), live.into());
         let set = |name: &str, image: &str, owner: &str, spec: i64, status: i64| {
             let mut template = of(image);
             template["metadata"]["labels"][POD_TEMPLATE_HASH] = name.into();
@@ -174,7 +174,7 @@ mod tests {
         let mut live = target(&of("v9"));
         live["spec"]["replicas"] = 2.into();
         let mut subject = subject(&json!({}));
-        subject.objects.insert(ObjectRef::new(Kind::Deployment, "test", "app"), live);
+        subject.objects.insert(ObjectRef::new(Kind::Deployment, "test", "app"), live.into());
         let set = |name: &str, image: &str, spec: i64, status: i64| {
             json!({
                 "metadata": {"name": name, "uid": name, "ownerReferences": [{"uid": "u"}]},

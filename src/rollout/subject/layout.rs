@@ -2,17 +2,16 @@
 
 use crate::api::keys;
 use crate::api::validate::Review;
-use crate::object::{Kind, ObjectRef};
+use crate::object::{Kind, ObjectRef, Objects};
 use crate::rollout::naming::{Layout, Names};
 use serde_json::Value;
-use std::collections::BTreeMap;
 
 /// Returns the names in the layout that applies. A layout is for as long as the target is enrolled: another wish is
 /// reported and waits, an unknown one is refused.
 pub(super) fn choose(
     names: Names,
     canary: &Value,
-    objects: &BTreeMap<ObjectRef, Value>,
+    objects: &Objects,
     review: &mut Review,
 ) -> Names {
     let asked = match canary.pointer("/metadata/annotations").and_then(|a| a.get(keys::LAYOUT)) {
@@ -55,7 +54,7 @@ mod tests {
     fn chosen(annotation: Option<&str>, label: Option<&str>) -> (Layout, Review) {
         let canary = json!({"metadata": {"annotations": annotation.map(|a| json!({keys::LAYOUT: a}))}});
         let target = json!({"metadata": {"labels": label.map(|l| json!({keys::LAYOUT: l}))}});
-        let objects = BTreeMap::from([(ObjectRef::new(Kind::Deployment, "test", "app"), target)]);
+        let objects = Objects::from([(ObjectRef::new(Kind::Deployment, "test", "app"), target.into())]);
         let mut review = Review::default();
         let names = choose(Names::new("test", "app", "app", None), &canary, &objects, &mut review);
         (names.layout, review)

@@ -29,7 +29,7 @@ pub use writes::{Impossible, logged};
 use crate::api::validate::{Review, review};
 use crate::api::{Canary, CanarySpec, keys};
 use crate::metrics::judge::{self, MetricSpec};
-use crate::object::{Kind, ObjectRef};
+use crate::object::{Kind, ObjectRef, Objects};
 use crate::rollout::guard::Guard;
 use crate::rollout::naming::{Layout, Names, label_value};
 use crate::rollout::neighbours::Neighbours;
@@ -41,6 +41,7 @@ use crate::router::ports::discovered_ports;
 use crate::router::services::{ApexSelects, Selector, Services};
 use crate::router::{Owner, Router, ServiceSpec, Traffic};
 use jiff::SignedDuration;
+use serde::Deserialize as _;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -95,7 +96,7 @@ pub struct Snapshot {
 #[derive(Debug)]
 pub struct Subject<'a> {
     /// The Canary as stored.
-    pub object: Value,
+    pub object: Arc<Value>,
     /// The same, typed.
     pub canary: Canary,
     /// The names.
@@ -103,7 +104,7 @@ pub struct Subject<'a> {
     /// What the spec asks for that is not served, and what is doubtful.
     pub review: Review,
     /// The objects that exist.
-    pub objects: BTreeMap<ObjectRef, Value>,
+    pub objects: Objects,
     /// The stored templates by name.
     pub snapshots: BTreeMap<String, Snapshot>,
     /// Templates at hand.
@@ -125,13 +126,14 @@ impl<'a> Subject<'a> {
     ///
     /// When it cannot be read at all, with serde's words; the API server's schema lets no such object in.
     pub fn new(
-        object: Value,
-        objects: BTreeMap<ObjectRef, Value>,
+        object: impl Into<Arc<Value>>,
+        objects: Objects,
         snapshots: BTreeMap<String, Snapshot>,
         templates: &'a BTreeMap<Revision, Value>,
         config: &'a Config,
     ) -> Result<Self, serde_json::Error> {
-        let asked: Canary = serde_json::from_value(object.clone())?;
+        let object = object.into();
+        let asked = Canary::deserialize(&*object)?;
         let kept = adopted::kept(&asked, config);
         let mut of_layout = Review::default();
         let served = kept.as_ref().map_or(&asked, |(kept, _)| kept);
@@ -225,8 +227,12 @@ impl<'a> Subject<'a> {
         serde_json::from_value(hooks).unwrap_or_default()
     }
 
+    fn live(&self, at: &ObjectRef) -> Option<&Value> {
+        self.objects.get(at).map(AsRef::as_ref)
+    }
+
     fn get(&self, kind: Kind, name: &str) -> Option<&Value> {
-        self.objects.get(&ObjectRef::new(kind, &self.names.namespace, name))
+        self.live(&ObjectRef::new(kind, &self.names.namespace, name))
     }
 
     fn target(&self) -> Option<&Value> {

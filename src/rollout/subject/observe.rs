@@ -214,7 +214,7 @@ impl Subject<'_> {
 
     fn observed_routes(&self) -> Routes {
         let Some(router) = self.router() else { return Routes::default() };
-        let live = |at: &crate::object::ObjectRef| self.objects.get(at);
+        let live = |at: &crate::object::ObjectRef| self.live(at);
         let weight = router.weights(&live);
         let repairs = router.reconcile(&live);
         let error = match (&weight, &repairs) {

@@ -43,7 +43,7 @@ impl Subject<'_> {
     }
 
     fn with_router(&self, asked: impl Fn(&Router, &Live<'_>) -> Vec<String>) -> Vec<String> {
-        let live = |at: &ObjectRef| self.objects.get(at);
+        let live = |at: &ObjectRef| self.live(at);
         self.router().map(|router| asked(&router, &live)).unwrap_or_default()
     }
 

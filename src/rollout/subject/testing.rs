@@ -1,7 +1,7 @@
 //! A Canary with a target, for tests of single steps.
 
 use super::{Config, Subject};
-use crate::object::{Kind, ObjectRef};
+use crate::object::{Kind, ObjectRef, Objects};
 use crate::rollout::revision::Revision;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -40,6 +40,6 @@ pub(super) fn subject_of<'a>(spec: &Value, config: &'a Config) -> Subject<'a> {
 /// A Canary for it.
 pub(super) fn subject(template: &Value) -> Subject<'static> {
     let canary = canary(&json!({}));
-    let objects = BTreeMap::from([(ObjectRef::new(Kind::Deployment, "test", "app"), target(template))]);
+    let objects = Objects::from([(ObjectRef::new(Kind::Deployment, "test", "app"), target(template).into())]);
     Subject::new(canary, objects, BTreeMap::new(), &TEMPLATES, &CONFIG).unwrap()
 }

@@ -133,12 +133,12 @@ impl Subject<'_> {
             Step::EnsureRoutes if self.by_replicas() => self.correct_count(),
             Step::SetWeight(weight) if self.by_replicas() => self.set_share(*weight),
             Step::EnsureRoutes => {
-                let live = |at: &ObjectRef| self.objects.get(at);
+                let live = |at: &ObjectRef| self.live(at);
                 let router = self.router().ok_or_else(|| missing("the router"))?;
                 router.reconcile(&live).map_err(|e| Impossible(e.to_string()))
             }
             Step::SetWeight(weight) => {
-                let live = |at: &ObjectRef| self.objects.get(at);
+                let live = |at: &ObjectRef| self.live(at);
                 let router = self.router().ok_or_else(|| missing("the router"))?;
                 router.set_weights(&live, *weight).map_err(|e| Impossible(e.to_string()))
             }
@@ -263,7 +263,7 @@ impl Subject<'_> {
 
     pub(super) fn service_writes(&self, apex: ApexSelects) -> Vec<Write> {
         let Some(services) = self.services(apex) else { return Vec::new() };
-        let live = |at: &ObjectRef| self.objects.get(at);
+        let live = |at: &ObjectRef| self.live(at);
         let writes = services.reconcile(&live);
         // While the apex selects the target it is not made: clients must not meet a Service that leads to the canary.
         writes
@@ -321,7 +321,7 @@ impl Subject<'_> {
 
     /// The apex Service outlives the Canary: it leads to the target again, and is no longer ours.
     fn point_at_target(&self) -> Vec<Write> {
-        let live = |at: &ObjectRef| self.objects.get(at);
+        let live = |at: &ObjectRef| self.live(at);
         self.services(ApexSelects::Target).and_then(|services| services.let_go(&live)).into_iter().collect()
     }
 
@@ -336,7 +336,7 @@ impl Subject<'_> {
     /// The generated Deployment is let go. Everything else that was made is owned by the Canary and goes with it; where that
     /// stays, to take over something else, it is deleted.
     fn delete_generated(&self) -> Vec<Write> {
-        let live = |at: &ObjectRef| self.objects.get(at);
+        let live = |at: &ObjectRef| self.live(at);
         let mut writes = self.router().map(|r| r.restore(&live)).unwrap_or_default();
         // One that was made goes with the Canary where it has no target any more.
         let apex = self.get(Kind::Service, &self.names.apex);
@@ -448,7 +448,7 @@ mod tests {
         );
         let mut subject = subject(&template);
         let at = subject.at(&subject.names.target);
-        subject.objects.insert(at, held.clone());
+        subject.objects.insert(at, held.clone().into());
         let writes = subject.writes(&Step::Release(Revision::of(&template))).unwrap();
         let [Write::Patch { patch, .. }] = writes.as_slice() else { panic!("{writes:?}") };
         let refused = |change: &Value| {
@@ -474,7 +474,7 @@ mod tests {
         json_patch::merge(&mut owned, &json!({"metadata": {"managedFields": [ours.clone()]}}));
         let mut subject = subject(&json!({}));
         let at = subject.at(&subject.names.target);
-        subject.objects.insert(at, owned.clone());
+        subject.objects.insert(at, owned.clone().into());
         let writes = subject.writes(&Step::Disown).unwrap();
         let [Write::Patch { patch, .. }] = writes.as_slice() else { panic!("{writes:?}") };
         let passes = |entry: Value| {
