@@ -189,6 +189,14 @@ impl Case<'_> {
         if let Some(plan) = contest::ends(self, target, run) {
             return plan;
         }
+        let plan = self.stage(target, run);
+        match Draft::from(self.o).next_named() {
+            Some(named) if plan.steps.is_empty() => plan.then(named),
+            _ => plan,
+        }
+    }
+
+    fn stage(&mut self, target: &Workload, run: &Run) -> Plan {
         if self.o.names.in_place() {
             match run.stage {
                 Stage::Releasing => return in_place::releasing(self, target, run),

@@ -45,6 +45,8 @@ pub(super) struct Shape {
     pub(super) held: bool,
     /// The revision over which a break-glass was written.
     glassed: Option<String>,
+    /// The revision that the target holds, unless it is the one that the primary goes back to.
+    next: Option<Revision>,
 }
 
 impl Draft {
@@ -67,6 +69,10 @@ impl Draft {
             down: primary_down(observed),
             held: target.is_some_and(pending),
             glassed: target.and_then(|t| Some(t.keys.glassed.as_ref()?.as_str().to_owned())),
+            next: target.filter(|t| t.held()).and_then(|t| t.keys.hold.clone()).filter(|hold| {
+                target.is_none_or(|t| t.keys.promoted.as_ref() != Some(hold))
+                    || observed.primary_revision.as_ref() != Some(hold)
+            }),
         };
         let mut draft = Self(status, applied, shape, Box::new(observed.status.clone()));
         draft.count(None);
@@ -285,9 +291,37 @@ impl Draft {
             }
             Some(share) => format!("{waits_for}. {share}."),
         };
+        let waits_for = self.naming_what_is_next(&waits_for);
         conditions.extend(kstatus(&self.0, phase, &waits_for, &self.2, now));
         self.0.conditions = conditions;
         Step::Status(Box::new(self.0))
+    }
+
+    /// Says that a revision which came in during a run on another one waits for its end, or no longer that one does.
+    fn naming_what_is_next(&self, message: &str) -> String {
+        const START: &str = " Revision ";
+        const END: &str = " is held and comes next.";
+        let said = message.strip_suffix(END).and_then(|rest| Some(rest.rsplit_once(START)?.0));
+        let message = said.unwrap_or(message);
+        let next = self.2.next.as_ref().zip(self.0.run.as_ref()).filter(|(next, run)| {
+            run.stage != Stage::Closing && next.as_str() != run.revision && !message.contains(next.short())
+        });
+        let stop = if message.ends_with('.') { "" } else { "." };
+        next.map_or_else(|| message.to_owned(), |(next, _)| format!("{message}{stop}{START}{next}{END}"))
+    }
+
+    /// Completes a draft in which nothing but the revision that comes next is another one; `None` when it is not.
+    #[must_use]
+    pub fn next_named(mut self) -> Option<Step> {
+        let ready = self.0.conditions.iter().find(|c| c.type_ == "Ready")?.message.clone();
+        let named = self.naming_what_is_next(&ready);
+        if named == ready {
+            return None;
+        }
+        for condition in self.0.conditions.iter_mut().filter(|c| c.message == ready) {
+            condition.message.clone_from(&named);
+        }
+        Some(Step::Status(Box::new(self.0)))
     }
 
     /// Completes a draft in which one revision has another hash, and everything else is as it was.

@@ -1,11 +1,12 @@
 //! Waits that must end, and traffic that must not wait.
 
 use crate::sim::World;
-use crate::sim::manifests::{canary, in_place};
+use crate::sim::manifests::{canary, in_place, template};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
-use sidetrack::api::status::Phase;
+use sidetrack::api::status::{Phase, Stage};
 use sidetrack::object::{Kind, ObjectRef};
+use sidetrack::rollout::revision::Revision;
 
 /// Whoever suspended the Canary, and whatever is wrong with its spec: pods that die lose their weight, and a run goes on from
 /// there when it may.
@@ -132,4 +133,20 @@ fn a_run_does_not_wait_for_a_clock_that_was_ahead() {
         assert!(world.run_until(30, |w| w.weight() == 40), "{}", world.tail());
         world.until_over(Phase::Succeeded);
     }
+}
+
+/// Whoever applies v3 while v2 is on its way to the primary reads in status what becomes of it.
+#[test]
+fn a_revision_that_comes_in_during_a_promotion_is_named_until_its_own_run_begins() {
+    let mut world = World::initialised(canary(&[]));
+    world.update_with("v2", Some("slow")).unwrap();
+    world.until("promoting", |w| w.status().run.is_some_and(|run| run.stage == Stage::Promoting));
+    world.update_with("v3", Some("slow")).unwrap();
+    world.run(1);
+    let v3 = Revision::of(&template("v3", Some("slow")));
+    let named = format!("The primary rolls to the analysed revision. Revision {v3} is held and comes next.");
+    assert_eq!(world.ready_message(), named);
+    world.update_with("v2", Some("slow")).unwrap();
+    world.run(1);
+    assert_eq!(world.ready_message(), "The primary rolls to the analysed revision.", "{}", world.tail());
 }

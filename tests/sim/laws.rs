@@ -4,6 +4,7 @@
 //! they change, and answers from what was answered.
 
 use super::cluster::text;
+use super::laws_of_life::Life;
 use super::laws_of_others::Others;
 use super::traffic::Shares;
 use super::world::World;
@@ -65,6 +66,7 @@ pub(crate) struct Laws {
     pub(crate) promotions: Vec<Revision>,
     /// What is not Sidetrack's.
     pub(super) others: Others,
+    pub(super) life: Life,
 }
 
 impl Laws {
@@ -425,7 +427,7 @@ impl World {
         self.law("I8", now >= at + self.interval(), "the last step was not looked at for an interval");
     }
 
-    fn interval(&self) -> SignedDuration {
+    pub(super) fn interval(&self) -> SignedDuration {
         let spec = self.cluster.get(&self.canary).and_then(|c| text(c, "/spec/analysis/interval"));
         let seconds = spec.and_then(|s| s.strip_suffix('s')?.parse().ok()).unwrap_or(60);
         SignedDuration::from_secs(seconds).max(SignedDuration::try_from(self.config.min_interval).unwrap())

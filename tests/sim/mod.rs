@@ -9,6 +9,7 @@ pub(crate) mod faults;
 pub(crate) mod fingerprint;
 pub(crate) mod laws;
 mod laws_in_place;
+mod laws_of_life;
 pub(crate) mod laws_of_others;
 pub(crate) mod manifests;
 mod moments;

@@ -80,7 +80,8 @@ impl World {
         self.looks += 1;
         let writes = self.writes;
         let ended = self.decide();
-        let idle = self.writes == writes;
+        let sent = self.writes - writes;
+        let idle = sent == 0;
         let now = self.cluster.now;
         let version = self.cluster.version();
         let Some(process) = &mut self.process else { return };
@@ -98,6 +99,7 @@ impl World {
                 process.seen = Some(version);
             }
         }
+        self.judge_look(sent);
     }
 
     fn decide(&mut self) -> Result<Option<Timestamp>, Ended> {
@@ -298,6 +300,8 @@ impl World {
         let outcome = match result {
             Ok(_) => {
                 self.written.push((write.clone(), self.cluster.get(&at).cloned()));
+                let changed = before.as_ref() != self.cluster.get(&at);
+                self.judge_effort(write, changed);
                 self.judge_write(&at, before.as_ref(), true);
                 if fault == Some(Fault::AnswerLost) { Err(Ended::Again) } else { Ok(()) }
             }

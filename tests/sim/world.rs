@@ -238,6 +238,7 @@ impl World {
             }
         }
         self.judge_time();
+        self.judge_names();
         self.quiet = !busy;
         let next = self
             .later
