@@ -83,7 +83,8 @@ pub fn preview(
     mut now: Timestamp,
 ) -> Result<Preview, serde_json::Error> {
     let before = objects.clone();
-    let mut world = World { canary: Arc::new(canary), objects, snapshots: BTreeMap::new(), templates: BTreeMap::new() };
+    let mut world =
+        World { canary: Arc::new(canary), objects, snapshots: BTreeMap::new(), templates: BTreeMap::new() };
     world.identify();
     let mut memory = Memory { surveyed: Some(now), ..Memory::default() };
     let mut seen = Preview::default();
@@ -140,7 +141,9 @@ fn take(world: &mut World, subject: &Subject<'_>, memory: &mut Memory, step: &St
     };
     match step {
         Step::Status(status) => {
-            if let (Some(canary), Ok(status)) = (Arc::make_mut(&mut world.canary).as_object_mut(), serde_json::to_value(status)) {
+            if let (Some(canary), Ok(status)) =
+                (Arc::make_mut(&mut world.canary).as_object_mut(), serde_json::to_value(status))
+            {
                 canary.insert("status".into(), status);
             }
         }
@@ -231,10 +234,7 @@ impl World {
 }
 
 /// What differs between two states, object by object.
-fn changes(
-    before: &Objects,
-    after: &Objects,
-) -> Vec<(ObjectRef, Change)> {
+fn changes(before: &Objects, after: &Objects) -> Vec<(ObjectRef, Change)> {
     let mut found = Vec::new();
     let all: BTreeSet<&ObjectRef> = before.keys().chain(after.keys()).collect();
     for at in all.into_iter().filter(|at| !matches!(at.kind, Kind::MetricTemplate | Kind::ControllerRevision))
@@ -359,7 +359,8 @@ mod tests {
                 objects.iter().filter(|object| object["kind"] == kind.kind).cloned().collect::<Vec<_>>(),
             );
         }
-        let objects = objects.iter().map(|object| (ObjectRef::of(object).unwrap(), object.clone().into())).collect();
+        let objects =
+            objects.iter().map(|object| (ObjectRef::of(object).unwrap(), object.clone().into())).collect();
         preview(canary(layout), objects, Arc::new(around), &Config::default(), Timestamp::UNIX_EPOCH).unwrap()
     }
 

@@ -61,60 +61,93 @@ const STORIES: &[Story] = &[
         let at = app(world);
         // Nobody has judged this one: its pods tell.
         let mut target = world.target().cloned().unwrap();
-        target["spec"] = json!({"replicas": 2, "selector": target["spec"]["selector"], "template": template("v9", None)});
+        target["spec"] =
+            json!({"replicas": 2, "selector": target["spec"]["selector"], "template": template("v9", None)});
         world.cluster.store(&at, target, None);
         world.run(5);
     }),
-    ("I2", || released(canary), |world| {
-        let at = world.deployment("app-primary");
-        writes(world, &at, |primary| {
-            primary["spec"]["template"]["spec"]["containers"][0]["image"] = "app:v2".into();
-        });
-    }),
-    ("I2", || released(in_place), |world| {
-        let at = app(world);
-        writes(world, &at, |target| {
-            let promoted = revision("v2").as_str().to_owned();
-            target["metadata"]["annotations"][keys::PROMOTED] = promoted.into();
-        });
-    }),
+    (
+        "I2",
+        || released(canary),
+        |world| {
+            let at = world.deployment("app-primary");
+            writes(world, &at, |primary| {
+                primary["spec"]["template"]["spec"]["containers"][0]["image"] = "app:v2".into();
+            });
+        },
+    ),
+    (
+        "I2",
+        || released(in_place),
+        |world| {
+            let at = app(world);
+            writes(world, &at, |target| {
+                let promoted = revision("v2").as_str().to_owned();
+                target["metadata"]["annotations"][keys::PROMOTED] = promoted.into();
+            });
+        },
+    ),
     ("I3", held, |world| {
         let at = route(world);
         writes(world, &at, |route| weight(route, 10));
     }),
-    ("I3", || released(canary), |world| {
-        world.process = None; // it sleeps, and nobody has killed it
-        world.set_ready("app", false, 2);
-        (0..10).for_each(|_| world.run(1));
-    }),
-    ("I4", || released(canary), |world| {
-        let at = app(world);
-        writes(world, &at, |target| target["spec"]["replicas"] = 0.into());
-    }),
-    ("I4", || released(in_place), |world| {
-        let at = world.deployment("app-canary");
-        writes(world, &at, |generated| {
-            generated["spec"]["template"]["spec"]["containers"][0]["image"] = "app:v9".into();
-        });
-    }),
-    ("I8", || released(canary), |world| {
-        let at = route(world);
-        writes(world, &at, |route| weight(route, 40));
-        writes(world, &at, |route| weight(route, 60));
-    }),
-    ("I9", || released(canary), |world| {
-        let at = world.canary.clone();
-        writes(world, &at, |canary| {
-            canary["status"]["phase"] = "Succeeded".into();
-            canary["status"]["run"] = Value::Null;
-            canary["status"]["revisions"]["primary"] = revision("v2").as_str().into();
-        });
-    }),
-    ("L1", || released(canary), |world| {
-        world.until("no answer is on its way", |w| w.process.as_ref().unwrap().next_answer().is_none());
-        world.process.as_mut().unwrap().wake = None;
-        world.judge_look(0);
-    }),
+    (
+        "I3",
+        || released(canary),
+        |world| {
+            world.process = None; // it sleeps, and nobody has killed it
+            world.set_ready("app", false, 2);
+            (0..10).for_each(|_| world.run(1));
+        },
+    ),
+    (
+        "I4",
+        || released(canary),
+        |world| {
+            let at = app(world);
+            writes(world, &at, |target| target["spec"]["replicas"] = 0.into());
+        },
+    ),
+    (
+        "I4",
+        || released(in_place),
+        |world| {
+            let at = world.deployment("app-canary");
+            writes(world, &at, |generated| {
+                generated["spec"]["template"]["spec"]["containers"][0]["image"] = "app:v9".into();
+            });
+        },
+    ),
+    (
+        "I8",
+        || released(canary),
+        |world| {
+            let at = route(world);
+            writes(world, &at, |route| weight(route, 40));
+            writes(world, &at, |route| weight(route, 60));
+        },
+    ),
+    (
+        "I9",
+        || released(canary),
+        |world| {
+            let at = world.canary.clone();
+            writes(world, &at, |canary| {
+                canary["status"]["phase"] = "Succeeded".into();
+                canary["status"]["run"] = Value::Null;
+                canary["status"]["revisions"]["primary"] = revision("v2").as_str().into();
+            });
+        },
+    ),
+    (
+        "L1",
+        || released(canary),
+        |world| {
+            world.until("no answer is on its way", |w| w.process.as_ref().unwrap().next_answer().is_none());
+            world.process.as_mut().unwrap().wake = None;
+            world.judge_look(0);
+        },
+    ),
     ("L2", || released(canary), |world| world.judge_look(100)),
     ("L4", held, |world| {
         world.process = None;

@@ -48,9 +48,12 @@ impl World {
         let blind = leaves || self.laws.dead || self.lag.is_some() || self.laws.denied.is_some();
         let own = |t: &&Value| t["metadata"]["labels"][keys::CANARY] == self.canary.name.as_str();
         let target = self.target().filter(|_| !blind).filter(own);
-        let primary = self.primary().and_then(|p| primary_revision(p, &self.names, self.laws.selector.as_ref()));
+        let primary =
+            self.primary().and_then(|p| primary_revision(p, &self.names, self.laws.selector.as_ref()));
         // What the primary has already, or goes back to, waits for nothing.
-        let back = |target: &Value| primary.as_ref().is_some_and(|p| annotation(target, keys::PROMOTED) == Some(p.as_str()));
+        let back = |target: &Value| {
+            primary.as_ref().is_some_and(|p| annotation(target, keys::PROMOTED) == Some(p.as_str()))
+        };
         let hold = target.and_then(|t| held(t).filter(|hold| !back(t) || Some(hold) != primary.as_ref()));
         let status = self.status();
         let named = |hold: &Revision| {
@@ -63,11 +66,17 @@ impl World {
             let since = since.filter(|(known, _)| *known == hold).map_or(now, |(_, since)| since);
             (hold, since)
         });
-        let long = self.laws.life.nameless.as_ref().map(|(hold, since)| (hold.clone(), now.duration_since(*since)));
-        let late = long.filter(|(_, long)| *long > self.interval() + self.interval() + SignedDuration::from_secs(1));
+        let long =
+            self.laws.life.nameless.as_ref().map(|(hold, since)| (hold.clone(), now.duration_since(*since)));
+        let late =
+            long.filter(|(_, long)| *long > self.interval() + self.interval() + SignedDuration::from_secs(1));
         if let Some((hold, long)) = late {
             let message = self.ready_message();
-            self.law("L4", false, &format!("{hold} is held for {long:#}, and status does not name it: {message:?}"));
+            self.law(
+                "L4",
+                false,
+                &format!("{hold} is held for {long:#}, and status does not name it: {message:?}"),
+            );
         }
     }
 }

@@ -10,6 +10,7 @@ use super::workloads::{Pods, Workloads};
 use super::writers::Webhook;
 use super::{manifests, process};
 use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize as _;
 use serde_json::{Value, json};
 use sidetrack::api::CanaryStatus;
 use sidetrack::api::keys;
@@ -401,8 +402,8 @@ impl World {
     // What is there.
 
     pub(crate) fn status(&self) -> CanaryStatus {
-        let status = self.cluster.get(&self.canary).and_then(|c| c.get("status")).cloned();
-        status.map(|s| serde_json::from_value(s).unwrap()).unwrap_or_default()
+        let status = self.cluster.get(&self.canary).and_then(|c| c.get("status"));
+        status.map(|status| CanaryStatus::deserialize(status).unwrap()).unwrap_or_default()
     }
 
     fn is(&self, phase: Phase) -> bool {

@@ -142,7 +142,9 @@ mod tests {
             &json!({"metadata": {"uid": "p", "generation": 1, "annotations": {"tool": "kept"}}}),
         );
         assert_eq!(primary["spec"]["minReadySeconds"], 5);
-        subject.objects.insert(ObjectRef::new(Kind::Deployment, "test", "app-primary"), primary.clone().into());
+        subject
+            .objects
+            .insert(ObjectRef::new(Kind::Deployment, "test", "app-primary"), primary.clone().into());
         let target = Arc::make_mut(subject.objects.get_mut(&at).unwrap());
         json_patch::merge(
             target,

@@ -8,12 +8,7 @@ use serde_json::Value;
 
 /// Returns the names in the layout that applies. A layout is for as long as the target is enrolled: another wish is
 /// reported and waits, an unknown one is refused.
-pub(super) fn choose(
-    names: Names,
-    canary: &Value,
-    objects: &Objects,
-    review: &mut Review,
-) -> Names {
+pub(super) fn choose(names: Names, canary: &Value, objects: &Objects, review: &mut Review) -> Names {
     let asked = match canary.pointer("/metadata/annotations").and_then(|a| a.get(keys::LAYOUT)) {
         None => Layout::default(),
         Some(text) => text.as_str().and_then(Layout::parse).unwrap_or_else(|| {
