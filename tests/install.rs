@@ -264,7 +264,7 @@ async fn check_passes_on_a_cluster_that_works_and_names_what_canaries_lack() -> 
     assert!(!passed);
     let all = at_least(&found, "error").join("\n") + &at_least(&found, "warning").join("\n");
     for what in [
-        &format!("Canary {namespace}/twin is left alone"),
+        &format!("Canary {namespace}/twin is refused"),
         &format!("Canaries app, twin in {namespace} name one target"),
         &format!("HorizontalPodAutoscaler {namespace}/app scales the target"),
         &format!("AlertProvider {namespace}/chat names Secret address"),

@@ -53,6 +53,12 @@ pub fn review(spec: &CanarySpec, layout: Layout, default_provider: &str, min_int
     spec.analysis.metrics.iter().enumerate().for_each(|(index, metric)| check(index, metric, &mut review));
     spec.analysis.webhooks.iter().enumerate().for_each(|(index, hook)| webhook(index, hook, &mut review));
     alerts(&spec.analysis.alerts, &mut review);
+    if spec.analysis.metrics.is_empty() && spec.analysis.webhooks.is_empty() && !spec.skip_analysis {
+        review.warn(
+            "spec.analysis has neither metrics nor webhooks: whether a revision is good is judged by nothing but the readiness of its \
+             pods.",
+        );
+    }
     review
 }
 
@@ -225,7 +231,7 @@ fn pace(spec: &CanarySpec, min_interval: Duration, review: &mut Review) {
         }
         Some(written) if written < min_interval => {
             review.warn(format!(
-                "spec.analysis.interval is {interval:?}: the least interval, {min_interval:?}, counts."
+                "spec.analysis.interval is {interval:?}: that is too short, and {min_interval:?} is used (the controller's flag --min-interval)."
             ));
         }
         Some(_) => {}

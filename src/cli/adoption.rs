@@ -194,6 +194,7 @@ async fn list(client: &Client, kind: Kind) -> anyhow::Result<Vec<Value>> {
     loop {
         let page = match api.list(&params).await {
             Err(kube::Error::Api(status)) if status.code == 404 => return Ok(found),
+            Err(kube::Error::Api(status)) => bail!("{plural} cannot be listed: {}", status.message),
             page => page.with_context(|| format!("{plural} cannot be listed"))?,
         };
         for object in &page.items {

@@ -46,7 +46,8 @@ pub struct RunArgs {
     /// Restrict the controller to one namespace.
     #[arg(long, default_value = "")]
     pub namespace: String,
-    /// Traffic provider of Canaries that name none: istio, smi:v1alpha1, smi:v1alpha2, smi:v1alpha3, gatewayapi:v1.
+    /// Traffic provider of Canaries that name none: istio, smi:v1alpha1, smi:v1alpha2, smi:v1alpha3, linkerd, osm, gatewayapi:v1,
+    /// gatewayapi:v1beta1 or kubernetes.
     #[arg(long, default_value = "istio")]
     pub mesh_provider: String,
     /// URL of the Prometheus that answers built-in checks and inline queries.
@@ -131,7 +132,11 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         env!("CARGO_PKG_VERSION"),
         args.mesh_provider
     );
-    let settings = client::Settings { kubeconfig: args.kubeconfig.clone(), context: args.context.clone() };
+    let settings = client::Settings {
+        kubeconfig: args.kubeconfig.clone(),
+        context: args.context.clone(),
+        ..client::Settings::default()
+    };
     let client = client::connect(&settings).await?;
     let api_server = client::addresses(&settings).await?;
     let version = client.apiserver_version().await.context("the API server cannot be reached")?;

@@ -69,7 +69,7 @@ impl Sender {
     /// Sends a request, and again as it allows. Between two attempts it holds nobody up.
     pub async fn send(&self, request: &HttpRequest, asker: &Asker) -> Exchange {
         if let Some(why) = self.reach.refuses(&request.url) {
-            return Err(TransportError { message: format!("{} is not called: {why}", request.url) });
+            return Err(TransportError { message: format!("{} is not called: {why}", shown(&request.url)) });
         }
         let host =
             url::Url::parse(&request.url).ok().map_or_else(String::new, |url| url.authority().to_owned());
@@ -110,7 +110,7 @@ impl Sender {
             Method::Post => "Post",
         };
         let failed = |error: &reqwest::Error| TransportError {
-            message: format!("{verb} {:?}: {}", request.url, innermost(error)),
+            message: format!("{verb} {:?}: {}", shown(&request.url), innermost(error)),
         };
         let mut call = client.request(method, &request.url).timeout(request.timeout);
         for (name, value) in &request.headers {
@@ -144,6 +144,11 @@ fn stays(attempt: redirect::Attempt<'_>) -> redirect::Action {
     }
     let why = format!("it redirects to another host, {}", attempt.url().host_str().unwrap_or_default());
     attempt.error(why)
+}
+
+/// An address without the query, which is long, and encoded so that nobody reads it: what it asks stands in the Canary.
+fn shown(url: &str) -> &str {
+    url.split('?').next().unwrap_or(url)
 }
 
 fn innermost(error: &reqwest::Error) -> String {

@@ -1,4 +1,4 @@
-//! What the metrics are told of a Canary, in Flagger's terms.
+//! What the metrics are told of a Canary.
 
 use super::cache::CanaryKey;
 use crate::api::status::{CanaryStatus, Phase};
@@ -19,6 +19,12 @@ pub(super) fn observed(metrics: &Metrics, observed: &Observed) {
         _ => CanaryState::Successful,
     };
     metrics.set_status(name, namespace, state);
+    let conditions = observed.status.conditions.iter();
+    metrics.set_conditions(
+        name,
+        namespace,
+        conditions.map(|c| (c.type_.as_str(), c.status.as_str(), c.reason.as_str())),
+    );
     let counted = observed.pods.map(|pods| percent(pods.canary, pods.primary));
     if let Some(weight) = counted.or(observed.routes.weight) {
         metrics.set_weight(name, namespace, 100 - weight, weight);

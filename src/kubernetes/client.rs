@@ -23,6 +23,10 @@ pub struct Settings {
     pub kubeconfig: Option<PathBuf>,
     /// A context of that kubeconfig other than its current one.
     pub context: Option<String>,
+    /// A user to act as (impersonation); the kubeconfig's own where `None`.
+    pub act_as: Option<String>,
+    /// Groups to act as, beside it.
+    pub act_as_groups: Vec<String>,
 }
 
 /// Why no client could be built.
@@ -53,7 +57,7 @@ pub enum ClientError {
 /// When no usable configuration is found.
 pub async fn config(settings: &Settings) -> Result<Config, ClientError> {
     let options = KubeConfigOptions { context: settings.context.clone(), ..KubeConfigOptions::default() };
-    let config = match &settings.kubeconfig {
+    let mut config = match &settings.kubeconfig {
         Some(path) => {
             let broken = |source| ClientError::Kubeconfig { path: path.display().to_string(), source };
             let file = Kubeconfig::read_from(path).map_err(broken)?;
@@ -64,6 +68,11 @@ pub async fn config(settings: &Settings) -> Result<Config, ClientError> {
             .map_err(|source| ClientError::Kubeconfig { path: "(default)".to_owned(), source })?,
         None => Config::infer().await.map_err(|e| ClientError::Infer(Box::new(e)))?,
     };
+    if let Some(user) = &settings.act_as {
+        config.auth_info.impersonate = Some(user.clone());
+        config.auth_info.impersonate_groups =
+            Some(settings.act_as_groups.clone()).filter(|groups| !groups.is_empty());
+    }
     Ok(complete(config, READ_TIMEOUT))
 }
 
@@ -207,7 +216,7 @@ mod tests {
                     users: [{name: a, user: {token: t}}], \
                     contexts: [{name: a, context: {cluster: a, user: a}}]}";
         std::fs::write(&file, text).unwrap();
-        let config = config(&Settings { kubeconfig: Some(file.clone()), context: None }).await;
+        let config = config(&Settings { kubeconfig: Some(file.clone()), ..Settings::default() }).await;
         std::fs::remove_file(&file).unwrap();
         let config = config.unwrap();
         let agent = concat!("sidetrack/", env!("CARGO_PKG_VERSION"));

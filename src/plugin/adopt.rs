@@ -1,7 +1,7 @@
 //! What adopting would do, before anything is touched: for one application, or for all that a policy selects.
 
 use super::connection::Connection;
-use super::{DONE, Out};
+use super::{DONE, Out, canary_name};
 use crate::cli::adoption::{Looks, Selected, changes, is_adopted};
 use crate::cli::check::facts::text;
 use crate::object::Kind;
@@ -20,7 +20,7 @@ const REFUSED: u8 = 1;
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Adopt {
     /// The Canary.
-    #[arg(required_unless_present_any = ["file", "policy"], conflicts_with_all = ["file", "policy"])]
+    #[arg(required_unless_present_any = ["file", "policy"], conflicts_with_all = ["file", "policy"], value_parser = canary_name)]
     name: Option<String>,
     /// A file with Canaries that are not applied yet.
     #[arg(long, short, value_name = "FILE", conflicts_with = "policy")]
@@ -34,7 +34,13 @@ impl Adopt {
     pub(crate) async fn run(self, at: &Connection, out: &mut Out<'_>) -> anyhow::Result<u8> {
         let mut looks = Looks::new(at.client.clone(), at.config().await);
         let selected = match (&self.name, &self.file, &self.policy) {
-            (_, Some(file), _) => only(from_file(file, &at.namespace)?),
+            (_, Some(file), _) => {
+                let mut canaries = from_file(file, &at.namespace)?;
+                for canary in &mut canaries {
+                    as_applied(at, canary).await?;
+                }
+                only(canaries)
+            }
             (_, _, Some(policy)) => looks.of_policy(policy).await?,
             (Some(name), ..) => only(vec![at.canary(name).await?]),
             (None, None, None) => bail!("name a Canary, or give --file or --policy"),
@@ -50,7 +56,7 @@ pub(super) async fn tell(looks: &mut Looks, selected: &Selected, out: &mut Out<'
     let mut refused = 0;
     for canary in &selected.canaries {
         let seen = looks.at(canary).await?;
-        refused += usize::from(!seen.refusals.is_empty() && !is_adopted(canary));
+        refused += usize::from(!seen.refusals.is_empty());
         for line in lines(canary, &seen) {
             out.line(&line)?;
         }
@@ -81,8 +87,10 @@ fn lines(canary: &Value, seen: &Preview) -> Vec<String> {
     };
     if is_adopted(canary) {
         // What came to be in the way since is worth knowing.
-        list(" is adopted.", &[]);
-        lines.extend(seen.refusals.iter().map(|refusal| format!("  Note: {refusal}")));
+        match seen.refusals.as_slice() {
+            [] => list(" is adopted.", &[]),
+            since => list(" is adopted, and is not released any more:", since),
+        }
     } else if !seen.refusals.is_empty() {
         list(" would be left alone, nothing is touched:", &seen.refusals);
     } else {
@@ -92,6 +100,19 @@ fn lines(canary: &Value, seen: &Preview) -> Vec<String> {
     }
     lines.extend(seen.warnings.iter().map(|warning| format!("  Note: {warning}")));
     lines
+}
+
+/// Makes of a manifest what applying it would store: what is applied already keeps its identity, its finalizers and its status.
+async fn as_applied(at: &Connection, canary: &mut Value) -> anyhow::Result<()> {
+    let (namespace, name) = (text(canary, "/metadata/namespace"), text(canary, "/metadata/name"));
+    let Some(live) = at.read(&Connection::uri_of(namespace, name)).await? else { return Ok(()) };
+    let mut stored = json!({"metadata": {}});
+    for pointer in ["uid", "resourceVersion", "generation", "creationTimestamp", "finalizers"] {
+        stored["metadata"][pointer] = live["metadata"][pointer].clone();
+    }
+    stored["status"] = live["status"].clone();
+    json_patch::merge(canary, &stored);
+    Ok(())
 }
 
 /// The Canaries of a file, in their namespaces.

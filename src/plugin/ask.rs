@@ -1,7 +1,7 @@
 //! The verbs: a request on the Canary, and its answer.
 
 use super::connection::{Connection, FIELD_MANAGER, code};
-use super::{DONE, Out, duration, view};
+use super::{DONE, Out, canary_name, duration, view};
 use crate::api::request::{Request, Verb};
 use crate::api::status::{Answered, RequestOutcome};
 use crate::api::{Canary, keys};
@@ -17,6 +17,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Ask {
     /// The Canary.
+    #[arg(value_parser = canary_name)]
     pub(crate) name: String,
     /// Why; stands in the Event and in status.
     #[arg(long, default_value = "", value_name = "TEXT")]
@@ -86,9 +87,10 @@ impl Ask {
                 };
                 bail!(
                     "no answer within {:?}{why}; the request stands, and is answered when it can be: see kubectl sidetrack \
-                     tree {}, and whether the controller runs: kubectl sidetrack check",
+                     tree {} -n {}, and whether the controller runs: kubectl sidetrack check",
                     self.timeout,
-                    self.name
+                    self.name,
+                    at.namespace
                 );
             }
             tokio::time::sleep(PAUSE).await;

@@ -133,7 +133,13 @@ impl Connection {
     /// Returns the address of a Canary.
     #[must_use]
     pub fn uri_of_canary(&self, name: &str) -> String {
-        format!("{}/{name}", uri("flagger.app/v1beta1", Some(&self.namespace), "canaries"))
+        Self::uri_of(&self.namespace, name)
+    }
+
+    /// Returns the address of a Canary of any namespace.
+    #[must_use]
+    pub fn uri_of(namespace: &str, name: &str) -> String {
+        format!("{}/{name}", uri("flagger.app/v1beta1", Some(namespace), "canaries"))
     }
 
     /// Reads a Canary as it is stored.
@@ -209,7 +215,15 @@ impl Connection {
         }
         let of = |plural: &'static str, group: &'static str| uri(group, Some(&self.namespace), plural);
         let (replica_sets, pods) = (of("replicasets", "apps/v1"), of("pods", "v1"));
-        let (replica_sets, pods) = tokio::try_join!(self.items(&replica_sets), self.items(&pods))?;
+        let (replica_sets, pods) = tokio::join!(self.items(&replica_sets), self.items(&pods));
+        let mut shown = |kind: Kind, read: anyhow::Result<Vec<Value>>| match read {
+            Err(error) if code(&error) == Some(403) => {
+                forbidden.insert(kind.as_str());
+                Ok(Vec::new())
+            }
+            read => read,
+        };
+        let (replica_sets, pods) = (shown(Kind::ReplicaSet, replica_sets)?, shown(Kind::Pod, pods)?);
         let templates = BTreeMap::new();
         let deployments: Vec<Value> = references
             .iter()

@@ -3,7 +3,7 @@
 use super::connection::{Connection, FIELD_MANAGER};
 use super::look::{Name, live_revision};
 use super::screen::{Cell, Colour, Screen, age, table};
-use super::{DONE, Out, view};
+use super::{DONE, Out, canary_name, view};
 use crate::api::Canary;
 use crate::api::status::Outcome;
 use crate::controller::clock;
@@ -54,18 +54,15 @@ pub fn list(
     now: Timestamp,
 ) -> String {
     let status = view::status(canary);
-    let is = |of: &Option<String>, revision: &str| of.as_deref() == Some(revision);
     let mut rows = Vec::new();
-    let mut row = |revision: &str, outcome: Cell, at: String, by: &str| {
+    // What a revision is now stands at its last end; the primary's was promoted.
+    let mut now_is = vec![("primary", status.revisions.primary.as_deref()), ("target", live)];
+    let mut row = |revision: &str, outcome: Cell, at: String, by: &str, rejected: bool| {
         let snapshot = stored(snapshots, canary, revision);
-        let mut roles = Vec::new();
-        for (role, is) in
-            [("primary", is(&status.revisions.primary, revision)), ("target", live == Some(revision))]
-        {
-            if is {
-                roles.push(role);
-            }
-        }
+        let here =
+            |(role, of): &(&str, Option<&str>)| *of == Some(revision) && !(rejected && *role == "primary");
+        let roles: Vec<&str> = now_is.iter().filter(|role| here(role)).map(|(role, _)| *role).collect();
+        now_is.retain(|role| !here(role));
         let stored = if snapshot.is_some() { "yes" } else { "no" };
         rows.push(vec![
             Cell::new(view::short(Some(revision))),
@@ -78,7 +75,7 @@ pub fn list(
         ]);
     };
     if let Some(run) = &status.run {
-        row(&run.revision, Cell::painted("in progress", Colour::Busy), age(Some(run.since), now), "-");
+        row(&run.revision, Cell::painted("in progress", Colour::Busy), age(Some(run.since), now), "-", true);
     }
     for past in status.history.iter().rev() {
         let outcome = match past.outcome {
@@ -87,7 +84,8 @@ pub fn list(
             Outcome::Rejected => Cell::painted("rejected", Colour::Bad),
             Outcome::Unknown => Cell::painted("unknown", Colour::Busy),
         };
-        row(&past.revision, outcome, age(past.at, now), past.by.as_deref().unwrap_or("-"));
+        let rejected = past.outcome == Outcome::Rejected;
+        row(&past.revision, outcome, age(past.at, now), past.by.as_deref().unwrap_or("-"), rejected);
     }
     table(screen, &["REVISION", "OUTCOME", "AGE", "NOW", "STORED", "IMAGES", "APPLIED BY"], &rows)
 }
@@ -99,6 +97,7 @@ pub fn list(
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Undo {
     /// The Canary.
+    #[arg(value_parser = canary_name)]
     name: String,
     /// The revision, its first digits; without it, the one before, see `history`.
     #[arg(long, value_name = "REVISION")]
@@ -130,11 +129,47 @@ impl Undo {
         );
         at.send(http::Method::PATCH, &uri, "application/json-patch+json", &patch).await?;
         out.line(&format!(
-            "deployment {target} has revision {shown} again; follow it: kubectl sidetrack status {} --wait",
-            self.name
+            "deployment {target} has revision {shown} again; follow it: kubectl sidetrack status {} -n {} --wait",
+            self.name, at.namespace
         ))?;
+        for line in undone_by(&object, &at.namespace) {
+            out.line(&line)?;
+        }
         Ok(DONE)
     }
+}
+
+/// Who applies the Deployment again as Git or a chart has it, by the marks that they leave, and how to keep them from it.
+fn undone_by(target: &Value, namespace: &str) -> Vec<String> {
+    let of = |part: &str, key: &str| target.pointer(part)?.get(key)?.as_str();
+    let (label, annotation) =
+        (|key: &str| of("/metadata/labels", key), |key: &str| of("/metadata/annotations", key));
+    let flux = |kind: &str, group: &str| {
+        let name = label(&format!("{group}.toolkit.fluxcd.io/name"))?;
+        let of = label(&format!("{group}.toolkit.fluxcd.io/namespace")).unwrap_or(namespace);
+        let kind_name = if kind == "kustomization" { "Kustomization" } else { "HelmRelease" };
+        Some((format!("Flux ({kind_name} {of}/{name})"), format!("flux suspend {kind} {name} -n {of}")))
+    };
+    let argo = || {
+        let application = annotation("argocd.argoproj.io/tracking-id")?.split(':').next()?;
+        Some((
+            format!("Argo CD (Application {application})"),
+            format!("argocd app set {application} --sync-policy none"),
+        ))
+    };
+    let helm = || {
+        let release = annotation("meta.helm.sh/release-name")?;
+        let of = annotation("meta.helm.sh/release-namespace").unwrap_or(namespace);
+        Some((format!("helm upgrade (release {of}/{release})"), format!("helm rollback {release} -n {of}")))
+    };
+    let found = flux("kustomization", "kustomize")
+        .or_else(|| flux("helmrelease", "helm"))
+        .or_else(argo)
+        .or_else(helm);
+    let Some((who, how)) = found else { return Vec::new() };
+    let instead =
+        if how.starts_with("helm") { "use instead" } else { "until Git is reverted, keep it from that" };
+    vec![format!("{who} applies its own revision again at its next turn; {instead}: {how}")]
 }
 
 /// Chooses the revision to go back to.
@@ -188,6 +223,28 @@ mod tests {
             "status": {"phase": "Succeeded", "revisions": {"primary": primary}, "history": history},
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn who_will_undo_an_undo_is_told_by_the_marks_on_the_deployment() {
+        let said = |metadata: Value| undone_by(&json!({"metadata": metadata}), "shop").join("\n");
+        let flux = json!({"labels": {"kustomize.toolkit.fluxcd.io/name": "apps", "kustomize.toolkit.fluxcd.io/namespace": "flux-system"}});
+        assert_eq!(
+            said(flux),
+            "Flux (Kustomization flux-system/apps) applies its own revision again at its next turn; until Git is reverted, keep it from \
+             that: flux suspend kustomization apps -n flux-system"
+        );
+        let helm_controller = json!({
+            "labels": {"helm.toolkit.fluxcd.io/name": "app", "helm.toolkit.fluxcd.io/namespace": "shop"},
+            "annotations": {"meta.helm.sh/release-name": "app"},
+        });
+        assert!(said(helm_controller).ends_with("flux suspend helmrelease app -n shop"));
+        let argo =
+            json!({"annotations": {"argocd.argoproj.io/tracking-id": "store:apps/Deployment:shop/app"}});
+        assert!(said(argo).ends_with("argocd app set store --sync-policy none"));
+        let helm = json!({"annotations": {"meta.helm.sh/release-name": "app", "meta.helm.sh/release-namespace": "shop"}});
+        assert!(said(helm).ends_with("use instead: helm rollback app -n shop"));
+        assert_eq!(said(json!({"labels": {"app": "app"}})), "");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::connection::Connection;
 use super::progress::{Verdict, judge, line};
 use super::screen::{Cell, Colour, Widths};
 use super::tree::draw;
-use super::{DONE, Out, adopt, duration, view};
+use super::{DONE, Out, adopt, canary_name, duration, view};
 use crate::api::Canary;
 use crate::api::canary_policy::Mode;
 use crate::cli::adoption::{Looks, is_adopted};
@@ -21,6 +21,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Name {
     /// The Canary.
+    #[arg(value_parser = canary_name)]
     pub(crate) name: String,
 }
 
@@ -28,6 +29,7 @@ pub(crate) struct Name {
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Get {
     /// A Canary; without one, all of the namespace.
+    #[arg(value_parser = canary_name)]
     name: Option<String>,
     /// Those of every namespace.
     #[arg(long, short = 'A', conflicts_with = "name")]
@@ -45,6 +47,8 @@ enum Format {
     Wide,
     Json,
     Yaml,
+    /// canary.flagger.app/NAME, a line each.
+    Name,
 }
 
 impl Get {
@@ -72,7 +76,7 @@ impl Get {
             Some(Format::Yaml) if !self.watch => {
                 out.text(&serde_saphyr::to_string(&self.whole(found.clone()))?)?
             }
-            Some(Format::Json | Format::Yaml) => self.print(out, &found, &[], &mut widths)?,
+            Some(Format::Json | Format::Yaml | Format::Name) => self.print(out, &found, &[], &mut widths)?,
             None | Some(Format::Wide) => {
                 let headings = view::headings(self.all_namespaces, self.output == Some(Format::Wide));
                 let rows: Vec<_> = std::iter::once(headings).chain(self.rows(&found)?).collect();
@@ -99,6 +103,12 @@ impl Get {
             Some(Format::Yaml) => changed.iter().try_for_each(|object| {
                 let text = serde_saphyr::to_string(object)?;
                 out.text(&format!("---\n{}\n", text.trim_end()))
+            }),
+            Some(Format::Name) => changed.iter().try_for_each(|object| {
+                out.line(&format!(
+                    "canary.flagger.app/{}",
+                    object["metadata"]["name"].as_str().unwrap_or_default()
+                ))
             }),
             None | Some(Format::Wide) => {
                 let mut rows = self.rows(changed)?;
@@ -173,7 +183,7 @@ Exit codes of a revision, for pipelines:
   5  another revision took its place")]
 pub(crate) struct Status {
     /// The Canary.
-    #[arg(required_unless_present = "policy")]
+    #[arg(required_unless_present = "policy", value_parser = canary_name)]
     name: Option<String>,
     /// A CanaryPolicy instead.
     #[arg(long, value_name = "NAME", conflicts_with_all = ["name", "revision", "wait"])]
@@ -232,7 +242,10 @@ impl Status {
                 return Ok(verdict.code());
             }
             if end.is_some_and(|end| Instant::now() >= end) {
-                eprintln!("not decided in time; go on with kubectl sidetrack status {name} --wait");
+                eprintln!(
+                    "not decided in time; go on with kubectl sidetrack status {name} -n {} --wait",
+                    at.namespace
+                );
                 return Ok(verdict.code());
             }
             tokio::time::sleep(PAUSE).await;
@@ -281,6 +294,7 @@ fn whole(canary: &Canary, live: Option<&str>, asked: &str) -> anyhow::Result<Str
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct TreeArgs {
     /// The Canary.
+    #[arg(value_parser = canary_name)]
     name: String,
 }
 

@@ -8,6 +8,7 @@ mod ask;
 mod complete;
 pub mod connection;
 mod diff;
+mod events;
 pub mod history;
 mod look;
 mod migrate;
@@ -15,6 +16,7 @@ pub mod progress;
 pub mod screen;
 pub mod tree;
 mod uninstall;
+mod version;
 pub mod view;
 mod watch;
 
@@ -44,6 +46,12 @@ pub struct Cli {
     /// A kubeconfig file; none means $KUBECONFIG, then ~/.kube/config.
     #[arg(long, global = true, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
+    /// A user to act as, as with kubectl: what may this person do?
+    #[arg(long = "as", global = true, value_name = "USER")]
+    act_as: Option<String>,
+    /// A group to act as, beside --as; several times for several.
+    #[arg(long = "as-group", global = true, value_name = "GROUP", requires = "act_as")]
+    act_as_group: Vec<String>,
     #[command(subcommand)]
     command: Command,
 }
@@ -76,6 +84,8 @@ enum Command {
     History(look::Name),
     /// Put a promoted revision back into the target.
     Undo(history::Undo),
+    /// List what Sidetrack has said of a release in Events.
+    Events(events::Events),
     /// Show what the target has against what the primary runs.
     Diff(look::Name),
     /// Watch a release full-screen, with a key for each verb.
@@ -92,6 +102,8 @@ enum Command {
         #[arg(long, short, value_enum, default_value_t = check::Output::Text)]
         output: check::Output,
     },
+    /// Say which version this is, and which one the cluster runs.
+    Version,
     /// Print a completion script.
     Completion {
         /// The shell that it is for, for who types kubectl-sidetrack; or kubectl, for who types kubectl sidetrack.
@@ -172,7 +184,12 @@ impl Cli {
     }
 
     async fn run(self, out: &mut Out<'_>) -> anyhow::Result<u8> {
-        let settings = Settings { kubeconfig: self.kubeconfig.clone(), context: self.context.clone() };
+        let settings = Settings {
+            kubeconfig: self.kubeconfig.clone(),
+            context: self.context.clone(),
+            act_as: self.act_as.clone(),
+            act_as_groups: self.act_as_group.clone(),
+        };
         match self.command {
             Command::Complete { words } => {
                 return out.text(&complete::run(&words).await).map(|()| DONE);
@@ -184,9 +201,9 @@ impl Cli {
                 return out.text(&String::from_utf8_lossy(&script)).map(|()| DONE);
             }
             Command::Check { output } => {
-                let (kubeconfig, context, namespace) = (self.kubeconfig, self.context, self.namespace);
-                let check = check::Check { kubeconfig, context, namespace, output };
-                return check.run(&mut out.stdout).await.map(|()| DONE);
+                return check::run(&settings, self.namespace.as_deref(), output, &mut out.stdout)
+                    .await
+                    .map(|()| DONE);
             }
             _ => {}
         }
@@ -205,6 +222,8 @@ impl Cli {
             Command::Restart(ask) => ask.run(&at, out, Verb::Restart).await,
             Command::History(name) => history::run(&name, &at, out).await,
             Command::Undo(undo) => undo.run(&at, out).await,
+            Command::Events(events) => events.run(&at, out).await,
+            Command::Version => version::run(&at, out).await,
             Command::Diff(name) => diff::run(&name, &at, out).await,
             Command::Watch(name) => watch::run(&name, &at).await,
             Command::Adopt(adopt) => adopt.run(&at, out).await,
@@ -229,6 +248,19 @@ fn screen() -> Screen {
 
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// Reads the name of a Canary, also as kubectl prints it with its type.
+fn canary_name(text: &str) -> Result<String, String> {
+    match text.split_once('/') {
+        None => Ok(text.to_owned()),
+        Some(("canary" | "canaries" | "canary.flagger.app" | "canaries.flagger.app", name))
+            if !name.is_empty() =>
+        {
+            Ok(name.to_owned())
+        }
+        Some((kind, _)) => Err(format!("{kind} is no type of Canaries: write NAME or canary/NAME")),
+    }
 }
 
 /// Reads a duration such as `90s` or `5m`, for flags.

@@ -295,7 +295,9 @@ fn what_a_policy_holds_says_what_frees_it() {
     let approval = "Revision b waits for an approval by somebody other than who applied it.";
     assert_eq!(waits(approval), "kubectl sidetrack approve app -n shop");
     assert!(waits("Frozen until 2026-01-01T00:00:00Z: weekend (policy shop).").contains("the freeze ends"));
-    assert!(waits("It waits for its turn: policy shop lets 1 run at once.").contains("those before it"));
+    assert!(
+        waits("It waits for its turn: policy shop lets 1 run at once.").contains("the releases before it")
+    );
     assert!(waits("Revision b waits for its wave: cluster one runs a.").contains("clusters before"));
 }
 

@@ -128,15 +128,17 @@ fn held_by_policy(message: &str, name: &str) -> Option<Vec<String>> {
     if message.contains("waits for an approval") {
         return Some(vec![format!("kubectl sidetrack approve {name}")]);
     }
-    let by_itself = |what: &str| Some(vec![format!("it goes by itself when {what}")]);
+    let by_itself = |when: &str| Some(vec![format!("nothing to do: it starts when {when}")]);
     if message.starts_with("Frozen") {
-        return by_itself("the freeze ends; a break-glass passes it");
+        return by_itself("the freeze ends");
     }
     if message.starts_with("It waits for its turn") {
-        return by_itself("those before it have ended");
+        return by_itself("the releases before it have ended");
     }
-    (message.contains("its wave") || message.contains("soak"))
-        .then(|| vec!["it goes by itself when the clusters before have passed it".into()])
+    if message.contains("its wave") || message.contains("soak") {
+        return by_itself("the clusters before this one have promoted it");
+    }
+    None
 }
 
 fn gate(canary: &Canary, kind: &str) -> Vec<String> {

@@ -7,7 +7,7 @@ use crate::api::status::{Phase, Run, Stage};
 use crate::rollout::observed::{Backend, Memory, Observed};
 use crate::rollout::plan::{Message, Plan, Step};
 use crate::rollout::revision::Revision;
-use crate::rollout::status::{Draft, REFUSED, TARGET_MISSING, if_new};
+use crate::rollout::status::{Draft, REFUSED, TARGET_MISSING, if_new, pending};
 use crate::rollout::workload::{NotReady, Workload};
 use crate::rollout::{
     analysis, bypass, checked, contest, in_place, initialise, leave, promotion, rebaseline, refused, release,
@@ -109,7 +109,7 @@ impl Case<'_> {
     fn go_on(&mut self) -> Plan {
         let o = self.o;
         if o.policy.suspend {
-            return self.lasting(Message::normal("skipping canary run as object is suspended"));
+            return self.suspended();
         }
         if o.status.phase == Phase::None {
             return Draft::from(o)
@@ -154,6 +154,22 @@ impl Case<'_> {
             (None, Phase::Initializing) => initialise::advance(self, target),
             (None, _) => rest::advance(self, target),
         }
+    }
+
+    /// Nothing is begun; what is held because of that is named, and who waits for it is not told that it is promoted.
+    fn suspended(&mut self) -> Plan {
+        const WHY: &str = "is held: spec.suspend is true";
+        let o = self.o;
+        let said = self.lasting(Message::normal("skipping canary run as object is suspended"));
+        let held = o.target.as_ref().filter(|target| o.status.run.is_none() && pending(target));
+        let named = match held.and_then(|target| target.keys.hold.as_ref()) {
+            Some(hold) => format!("Revision {hold} {WHY}."),
+            None if o.status.conditions.iter().any(|c| c.message.contains(WHY)) => String::new(),
+            None => return said,
+        };
+        let mut plan = self.waits(o.status.phase, &named);
+        plan.steps.extend(said.steps);
+        plan
     }
 
     /// Before a Deployment is adopted and its traffic is moved, it is looked at who else lives on its pods.

@@ -112,7 +112,7 @@ fn rejection(old: &[Condition], failed: &str, primary: &str, why: &str) -> Strin
     let (start, end) = (
         format!("Revision {failed} was rejected"),
         format!(
-            "the primary runs {primary}. Push another revision, or remove annotation {} from the target to try it again.",
+            "the primary runs {primary}. Apply another revision, or remove annotation {} from the target to try it again.",
             crate::api::keys::FAILED
         ),
     );

@@ -383,7 +383,7 @@ pub(super) fn whole_seconds(at: Timestamp) -> Timestamp {
 }
 
 /// Whether a revision is held that is neither promoted nor rejected.
-fn pending(target: &Workload) -> bool {
+pub(super) fn pending(target: &Workload) -> bool {
     target.undecided() && target.keys.hold != target.keys.promoted
 }
 

@@ -108,6 +108,15 @@ struct MetricOf {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ConditionOf {
+    condition: String,
+    name: String,
+    namespace: String,
+    reason: String,
+    status: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
     analysis_status: &'static str,
     deployment_strategy: &'static str,
@@ -129,6 +138,7 @@ pub struct Metrics {
     total: Family<Namespace, Gauge>,
     status: Family<Target, Gauge>,
     weight: Family<Workload, Gauge>,
+    conditions: Family<ConditionOf, Gauge>,
     duration: Family<Target, Histogram, fn() -> Histogram>,
     analysis: Family<MetricOf, Value>,
     successes: Family<Outcome, Counter>,
@@ -148,6 +158,7 @@ pub struct Metrics {
 struct Known {
     namespaces: BTreeSet<String>,
     metrics: BTreeMap<Target, BTreeSet<String>>,
+    conditions: BTreeMap<Target, Vec<ConditionOf>>,
 }
 
 impl Metrics {
@@ -159,6 +170,7 @@ impl Metrics {
             total: Family::default(),
             status: Family::default(),
             weight: Family::default(),
+            conditions: Family::default(),
             duration: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
             analysis: Family::default(),
             successes: Family::default(),
@@ -187,6 +199,11 @@ impl Metrics {
             "flagger_canary_weight",
             "Share of traffic of a workload, in percent",
             metrics.weight.clone(),
+        );
+        registry.register(
+            "sidetrack_canary_condition",
+            "Conditions of a Canary as they stand, each with its status and its reason; always 1",
+            metrics.conditions.clone(),
         );
         registry.register(
             "flagger_canary_duration_seconds",
@@ -262,6 +279,32 @@ impl Metrics {
         let [of_primary, of_canary] = workloads(name, namespace);
         self.weight.get_or_create(&of_primary).set(i64::from(primary));
         self.weight.get_or_create(&of_canary).set(i64::from(canary));
+    }
+
+    /// Sets the conditions that a target's Canary has: type, status and reason of each. Those that it had go.
+    pub fn set_conditions<'a>(
+        &self,
+        name: &str,
+        namespace: &str,
+        conditions: impl Iterator<Item = (&'a str, &'a str, &'a str)>,
+    ) {
+        let labels = |(condition, status, reason): (&str, &str, &str)| ConditionOf {
+            condition: condition.to_owned(),
+            name: name.to_owned(),
+            namespace: namespace.to_owned(),
+            reason: reason.to_owned(),
+            status: status.to_owned(),
+        };
+        let is: Vec<ConditionOf> = conditions.map(labels).collect();
+        let mut known = self.known();
+        let was = known.conditions.entry(Target::new(name, namespace)).or_default();
+        for gone in was.iter().filter(|labels| !is.contains(labels)) {
+            self.conditions.remove(gone);
+        }
+        for labels in &is {
+            self.conditions.get_or_create(labels).set(1);
+        }
+        *was = is;
     }
 
     /// Notes how long one step of a target's analysis took.
@@ -357,8 +400,12 @@ impl Metrics {
                 self.failures.remove(&labels);
             }
         }
-        for metric in self.known().metrics.remove(&target).unwrap_or_default() {
+        let mut known = self.known();
+        for metric in known.metrics.remove(&target).unwrap_or_default() {
             self.analysis.remove(&metric_of(&target, &metric));
+        }
+        for labels in known.conditions.remove(&target).unwrap_or_default() {
+            self.conditions.remove(&labels);
         }
     }
 
@@ -484,6 +531,31 @@ flagger_info{mesh_provider="istio",version="1.44.0"} 1"#;
             left.iter().any(|l| l.contains("latency")) && !left.iter().any(|l| l.contains("errors")),
             "{left:#?}"
         );
+    }
+
+    /// A condition that has another status or reason, or is gone, leaves no series behind.
+    #[test]
+    fn conditions_are_those_that_stand() {
+        let metrics = Metrics::new("1", "istio");
+        let set = |conditions: &[(&'static str, &'static str, &'static str)]| {
+            metrics.set_conditions("app", "test", conditions.iter().copied());
+            let text = metrics.render().unwrap();
+            text.lines()
+                .filter(|l| l.starts_with("sidetrack_canary_condition{"))
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        let series = |condition: &str, status: &str, reason: &str| {
+            format!(
+                r#"sidetrack_canary_condition{{condition="{condition}",name="app",namespace="test",reason="{reason}",status="{status}"}} 1"#
+            )
+        };
+        let mut both = set(&[("Ready", "False", "Failed"), ("Stalled", "True", "Failed")]);
+        both.sort();
+        assert_eq!(both, [series("Ready", "False", "Failed"), series("Stalled", "True", "Failed")]);
+        assert_eq!(set(&[("Ready", "True", "Succeeded")]), [series("Ready", "True", "Succeeded")]);
+        metrics.forget("app", "test");
+        assert!(!metrics.render().unwrap().contains("sidetrack_canary_condition{"));
     }
 
     #[test]

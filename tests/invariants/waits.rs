@@ -135,6 +135,29 @@ fn a_run_does_not_wait_for_a_clock_that_was_ahead() {
     }
 }
 
+/// What is held because the Canary is suspended is not called promoted, and whoever waits for it reads why it waits.
+#[test]
+fn a_revision_that_a_suspended_canary_holds_is_named() {
+    for canary in [canary(&[]), in_place(&[])] {
+        let mut world = World::initialised(canary);
+        world.edit_canary("/spec/suspend", json!(true));
+        world.update("v2");
+        world.run(1);
+        let v2 = Revision::of(&template("v2", None));
+        let promoted =
+            |w: &World| w.status().conditions.iter().find(|c| c.type_ == "Promoted").unwrap().status.clone();
+        assert_eq!(world.ready_message(), format!("Revision {v2} is held: spec.suspend is true."));
+        assert_eq!(promoted(&world), "Unknown");
+        world.update("v1");
+        world.run(1);
+        assert_eq!(promoted(&world), "True", "{}", world.tail());
+        world.update("v2");
+        world.run(1);
+        world.edit_canary("/spec/suspend", json!(false));
+        world.until_over(Phase::Succeeded);
+    }
+}
+
 /// Whoever applies v3 while v2 is on its way to the primary reads in status what becomes of it.
 #[test]
 fn a_revision_that_comes_in_during_a_promotion_is_named_until_its_own_run_begins() {

@@ -47,6 +47,19 @@ async fn suspended_canary_holds_revisions_and_releases_them_when_resumed() -> Re
     world.flux(deployment(&ns, "v2", 2)).await?;
     let target = world.get(&ns, "deploy", "app").await?;
     ensure!(at(&target, "/spec/paused") == true && at(&target, "/spec/replicas") == 0);
+    world
+        .until(&ns, "canary", "app", "the hold is named", |canary| {
+            let conditions = at(canary, "/status/conditions").as_array().cloned().unwrap_or_default();
+            let waits = |type_: &str| {
+                conditions.iter().any(|c| {
+                    c["type"] == type_
+                        && c["status"] == "Unknown"
+                        && c["message"].to_string().contains("spec.suspend is true")
+                })
+            };
+            waits("Ready") && waits("Promoted")
+        })
+        .await?;
     world.merge(&ns, "canary", "app", json!({"spec": {"suspend": false}})).await?;
     world.phase(&ns, "Succeeded").await?;
     ensure!(image(&world.get(&ns, "deploy", "app-primary").await?) == "app:v2");

@@ -147,6 +147,10 @@ fn warns_of_what_is_doubtful() {
     let metric = |metric: Value| ("/analysis/metrics", json!([metric]));
     let cases = [
         (("/ingressRef", json!({"name": "app"})), "spec.ingressRef is not used by provider \"istio\""),
+        (
+            ("/analysis", json!({"interval": "30s", "threshold": 3, "stepWeight": 10, "maxWeight": 50})),
+            "neither metrics nor webhooks",
+        ),
         (("/analysis/mirrorWeight", json!(10)), "spec.analysis.mirrorWeight has no effect"),
         (("/analysis/stepWeight", json!(0)), "no step is ever taken"),
         (("/analysis/stepWeight", json!(20)), "no multiple of stepWeight 20: the canary gets up to 60 %"),
@@ -161,7 +165,7 @@ fn warns_of_what_is_doubtful() {
         (("/analysis/interval", json!("10sx")), "which is no duration: 60s counts"),
         (
             ("/analysis/interval", json!("5s")),
-            "spec.analysis.interval is \"5s\": the least interval, 10s, counts",
+            "spec.analysis.interval is \"5s\": that is too short, and 10s is used",
         ),
         (("/analysis/threshold", json!(0)), "spec.analysis.threshold is 0: 1 counts"),
         (("/analysis/primaryReadyThreshold", json!(0)), "none may be"),

@@ -83,7 +83,7 @@ fn adoptions(facts: &Facts) -> Vec<Finding> {
         };
         for refusal in &seen.refusals {
             let level = if policy.is_some() { Warning } else { Error };
-            found.push(Finding::new(level, format!("{of} is left alone"), refusal.clone(), ""));
+            found.push(Finding::new(level, format!("{of} is refused"), refusal.clone(), ""));
         }
         if seen.refusals.is_empty() && !seen.changes.is_empty() {
             let what = format!("{of} would be adopted: {}", changes(seen).join("; "));
@@ -107,18 +107,13 @@ fn canary(facts: &Facts, subject: &Subject<'_>, config: &Config) -> Vec<Finding>
     for refusal in &subject.review.refusals {
         found.push(Finding::new(
             Error,
-            format!("{canary} is left alone"),
+            format!("{canary} is refused"),
             refusal.clone(),
-            "correct its spec",
+            "change its spec as the reason says; until then nothing is released and nothing of it is touched",
         ));
     }
     for warning in &subject.review.warnings {
-        found.push(Finding::new(
-            Warning,
-            format!("{canary} has a warning"),
-            warning.clone(),
-            "see whether it is meant so",
-        ));
+        found.push(Finding::new(Warning, format!("{canary} has a warning"), warning.clone(), ""));
     }
     let mut unserved: Vec<Kind> = Subject::references(&subject.canary, config)
         .into_iter()
@@ -158,11 +153,12 @@ fn canary(facts: &Facts, subject: &Subject<'_>, config: &Config) -> Vec<Finding>
 
 fn target(canary: &str, subject: &Subject<'_>, live: &Value, primary: Option<&Value>) -> Vec<Finding> {
     let mut found = Vec::new();
-    if states_replicas(live) {
+    // In place the Deployment keeps its pods, and no apply of the same number changes anything.
+    if states_replicas(live) && !subject.names.in_place() {
         found.push(Finding::new(
             Info,
             format!("the manifest of {canary}'s Deployment {} states replicas", subject.names.target),
-            "while the webhook is away each apply of it is refused, and with it all that is applied in one go",
+            "while the webhook is down, kubectl apply and Flux fail for this file",
             "leave spec.replicas out of the manifest; the number of pods stays as it is",
         ));
     }

@@ -52,23 +52,39 @@ impl Check {
     /// # Errors
     /// When the API server cannot be reached, and when a finding is an error.
     pub async fn run(&self, stdout: &mut impl Write) -> anyhow::Result<()> {
-        let settings =
-            client::Settings { kubeconfig: self.kubeconfig.clone(), context: self.context.clone() };
-        let mut facts = gather::gather(client::connect(&settings).await?, clock::now()).await?;
-        if let Some(namespace) = &self.namespace {
-            facts.keep_namespace(namespace);
-        }
-        let findings = findings(&facts);
-        let printed = match self.output {
-            Output::Text => text(&findings),
-            Output::Json => format!("{:#}\n", json!({"findings": findings})),
+        let settings = client::Settings {
+            kubeconfig: self.kubeconfig.clone(),
+            context: self.context.clone(),
+            ..client::Settings::default()
         };
-        stdout.write_all(printed.as_bytes()).context("printing the findings")?;
-        match count(&findings, Level::Error) {
-            0 => Ok(()),
-            1 => bail!("one error was found"),
-            errors => bail!("{errors} errors were found"),
-        }
+        run(&settings, self.namespace.as_deref(), self.output, stdout).await
+    }
+}
+
+/// Looks at a cluster, or what one namespace of it has to do with, and prints what it finds to `stdout`.
+///
+/// # Errors
+/// As [`Check::run`].
+pub async fn run(
+    settings: &client::Settings,
+    namespace: Option<&str>,
+    output: Output,
+    stdout: &mut impl Write,
+) -> anyhow::Result<()> {
+    let mut facts = gather::gather(client::connect(settings).await?, clock::now()).await?;
+    if let Some(namespace) = namespace {
+        facts.keep_namespace(namespace);
+    }
+    let findings = findings(&facts);
+    let printed = match output {
+        Output::Text => text(&findings),
+        Output::Json => format!("{:#}\n", json!({"findings": findings})),
+    };
+    stdout.write_all(printed.as_bytes()).context("printing the findings")?;
+    match count(&findings, Level::Error) {
+        0 => Ok(()),
+        1 => bail!("one error was found"),
+        errors => bail!("{errors} errors were found"),
     }
 }
 

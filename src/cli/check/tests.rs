@@ -51,7 +51,8 @@ fn canary(name: &str) -> Value {
         "spec": {
             "targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "app"},
             "service": {"port": 80},
-            "analysis": {"interval": "1m", "threshold": 5, "stepWeight": 10, "maxWeight": 50},
+            "analysis": {"interval": "1m", "threshold": 5, "stepWeight": 10, "maxWeight": 50,
+                "metrics": [{"name": "request-success-rate", "thresholdRange": {"min": 99}}]},
         },
     })
 }
@@ -314,7 +315,7 @@ fn policy_that_does_not_hold_is_a_warning() {
 
 #[test]
 fn each_doubt_about_a_canary_is_said() {
-    one(Level::Error, "Canary test/app is left alone", |facts| {
+    one(Level::Error, "Canary test/app is refused", |facts| {
         facts.canaries.as_mut().unwrap()[0]["spec"]["provider"] = "nginx".into();
     });
     one(Level::Error, "Canaries app, other in test name one target", |facts| {

@@ -59,11 +59,27 @@ impl Arguments {
         }
         found
     }
+
+    /// Those of [`Self::carried`] that an installed controller says nothing of; all, where there is none.
+    pub(super) fn unset(&self, controller: Option<&Value>) -> Vec<String> {
+        let name = |flag: &str| flag.trim_start_matches('-').split('=').next().unwrap_or_default().to_owned();
+        let states = |flag: &str| controller.is_some_and(|d| settings::flag(d, &name(flag)).is_some());
+        self.carried.iter().filter(|flag| !states(flag)).cloned().collect()
+    }
+
+    /// Adds them to the controller's Deployment, where an object of an installation is that.
+    pub(super) fn add_to(&self, object: &mut Value) {
+        let args = object.pointer_mut("/spec/template/spec/containers/0/args");
+        if let Some(args) = args.and_then(Value::as_array_mut) {
+            args.extend(self.carried.iter().map(|flag| Value::from(flag.as_str())));
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::manifests::installation;
     use serde_json::json;
 
     #[test]
@@ -82,5 +98,19 @@ mod tests {
         assert_eq!(found.mesh_provider.as_deref(), Some("nginx"));
         assert_eq!(found.carried, ["--mesh-provider=nginx", "--metrics-server=http://prometheus:9090"]);
         assert_eq!(found.lost, ["-slack-url: alerts are not sent yet"]);
+
+        let objects =
+            || installation("registry/sidetrack:1").unwrap().into_iter().flat_map(|(_, objects)| objects);
+        let mut controller = objects().find(|o| o["kind"] == "Deployment").unwrap();
+        assert_eq!(found.unset(Some(&controller)), found.carried);
+        found.add_to(&mut controller);
+        assert_eq!(settings::of(&controller).metrics_server, "http://prometheus:9090");
+        assert_eq!(found.unset(Some(&controller)), Vec::<String>::new());
+        assert_eq!(found.unset(None), found.carried);
+        for mut other in objects().filter(|o| o["kind"] != "Deployment") {
+            let before = other.clone();
+            found.add_to(&mut other);
+            assert_eq!(other, before);
+        }
     }
 }

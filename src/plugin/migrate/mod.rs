@@ -58,6 +58,8 @@ struct Move {
     arguments: Arguments,
     /// Objects of the installation that are missing.
     missing: usize,
+    /// Flagger's arguments that the installed controller has not.
+    unset: Vec<String>,
     /// Canaries that are served, and how they stand.
     served: Vec<String>,
     /// Canaries that will be left alone, and why: nobody releases them.
@@ -73,6 +75,7 @@ impl Move {
         let flaggers = facts.flaggers.clone()?;
         plan.flaggers = flaggers.iter().filter(|d| replicas(d) > 0).map(key).collect();
         plan.arguments = flaggers.first().map(Arguments::of).unwrap_or_default();
+        plan.unset = plan.arguments.unset(facts.live("Deployment", workload::NAME));
         plan.missing = facts.installed.iter().filter(|i| matches!(i.live, Ok(None))).count();
         let mut config = settings::config(facts);
         // What names no provider has had Flagger's.
@@ -100,7 +103,10 @@ impl Move {
                 plan.refused.push(format!("{at}: {}", not_served.join(" ")));
                 continue;
             }
-            if !matches!(phase, Phase::None | Phase::Initialized | Phase::Succeeded | Phase::Failed) {
+            // One that Flagger has not initialised yet, as where its Deployment is missing, is begun anew.
+            let idle =
+                [Phase::None, Phase::Initializing, Phase::Initialized, Phase::Succeeded, Phase::Failed];
+            if !idle.contains(&phase) {
                 plan.busy.push(format!("{at}: {}", phase.as_str()));
             }
             plan.served.push(at);
@@ -134,11 +140,13 @@ impl Move {
             }
         };
         let Arguments { carried, lost, .. } = &self.arguments;
-        listed(
-            &mut lines,
-            "Flagger's arguments; give Sidetrack these in manifests/deployment.yaml:",
-            carried,
-        );
+        if self.missing == 0 {
+            let heading =
+                "Flagger's arguments that Sidetrack's Deployment does not have; add them to its args first:";
+            listed(&mut lines, heading, &self.unset);
+        } else {
+            listed(&mut lines, "Flagger's arguments, which Sidetrack's Deployment gets too:", carried);
+        }
         listed(&mut lines, "Flagger's arguments for which nothing stands here:", lost);
         listed(&mut lines, "Canaries that go on:", &self.served);
         listed(
@@ -180,6 +188,15 @@ impl Migrate {
                 "Sidetrack is not installed, and without Flagger nobody would finish a release: name an image with --image"
             );
         }
+        if installed && !plan.unset.is_empty() {
+            bail!(
+                "Sidetrack is installed without Flagger's {}: add it to the args of Deployment {} in namespace {}, or state another \
+                 value there",
+                plan.unset.join(" and "),
+                workload::NAME,
+                keys::NAMESPACE
+            );
+        }
         if !plan.refused.is_empty() && !self.leave_unserved {
             bail!(
                 "{} would be released by nobody: change them, or add --leave-unserved",
@@ -194,7 +211,9 @@ impl Migrate {
             self.stop(at, out, namespace, name).await?;
         }
         if let (Some(image), true) = (&self.image, plan.missing > 0) {
-            for object in installation(image)?.iter().flat_map(|(_, objects)| objects) {
+            for mut object in installation(image)?.into_iter().flat_map(|(_, objects)| objects) {
+                plan.arguments.add_to(&mut object);
+                let object = &object;
                 let uri = format!("{}?fieldManager={FIELD_MANAGER}&force=true", path(object));
                 at.send(http::Method::PATCH, &uri, "application/apply-patch+yaml", object).await?;
                 out.line(&format!("applied {} {}", text(object, "/kind"), text(object, "/metadata/name")))?;
