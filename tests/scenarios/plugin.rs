@@ -85,8 +85,11 @@ async fn a_release_is_looked_at_and_steered() -> Result<()> {
     done(&["undo", "app"]).await?;
     world.phase(&ns, "Succeeded").await?;
     ensure!(image(&world.get(&ns, "deploy", "app").await?) == "app:v2");
-    let undone = done(&["undo", "app"]).await?;
-    ensure!(undone.contains("kubectl sidetrack status app --wait"), "{undone}");
+    let flux = json!({"kustomize.toolkit.fluxcd.io/name": "apps", "kustomize.toolkit.fluxcd.io/namespace": "flux-system"});
+    world.merge(&ns, "deploy", "app", json!({"metadata": {"labels": flux}})).await?;
+    let undone = done(&["undo", "canary/app"]).await?;
+    ensure!(undone.contains(&format!("kubectl sidetrack status app -n {ns} --wait")), "{undone}");
+    ensure!(undone.contains("flux suspend kustomization apps -n flux-system"), "{undone}");
     world.until(&ns, "vs", "app", "the first step", |vs| weight(vs) == Some(25)).await?;
     let target = world.get(&ns, "deploy", "app").await?;
     ensure!(image(&target) == "app:v1");
@@ -111,6 +114,10 @@ async fn what_goes_wrong_is_said_with_what_to_type() -> Result<()> {
     ensure!(unknown.code == 1 && unknown.err.contains("kubectl sidetrack get -A"), "{unknown:?}");
     let undecided = world.plugin(&ns, &["status", "--timeout", "soon", "app"]).await?;
     ensure!(undecided.code == 2 && undecided.err.contains("write it like 90s or 5m"), "{undecided:?}");
+    let other = world.plugin(&ns, &["tree", "deployment/app"]).await?;
+    ensure!(other.code == 2 && other.err.contains("write NAME or canary/NAME"), "{other:?}");
+    let nobody = world.plugin(&ns, &["get", "--as", "nobody"]).await?;
+    ensure!(nobody.code == 1 && nobody.err.contains("\"nobody\" cannot list"), "{nobody:?}");
     let context = world.plugin(&ns, &["--context", "nowhere", "get"]).await?;
     ensure!(context.code == 1 && context.err.contains("nowhere"), "{context:?}");
     let script = world.plugin(&ns, &["completion", "bash"]).await?;
@@ -125,6 +132,14 @@ async fn lists_are_for_programs_too_and_changes_are_followed() -> Result<()> {
     let one = world.plugin(&ns, &["get", "app", "-o", "json"]).await?;
     let one: Value = serde_json::from_str(&one.out).context("no JSON")?;
     ensure!(at(&one, "/kind") == "Canary" && at(&one, "/status/phase") == "Initialized");
+    ensure!(world.plugin(&ns, &["get", "-o", "name"]).await?.out == "canary.flagger.app/app\n");
+    let events = world.plugin(&ns, &["events", "canary.flagger.app/app"]).await?.out;
+    ensure!(
+        events.starts_with("AGE") && events.contains(&format!("Initialization done! app.{ns}")),
+        "{events}"
+    );
+    let version = world.plugin(&ns, &["version"]).await?.out;
+    ensure!(version.starts_with(concat!("plugin      ", env!("CARGO_PKG_VERSION"), "\n")), "{version}");
     let all = world.plugin(&ns, &["get", "-A", "-o", "yaml"]).await?;
     let all: Value = serde_saphyr::from_str(&all.out).context("no YAML")?;
     let items = at(&all, "/items").as_array().context("no list")?;

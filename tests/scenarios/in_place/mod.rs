@@ -192,7 +192,8 @@ async fn the_layout_of_an_enrolled_target_is_not_changed_under_it() -> Result<()
             at(c, "/status/warnings").to_string().contains("layout")
         })
         .await?;
-    ensure!(at(&warned, "/status/warnings/0").as_str().is_some_and(|w| w.contains("delete the Canary")));
+    let warnings = at(&warned, "/status/warnings").to_string();
+    ensure!(warnings.contains("delete the Canary"), "{warnings}");
     ensure!(world.get(&ns, "deploy", "app-primary").await?.is_null());
     Ok(())
 }
