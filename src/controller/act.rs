@@ -369,6 +369,10 @@ impl Actor {
             Step::GiveBackPods(promoted) => return self.give_back_pods(key, subject, promoted).await,
             Step::EmptyHistory => return self.empty_history(key, subject).await,
             Step::StoreRunning(revision) => return self.store_running(key, subject, revision).await,
+            Step::AskPods { deployment, revision } => {
+                self.ask_pods(key, subject, deployment, revision).await;
+                return Ok(());
+            }
             Step::EvictOlder(than) => return self.evict_older(key, subject, *than).await,
             // Kubernetes has copied what stood on the target to its ReplicaSets; that goes with all else of ours.
             Step::DeleteGenerated => self.unmark_history(key, subject).await?,

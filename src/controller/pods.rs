@@ -76,6 +76,31 @@ impl Actor {
         Ok(())
     }
 
+    /// Asks the pods of a Deployment why they are not ready. Where they cannot be listed, nobody waits for what they would say.
+    pub(super) async fn ask_pods(
+        &self,
+        key: &CanaryKey,
+        subject: &Subject<'_>,
+        deployment: &str,
+        revision: &str,
+    ) {
+        let why = match subject.pods_label(deployment) {
+            None => None,
+            Some((name, value)) => {
+                let list = |kind| self.writer.list(kind, &subject.names.namespace, (&name, &value));
+                match tokio::try_join!(list(Kind::ReplicaSet), list(Kind::Pod)) {
+                    Ok((sets, pods)) => subject.why_not_ready(deployment, &sets, &pods),
+                    Err(error) => {
+                        tracing::debug!("the pods of {deployment} are not asked: {}", chain(&error));
+                        None
+                    }
+                }
+            }
+        };
+        self.states().entry(key.clone()).or_default().memory.pods =
+            Some((deployment.to_owned(), revision.to_owned(), why));
+    }
+
     /// Makes a ReplicaSet of the promoted revision, if there is none.
     pub(super) async fn give_back_pods(
         &self,

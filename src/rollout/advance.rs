@@ -380,6 +380,22 @@ impl Case<'_> {
         format!("{} not ready: {}", self.primary(), error.message)
     }
 
+    /// Adds to a reason what pods that are not ready say of it themselves: status tells it when they are long gone.
+    pub(super) fn with_pods(&self, deployment: &str, run: &Run, text: &str) -> Result<String, Plan> {
+        let revision = &run.revision;
+        match &self.m.pods {
+            Some((of, seen, why)) if of == deployment && seen == revision => {
+                Ok(why.as_ref().map_or_else(|| text.to_owned(), |why| format!("{text}; {why}")))
+            }
+            _ => Err(Step::AskPods { deployment: deployment.to_owned(), revision: revision.clone() }.into()),
+        }
+    }
+
+    /// The same of the canary's pods.
+    pub(super) fn with_canarys_pods(&self, run: &Run, text: &str) -> Result<String, Plan> {
+        self.with_pods(&self.o.names.canary_deployment, run, text)
+    }
+
     /// Judges the canary: the pods of the run's snapshot, all of them, and ready (interlock §5.4).
     pub(super) fn canary_ready(&self, target: &Workload, run: &Run) -> Result<(), NotReady> {
         let o = self.o;

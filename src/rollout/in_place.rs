@@ -120,7 +120,10 @@ pub(super) fn releasing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
         Err(error) => {
             let text = case.canary_not_ready(&error);
             if error.deadline {
-                return rollback::begin(case, &analysis::because(run, text), None);
+                return match case.with_canarys_pods(run, &text) {
+                    Err(plan) => plan,
+                    Ok(why) => rollback::begin(case, &analysis::because(run, why), None),
+                };
             }
             case.overdue(run.since, Message::warning(text))
         }

@@ -190,6 +190,8 @@ pub struct Memory {
     pub unsettled: Option<(Option<i32>, Timestamp)>,
     /// Since when the apex Service has been seen at its backend.
     pub apex_since: Option<(Backend, Timestamp)>,
+    /// What pods that are not ready say of that, in this tick: their Deployment and revision, and their words.
+    pub pods: Option<(String, String, Option<String>)>,
     /// The number of pods with which the canary was ready last.
     pub ready_with: Option<i32>,
     /// The weight last seen as this run had set it.
@@ -312,5 +314,6 @@ impl Memory {
         self.void = false;
         self.answers.clear();
         self.asked.clear();
+        self.pods = None;
     }
 }

@@ -80,6 +80,13 @@ pub enum Step {
     /// Evicts the next pod of a held primary (`in-place`) that is older than this, if all are available; what was found
     /// arrives in [`crate::rollout::Memory`].
     EvictOlder(Timestamp),
+    /// Asks the pods of a Deployment why they are not ready; what they say arrives in [`crate::rollout::Memory`].
+    AskPods {
+        /// The Deployment.
+        deployment: String,
+        /// The revision whose pods these are.
+        revision: String,
+    },
     /// Writes a stored template to the primary, with the rollout settings of the target.
     WritePrimary {
         /// The stored template's revision.

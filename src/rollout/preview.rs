@@ -151,6 +151,9 @@ fn take(world: &mut World, subject: &Subject<'_>, memory: &mut Memory, step: &St
             let yes = Answer { passed: true, messages: Vec::new(), error: String::new(), value: None };
             memory.answers.insert(check.clone(), yes);
         }
+        Step::AskPods { deployment, revision } => {
+            memory.pods = Some((deployment.clone(), revision.clone(), None));
+        }
         Step::LoadSnapshot(revision) => {
             if let Some(template) = subject.target_template().cloned() {
                 keep(world, memory, revision, template);

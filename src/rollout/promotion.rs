@@ -67,11 +67,12 @@ pub(super) fn clearing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pla
         && case.now >= end
     {
         let text = case.canary_not_ready(&error);
-        return rollback::begin(
-            case,
-            &analysis::because(run, text.clone()),
-            Some(vec![Message::warning(text)]),
-        );
+        return match case.with_canarys_pods(run, &text) {
+            Err(plan) => plan,
+            Ok(why) => {
+                rollback::begin(case, &analysis::because(run, why), Some(vec![Message::warning(text)]))
+            }
+        };
     }
     if let Some(why) = case.o.routes.unsettled.clone().filter(|_| case.unsettled_for_long()) {
         return rollback::begin(
@@ -181,7 +182,10 @@ fn unready(case: &mut Case<'_>, run: &Run, error: &NotReady) -> Plan {
     let deadline = case.primary_late_at(run.since);
     if error.deadline || case.now >= deadline {
         let mut next = case.enter(run, Stage::Restoring);
-        next.reason = Some(text.clone());
+        next.reason = match case.with_pods(&o.names.primary, run, &text) {
+            Err(plan) => return plan,
+            Ok(why) => Some(why),
+        };
         return Plan::default()
             .say(Message::warning(format!(
                 "Promotion of {} failed, primary not ready: {text}",

@@ -173,3 +173,15 @@ fn a_revision_that_comes_in_during_a_promotion_is_named_until_its_own_run_begins
     world.run(1);
     assert_eq!(world.ready_message(), "The primary rolls to the analysed revision.", "{}", world.tail());
 }
+
+/// Why pods were not ready is told by the status of the rejection, when they are long gone.
+#[test]
+fn a_rejection_says_what_its_pods_have_said() {
+    for canary in [canary(&[]), in_place(&[])] {
+        let mut world = World::initialised(canary);
+        world.update_with("v2", Some("never")).unwrap();
+        world.until_over(Phase::Failed);
+        let message = world.ready_message();
+        assert!(message.contains("container app runs and is not ready: see its readiness probe"), "{message}");
+    }
+}

@@ -184,6 +184,15 @@ impl World {
                 }
                 return Ok(());
             }
+            Step::AskPods { deployment, revision } => {
+                let (sets, pods) = self.workloads.shown(&self.cluster, &self.deployment(deployment));
+                let why = subject.why_not_ready(deployment, &sets, &pods);
+                self.note(format!("asks the pods of {deployment}: {why:?}"));
+                if let Some(process) = &mut self.process {
+                    process.memory.pods = Some((deployment.clone(), revision.clone(), why));
+                }
+                return Ok(());
+            }
             Step::EvictOlder(than) => return self.evict_older(subject, *than),
             _ => {}
         }

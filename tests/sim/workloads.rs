@@ -196,7 +196,8 @@ impl Workloads {
                 json!({
                     "metadata": {"name": name, "uid": name, "creationTimestamp": made,
                         "ownerReferences": owner(&set_uid)},
-                    "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]},
+                    "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}],
+                        "containerStatuses": [{"name": "app", "ready": ready == "True", "state": {"running": {}}}]},
                 })
             }));
         }

@@ -27,19 +27,8 @@ impl Subject<'_> {
         let Some((target, workload)) = self.target().and_then(|t| Some((t, Workload::parse(t)?))) else {
             return Older::None;
         };
-        let owned = |object: &Value, owner: Option<&Value>| {
-            let owners = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
-            owner.is_some() && owners.into_iter().flatten().any(|o| o.get("uid") == owner)
-        };
-        let uid = |object: &Value| object.pointer("/metadata/uid").cloned();
-        let sets: Vec<Value> =
-            sets.iter().filter(|set| owned(set, uid(target).as_ref())).filter_map(uid).collect();
-        let mut live: Vec<&Value> = pods
-            .iter()
-            .filter(|pod| sets.iter().any(|set| owned(pod, Some(set))))
-            .filter(|pod| pod.pointer("/metadata/deletionTimestamp").is_none())
-            .filter(|pod| !matches!(phase(pod), "Succeeded" | "Failed"))
-            .collect();
+        let mut live = pods_of(target, sets, pods);
+        live.retain(|pod| !matches!(phase(pod), "Succeeded" | "Failed"));
         live.sort_by_key(|pod| created(pod));
         let full = usize::try_from(workload.replicas).unwrap_or(0);
         let all = live.iter().filter(|pod| ready(pod)).count() >= full
@@ -61,7 +50,22 @@ impl Subject<'_> {
     }
 }
 
-fn phase(pod: &Value) -> &str {
+/// The pods of a Deployment that are not on their way out, by way of its ReplicaSets.
+pub(super) fn pods_of<'p>(deployment: &Value, sets: &[Value], pods: &'p [Value]) -> Vec<&'p Value> {
+    let owned = |object: &Value, owner: Option<&Value>| {
+        let owners = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+        owner.is_some() && owners.into_iter().flatten().any(|o| o.get("uid") == owner)
+    };
+    let uid = |object: &Value| object.pointer("/metadata/uid").cloned();
+    let sets: Vec<Value> =
+        sets.iter().filter(|set| owned(set, uid(deployment).as_ref())).filter_map(uid).collect();
+    pods.iter()
+        .filter(|pod| sets.iter().any(|set| owned(pod, Some(set))))
+        .filter(|pod| pod.pointer("/metadata/deletionTimestamp").is_none())
+        .collect()
+}
+
+pub(super) fn phase(pod: &Value) -> &str {
     pod.pointer("/status/phase").and_then(Value::as_str).unwrap_or_default()
 }
 
@@ -69,7 +73,7 @@ fn created(pod: &Value) -> Option<Timestamp> {
     pod.pointer("/metadata/creationTimestamp")?.as_str()?.parse().ok()
 }
 
-fn ready(pod: &Value) -> bool {
+pub(super) fn ready(pod: &Value) -> bool {
     let conditions = pod.pointer("/status/conditions").and_then(Value::as_array);
     conditions.into_iter().flatten().any(|condition| {
         let is = |key: &str, value: &str| condition.get(key).is_some_and(|v| v == value);

@@ -8,6 +8,7 @@ mod bounds;
 mod checks;
 mod dependants;
 mod eviction;
+mod failing;
 mod fitting;
 mod generated;
 mod history;

@@ -37,9 +37,13 @@ pub(super) fn subject_of<'a>(spec: &Value, config: &'a Config) -> Subject<'a> {
     Subject::new(canary(spec), BTreeMap::new(), BTreeMap::new(), &TEMPLATES, config).unwrap()
 }
 
-/// A Canary for it.
+/// A Canary for this target.
+pub(super) fn subject_with(target: Value) -> Subject<'static> {
+    let objects = Objects::from([(ObjectRef::new(Kind::Deployment, "test", "app"), target.into())]);
+    Subject::new(canary(&json!({})), objects, BTreeMap::new(), &TEMPLATES, &CONFIG).unwrap()
+}
+
+/// A Canary for a target with this template.
 pub(super) fn subject(template: &Value) -> Subject<'static> {
-    let canary = canary(&json!({}));
-    let objects = Objects::from([(ObjectRef::new(Kind::Deployment, "test", "app"), target(template).into())]);
-    Subject::new(canary, objects, BTreeMap::new(), &TEMPLATES, &CONFIG).unwrap()
+    subject_with(target(template))
 }

@@ -41,6 +41,7 @@ impl Subject<'_> {
             | Step::GiveBackPods(_)
             | Step::StoreRunning(_)
             | Step::EvictOlder(_)
+            | Step::AskPods { .. }
             | Step::Survey
             | Step::Redefault { .. } => none,
             Step::Status(status) => {
