@@ -52,6 +52,19 @@ async fn manifests_install_cleanly_and_check_sees_each_thing_that_is_amiss() -> 
     let options = Options { service_account_admission: true, ..Options::default() };
     let cp = ControlPlane::start(options).await?;
 
+    let (passed, found) = check_as(&cp, "admin", &["--pre"]).await?;
+    assert!(
+        passed && at_least(&found, "ok").contains(&"you may apply what is installed".to_owned()),
+        "{found:#?}"
+    );
+    let (passed, found) = check_as(&cp, "developer", &["--pre"]).await?;
+    let errors = at_least(&found, "error");
+    assert!(!passed && errors.len() == 1, "{found:#?}");
+    assert!(
+        errors.iter().all(|e| e.contains("you may not apply") && e.contains("CustomResourceDefinition")),
+        "{found:#?}"
+    );
+
     let found = look(&cp).await?;
     for missing in ["canaries.flagger.app", "MutatingWebhookConfiguration sidetrack", "Deployment sidetrack"]
     {
@@ -198,10 +211,25 @@ async fn notices_what_is_changed(cp: &ControlPlane) -> Result<()> {
     Ok(())
 }
 
-/// The exit code and the findings of the binary.
+/// Whether the binary passes, and its findings.
 async fn check(cp: &ControlPlane) -> Result<(bool, Vec<Value>)> {
-    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_sidetrack"))
-        .args(["check", "-o", "json", "--kubeconfig"])
+    check_as(cp, "admin", &[]).await
+}
+
+/// The same as somebody else.
+async fn check_as(cp: &ControlPlane, user: &str, args: &[&str]) -> Result<(bool, Vec<Value>)> {
+    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_kubectl-sidetrack"))
+        .args([
+            "check",
+            "-o",
+            "json",
+            "--as",
+            user,
+            "--as-group",
+            if user == "admin" { "system:masters" } else { "developers" },
+        ])
+        .args(args)
+        .arg("--kubeconfig")
         .arg(cp.kubeconfig("admin"))
         .output()
         .await?;
@@ -279,6 +307,27 @@ async fn check_passes_on_a_cluster_that_works_and_names_what_canaries_lack() -> 
         Ok((!at_least(&found, "warning").iter().any(|what| what.contains("Secret"))).then_some(()))
     })
     .await?;
+
+    // What a Canary asks is asked by `check` too, as far as a Service of the cluster goes.
+    let mut asks = canary(
+        &namespace,
+        &json!({"analysis": {"metrics": [{"name": "request-success-rate", "thresholdRange": {"min": 99}}]}}),
+    );
+    json_patch::merge(
+        &mut asks,
+        &json!({"metadata": {"name": "asks"}, "spec": {"targetRef": {"name": "later"}}}),
+    );
+    cp.apply(asks).await?;
+    let (_, found) = check(cp).await?;
+    let server = "metrics server http://prometheus:9090";
+    assert!(at_least(&found, "error").contains(&format!("{server} does not exist")), "{found:#?}");
+    cp.apply(json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "sidetrack-system", "name": "prometheus"},
+        "spec": {"ports": [{"port": 9090}]},
+    }))
+    .await?;
+    let (_, found) = check(cp).await?;
+    assert!(at_least(&found, "warning").contains(&format!("{server} does not answer a query")), "{found:#?}");
     // Least rights are enough for all that the controller has tried.
     let log = sidetrack.logged()?;
     assert!(!log.contains("forbidden"), "{log}");

@@ -97,11 +97,7 @@ enum Command {
     /// Leave: give every application back its traffic and remove Sidetrack; say what would be done, and do it with --yes.
     Uninstall(uninstall::Uninstall),
     /// Look at a cluster: is Sidetrack installed as it should be, and does it serve every Canary?
-    Check {
-        /// How findings are printed.
-        #[arg(long, short, value_enum, default_value_t = check::Output::Text)]
-        output: check::Output,
-    },
+    Check(check::Look),
     /// Say which version this is, and which one the cluster runs.
     Version,
     /// Print a completion script.
@@ -200,8 +196,8 @@ impl Cli {
                 clap_complete::generate(shell, &mut Self::command(), "kubectl-sidetrack", &mut script);
                 return out.text(&String::from_utf8_lossy(&script)).map(|()| DONE);
             }
-            Command::Check { output } => {
-                return check::run(&settings, self.namespace.as_deref(), output, &mut out.stdout)
+            Command::Check(look) => {
+                return check::run(&settings, self.namespace.as_deref(), look, &mut out.stdout)
                     .await
                     .map(|()| DONE);
             }
@@ -229,7 +225,7 @@ impl Cli {
             Command::Adopt(adopt) => adopt.run(&at, out).await,
             Command::Migrate(migrate) => migrate.run(&at, out).await,
             Command::Uninstall(uninstall) => uninstall.run(&at, out).await,
-            Command::Check { .. } | Command::Completion { .. } | Command::Complete { .. } => Ok(DONE),
+            Command::Check(_) | Command::Completion { .. } | Command::Complete { .. } => Ok(DONE),
         }
     }
 }

@@ -182,6 +182,9 @@ fn a_rejection_says_what_its_pods_have_said() {
         world.update_with("v2", Some("never")).unwrap();
         world.until_over(Phase::Failed);
         let message = world.ready_message();
-        assert!(message.contains("container app runs and is not ready: see its readiness probe"), "{message}");
+        assert!(
+            message.contains("container app runs and is not ready: see its readiness probe"),
+            "{message}"
+        );
     }
 }

@@ -54,10 +54,13 @@ async fn a_revision_whose_pods_never_become_ready_is_rejected() -> Result<()> {
     let mut bad = deployment(&ns, "v2", 2);
     json_patch::merge(
         &mut bad,
-        &json!({"spec": {"progressDeadlineSeconds": 2, "template": {"metadata": {"labels": {"ready": "never"}}}}}),
+        &json!({"spec": {"progressDeadlineSeconds": 2, "template": {"metadata": {"labels": {"ready": "crashloop"}}}}}),
     );
     world.flux(bad).await?;
     let failed = world.phase(&ns, "Failed").await?;
+    // What the pods died of is told when they are gone.
+    let why = at(&failed, "/status/conditions").to_string();
+    ensure!(why.contains("container app exited with code 1"), "{why}");
     let target = world.get(&ns, "deploy", "app").await?;
     ensure!(at(&target, "/spec/paused") == true && at(&target, "/spec/replicas") == 0);
     let rejected = at(&target, "/metadata/annotations/sidetrack.dev~1failed");

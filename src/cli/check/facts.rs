@@ -95,8 +95,38 @@ pub struct Facts {
     pub flaggers: Answer<Vec<Value>>,
     /// Secrets that are named.
     pub secrets: Vec<SecretUse>,
+    /// Every MetricTemplate.
+    pub templates: Answer<Vec<Value>>,
+    /// The metrics servers that Canaries ask.
+    pub metrics_servers: Vec<MetricsServer>,
     /// What is not adopted yet, and what adopting it would do.
     pub adoptions: Vec<Adoption>,
+}
+
+/// A metrics server that Canaries ask.
+#[derive(Clone, Debug)]
+pub struct MetricsServer {
+    /// Its address, as they have it.
+    pub address: String,
+    /// `namespace/name` of those Canaries.
+    pub users: Vec<String>,
+    /// What became of a query.
+    pub reply: Reply,
+}
+
+/// What a metrics server answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// The query.
+    Answers,
+    /// It is no Service of the cluster, and is not asked from here.
+    Elsewhere,
+    /// The address names this Service, `namespace/name`, which does not exist.
+    Missing(String),
+    /// Something else.
+    Strange(String),
+    /// Who looks may not ask it.
+    Unknown(String),
 }
 
 /// What adopting an application would do.
@@ -119,6 +149,10 @@ impl Facts {
         let within = format!("{namespace}/");
         self.adoptions.retain(|adoption| adoption.canary.starts_with(&within));
         self.secrets.retain(|secret| secret.namespace == namespace);
+        for server in &mut self.metrics_servers {
+            server.users.retain(|user| user.starts_with(&within));
+        }
+        self.metrics_servers.retain(|server| !server.users.is_empty());
     }
 
     /// Returns an object of the installation by kind and name.

@@ -1,6 +1,11 @@
 //! Asks the API server, and nobody else. Nothing is changed: the only writes are dry runs and access reviews.
 
-use super::facts::{Adoption, Answer, Asked, Facts, Installed, Key, Probe, Refusal, SecretUse, key, text};
+use super::facts::{
+    Adoption, Answer, Asked, Facts, Installed, Key, MetricsServer, Probe, Refusal, Reply, SecretUse, key,
+    text,
+};
+use super::metrics_servers;
+use super::pre;
 use super::settings::config;
 use crate::api::{Canary, keys};
 use crate::cli::adoption::{Looks, is_adopted};
@@ -17,6 +22,7 @@ use kube::Client;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+use url::Url;
 
 /// Time allowed for one request.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -66,10 +72,38 @@ pub async fn gather(client: Client, now: Timestamp) -> anyhow::Result<Facts> {
         autoscalers: BTreeMap::new(),
         flaggers: Ok(Vec::new()),
         secrets: Vec::new(),
+        templates: api.list("/apis/flagger.app/v1beta1/metrictemplates", "").await,
+        metrics_servers: Vec::new(),
         adoptions: Vec::new(),
     };
     api.applications(&mut facts).await;
     Ok(facts)
+}
+
+/// Asks whether who looks may make and change each kind of object of an installation.
+///
+/// # Errors
+/// When the manifests cannot be made.
+pub(super) async fn rights_to_install(client: Client) -> anyhow::Result<pre::Rights> {
+    let api = Reader { client };
+    let objects: Vec<Value> = installation(IMAGE)?.into_iter().flat_map(|(_, objects)| objects).collect();
+    let mut kinds: BTreeMap<String, (String, String, String)> = BTreeMap::new();
+    for object in &objects {
+        let group = text(object, "/apiVersion").split_once('/').map_or("", |(group, _)| group).to_owned();
+        let path = path(object);
+        let plural = path.rsplit('/').nth(1).unwrap_or_default().to_owned();
+        kinds.insert(text(object, "/kind").to_owned(), (group, plural, key(object).0));
+    }
+    Ok(all(kinds.into_iter().collect(), async |(kind, (group, resource, namespace))| {
+        let may = async |verb| api.i_may(&namespace, &group, &resource, verb).await;
+        // Objects are applied: made where they are missing, else changed.
+        let both = match may("create").await {
+            Ok(true) => may("patch").await,
+            answer => answer,
+        };
+        (kind, both)
+    })
+    .await)
 }
 
 fn is_rbac(object: &Value) -> bool {
@@ -233,6 +267,19 @@ impl Reader {
         Ok(answer.pointer("/status/allowed").and_then(Value::as_bool).unwrap_or(false))
     }
 
+    /// Asks whether who looks may do something.
+    async fn i_may(&self, namespace: &str, group: &str, resource: &str, verb: &str) -> Answer<bool> {
+        let review = json!({
+            "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": {
+                "namespace": namespace, "group": group, "resource": resource, "verb": verb,
+            }},
+        });
+        let uri = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+        let answer = self.send(http::Method::POST, uri, Some(&review)).await?;
+        Ok(answer.pointer("/status/allowed").and_then(Value::as_bool).unwrap_or(false))
+    }
+
     async fn probe(&self, webhook: &'static str, root: &str, plural: &str, object: Value) -> Probe {
         let uri = format!(
             "/{root}/namespaces/{}/{plural}?dryRun=All&fieldManager=sidetrack-check",
@@ -277,6 +324,12 @@ impl Reader {
         .into_iter()
         .collect();
         facts.secrets = self.secrets().await;
+        facts.metrics_servers =
+            all(metrics_servers::asked(facts).into_iter().collect(), async |(address, users)| {
+                let reply = self.metrics_server(&address).await;
+                MetricsServer { address, users, reply }
+            })
+            .await;
         facts.adoptions = self.adoptions(facts).await;
     }
 
@@ -299,6 +352,21 @@ impl Reader {
             found.push(Adoption { policy, canary: format!("{namespace}/{name}"), preview });
         }
         found
+    }
+
+    /// Asks a metrics server, where that is a Service of the cluster.
+    async fn metrics_server(&self, address: &str) -> Reply {
+        let Ok(url) = Url::parse(address) else { return Reply::Strange("this is no URL".to_owned()) };
+        let Some((namespace, name, port)) = metrics_servers::service(&url) else { return Reply::Elsewhere };
+        let service = format!("/api/v1/namespaces/{namespace}/services");
+        match self.read(&format!("{service}/{name}")).await {
+            Ok(None) => return Reply::Missing(format!("{namespace}/{name}")),
+            Err(refusal) => return metrics_servers::reply(Err(refusal)),
+            Ok(Some(_)) => {}
+        }
+        let (scheme, path) = (url.scheme(), url.path().trim_end_matches('/'));
+        let proxied = format!("{service}/{scheme}:{name}:{port}/proxy{path}/{}", metrics_servers::QUERY);
+        metrics_servers::reply(self.get(&proxied).await)
     }
 
     async fn secrets(&self) -> Vec<SecretUse> {

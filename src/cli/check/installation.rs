@@ -36,7 +36,7 @@ pub(super) fn findings(facts: &Facts) -> Vec<Finding> {
     found
 }
 
-fn version(version: &Value) -> Finding {
+pub(super) fn version(version: &Value) -> Finding {
     let name = format!("API server {}", text(version, "/gitVersion"));
     // Some distributions write `33+`.
     let minor = text(version, "/minor").trim_end_matches(|c: char| !c.is_ascii_digit()).parse::<u32>();

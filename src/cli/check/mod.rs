@@ -8,6 +8,8 @@ pub mod facts;
 pub mod finding;
 pub mod gather;
 mod installation;
+mod metrics_servers;
+mod pre;
 pub mod settings;
 mod webhook;
 
@@ -32,6 +34,17 @@ pub struct Check {
     /// The only namespace whose Canaries are looked at.
     #[arg(long, short, value_name = "NAME")]
     pub namespace: Option<String>,
+    /// How to look.
+    #[command(flatten)]
+    pub look: Look,
+}
+
+/// What is looked at, and how findings are printed.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Look {
+    /// Look before an installation: is the cluster new enough, may you install, and what is there already?
+    #[arg(long)]
+    pub pre: bool,
     /// How findings are printed.
     #[arg(long, short, value_enum, default_value_t = Output::Text)]
     pub output: Output,
@@ -57,7 +70,7 @@ impl Check {
             context: self.context.clone(),
             ..client::Settings::default()
         };
-        run(&settings, self.namespace.as_deref(), self.output, stdout).await
+        run(&settings, self.namespace.as_deref(), self.look, stdout).await
     }
 }
 
@@ -68,15 +81,20 @@ impl Check {
 pub async fn run(
     settings: &client::Settings,
     namespace: Option<&str>,
-    output: Output,
+    look: Look,
     stdout: &mut impl Write,
 ) -> anyhow::Result<()> {
-    let mut facts = gather::gather(client::connect(settings).await?, clock::now()).await?;
+    let client = client::connect(settings).await?;
+    let mut facts = gather::gather(client.clone(), clock::now()).await?;
     if let Some(namespace) = namespace {
         facts.keep_namespace(namespace);
     }
-    let findings = findings(&facts);
-    let printed = match output {
+    let findings = if look.pre {
+        pre::findings(&facts, &gather::rights_to_install(client).await?)
+    } else {
+        findings(&facts)
+    };
+    let printed = match look.output {
         Output::Text => text(&findings),
         Output::Json => format!("{:#}\n", json!({"findings": findings})),
     };
@@ -93,6 +111,7 @@ pub async fn run(
 pub fn findings(facts: &Facts) -> Vec<Finding> {
     let mut found = installation::findings(facts);
     found.extend(applications::findings(facts));
+    found.extend(metrics_servers::findings(facts));
     found
 }
 

@@ -1,6 +1,6 @@
 //! Each rule on a cluster on which all is well but for one thing.
 
-use super::facts::{Answer, Asked, Facts, Installed, Probe, Refusal, SecretUse, text};
+use super::facts::{Answer, Asked, Facts, Installed, MetricsServer, Probe, Refusal, Reply, SecretUse, text};
 use super::finding::{Finding, Level};
 use crate::api::keys;
 use crate::cli::manifests::rights::RIGHTS;
@@ -84,6 +84,12 @@ fn healthy() -> Facts {
         autoscalers: BTreeMap::from([("test".to_owned(), Ok(Vec::new()))]),
         flaggers: Ok(Vec::new()),
         secrets: Vec::new(),
+        templates: Ok(Vec::new()),
+        metrics_servers: vec![MetricsServer {
+            address: "http://prometheus:9090".to_owned(),
+            users: vec!["test/app".to_owned()],
+            reply: Reply::Answers,
+        }],
         adoptions: Vec::new(),
     }
 }
@@ -124,6 +130,32 @@ fn webhook(facts: &mut Facts) -> &mut Value {
 fn target(facts: &mut Facts) -> &mut Value {
     let key = ("test".to_owned(), "app".to_owned());
     facts.deployments.get_mut(&key).unwrap().as_mut().unwrap().as_mut().unwrap()
+}
+
+#[test]
+fn a_metrics_server_that_does_not_answer_is_told_with_who_asks_it() {
+    assert_eq!(
+        super::metrics_servers::asked(&healthy()),
+        BTreeMap::from([("http://prometheus:9090".to_owned(), vec!["test/app".to_owned()])])
+    );
+    one(Level::Error, "http://prometheus:9090 does not exist", |facts| {
+        facts.metrics_servers[0].reply = Reply::Missing("sidetrack-system/prometheus".into());
+    });
+    one(Level::Warning, "does not answer a query", |facts| {
+        facts.metrics_servers[0].reply = Reply::Strange("no endpoints available".into());
+    });
+    one(Level::Info, "was not asked", |facts| {
+        facts.metrics_servers[0].reply = Reply::Unknown("services/proxy is forbidden".into());
+    });
+    one(Level::Error, "asks a MetricTemplate that does not exist", |facts| {
+        let canaries = facts.canaries.as_mut().unwrap();
+        canaries[0]["spec"]["analysis"]["metrics"] =
+            json!([{"name": "errors", "templateRef": {"name": "t"}, "thresholdRange": {"max": 1}}]);
+    });
+    let mut facts = healthy();
+    facts.metrics_servers[0].reply = Reply::Missing("sidetrack-system/prometheus".into());
+    facts.keep_namespace("other");
+    assert_eq!(complaints(&facts), []);
 }
 
 #[test]

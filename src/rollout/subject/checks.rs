@@ -13,7 +13,7 @@ use crate::outbound::{Exchange, HttpRequest};
 use crate::rollout::plan::{Answer, Check, Level, Message};
 use base64::Engine as _;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a question comes to.
 #[derive(Clone, Debug, PartialEq)]
@@ -297,8 +297,20 @@ impl Subject<'_> {
         judge::checks(&metrics).iter().filter_map(amiss).collect()
     }
 
+    /// The addresses of the metrics servers that are asked.
+    #[must_use]
+    pub fn metrics_servers(&self) -> BTreeSet<String> {
+        let metrics = self.metrics();
+        let address = |metric: &MetricSpec| match self.template_at(metric) {
+            None => Some(self.metrics_server().to_owned()),
+            Some((_, template)) => template.ok()?.spec.provider.address.filter(|address| !address.is_empty()),
+        };
+        metrics.iter().filter_map(address).collect()
+    }
+
     /// The first MetricTemplate that is named and cannot be read, and why.
-    fn missing_template(&self) -> Option<String> {
+    #[must_use]
+    pub fn missing_template(&self) -> Option<String> {
         self.metrics().iter().find_map(|metric| {
             let (at, template) = self.template_at(metric)?;
             Some(format!("metric template {}.{} error: {}", at.name, at.namespace, template.err()?))
