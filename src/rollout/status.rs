@@ -449,6 +449,28 @@ mod tests {
     use super::*;
     use crate::api::status::Revisions;
 
+    /// Who meets one searches for it.
+    #[test]
+    fn each_reason_and_each_phase_has_its_heading_in_the_documentation() {
+        let page = include_str!("../../docs/troubleshooting.md");
+        let reasons = [REFUSED, TARGET_MISSING, WRITE_REFUSED, TARGET_TAKEN, PRIMARY_UNAVAILABLE, "Pending"];
+        let phases = [
+            Phase::Initializing,
+            Phase::Initialized,
+            Phase::Waiting,
+            Phase::Progressing,
+            Phase::WaitingPromotion,
+            Phase::Promoting,
+            Phase::Finalising,
+            Phase::Succeeded,
+            Phase::Failed,
+            Phase::Terminating,
+        ];
+        for heading in reasons.into_iter().chain(phases.iter().map(|phase| phase.as_str())) {
+            assert!(page.lines().any(|line| line == format!("### {heading}")), "{heading}");
+        }
+    }
+
     #[test]
     fn another_hash_of_a_revision_moves_wherever_it_stands() {
         let [from, to, other] = ["a", "b", "c"].map(|c| Revision::from_key(c.repeat(64)));
