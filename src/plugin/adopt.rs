@@ -106,11 +106,17 @@ fn lines(canary: &Value, seen: &Preview) -> Vec<String> {
 async fn as_applied(at: &Connection, canary: &mut Value) -> anyhow::Result<()> {
     let (namespace, name) = (text(canary, "/metadata/namespace"), text(canary, "/metadata/name"));
     let Some(live) = at.read(&Connection::uri_of(namespace, name)).await? else { return Ok(()) };
-    let mut stored = json!({"metadata": {}});
-    for pointer in ["uid", "resourceVersion", "generation", "creationTimestamp", "finalizers"] {
-        stored["metadata"][pointer] = live["metadata"][pointer].clone();
-    }
-    stored["status"] = live["status"].clone();
+    let at = |pointer: &str| live.pointer(pointer).cloned().unwrap_or_default();
+    let stored = json!({
+        "metadata": {
+            "uid": at("/metadata/uid"),
+            "resourceVersion": at("/metadata/resourceVersion"),
+            "generation": at("/metadata/generation"),
+            "creationTimestamp": at("/metadata/creationTimestamp"),
+            "finalizers": at("/metadata/finalizers"),
+        },
+        "status": at("/status"),
+    });
     json_patch::merge(canary, &stored);
     Ok(())
 }

@@ -8,6 +8,7 @@ use super::{DONE, Out, adopt, canary_name, duration, view};
 use crate::api::Canary;
 use crate::api::canary_policy::Mode;
 use crate::cli::adoption::{Looks, is_adopted};
+use crate::cli::check::facts::text;
 use crate::controller::clock;
 use crate::rollout::revision::Revision;
 use anyhow::{Context as _, bail};
@@ -105,10 +106,7 @@ impl Get {
                 out.text(&format!("---\n{}\n", text.trim_end()))
             }),
             Some(Format::Name) => changed.iter().try_for_each(|object| {
-                out.line(&format!(
-                    "canary.flagger.app/{}",
-                    object["metadata"]["name"].as_str().unwrap_or_default()
-                ))
+                out.line(&format!("canary.flagger.app/{}", text(object, "/metadata/name")))
             }),
             None | Some(Format::Wide) => {
                 let mut rows = self.rows(changed)?;

@@ -1,8 +1,8 @@
 //! The analysis: one tick an interval, each judging the weight that is set before the next one is.
 
 use crate::api::status::{Phase, Run, Shortcut, Stage};
-use crate::rollout::advance::Case;
 use crate::rollout::asking::{Asked, Round};
+use crate::rollout::case::Case;
 use crate::rollout::plan::{Check, Message, Plan, Step};
 use crate::rollout::policy::HookKind;
 use crate::rollout::revision::Revision;

@@ -1,7 +1,7 @@
 //! Questions to hooks and metrics servers: asked once a tick, their answers kept until it ends.
 
 use crate::api::status::Phase;
-use crate::rollout::advance::Case;
+use crate::rollout::case::Case;
 use crate::rollout::plan::{Answer, Check, Message, Plan, Step};
 use crate::rollout::policy::HookKind;
 use jiff::Timestamp;

@@ -1,7 +1,7 @@
 //! Templates that came in past the webhook (interlock §5.10).
 
 use crate::api::status::{Run, Stage};
-use crate::rollout::advance::Case;
+use crate::rollout::case::Case;
 use crate::rollout::in_place;
 use crate::rollout::plan::{Message, Plan, Step};
 use crate::rollout::workload::Workload;

@@ -4,7 +4,7 @@
 //! for ever. Once both have had two turns, nothing is released while they go on, the primary serves, and status names them.
 
 use crate::api::status::{Phase, Run, Stage};
-use crate::rollout::advance::Case;
+use crate::rollout::case::Case;
 use crate::rollout::plan::{Message, Plan, Step};
 use crate::rollout::revision::Revision;
 use crate::rollout::rollback;

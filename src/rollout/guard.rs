@@ -4,7 +4,7 @@
 //! all of them, with a word about it.
 
 use crate::api::status::{Outcome, Phase, Run, Stage};
-use crate::rollout::advance::Case;
+use crate::rollout::case::Case;
 use crate::rollout::plan::{Message, Plan};
 use crate::rollout::revision::Revision;
 use crate::rollout::status::{Draft, if_new};

@@ -4,7 +4,7 @@
 //! only, and the release of the hold is the promotion: the native rolling update, watched to its end.
 
 use crate::api::status::{Phase, Run, Stage};
-use crate::rollout::advance::{Case, Newer};
+use crate::rollout::case::{Case, Newer};
 use crate::rollout::plan::{Message, Plan, Step};
 use crate::rollout::revision::Revision;
 use crate::rollout::status::Draft;

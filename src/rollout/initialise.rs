@@ -1,8 +1,8 @@
 //! Adoption, and the way to the first `Initialized`.
 
 use crate::api::status::Phase;
-use crate::rollout::advance::Case;
 use crate::rollout::asking::Asked;
+use crate::rollout::case::Case;
 use crate::rollout::in_place;
 use crate::rollout::observed::Backend;
 use crate::rollout::plan::{Check, Message, Plan, Step};

@@ -1,7 +1,7 @@
 //! Leaving: the Canary is deleted, and its application must stand on its own before it goes (interlock §5.13).
 
 use crate::api::status::{Phase, Stage};
-use crate::rollout::advance::Case;
+use crate::rollout::case::Case;
 use crate::rollout::observed::Backend;
 use crate::rollout::plan::{Message, Plan, Step};
 use crate::rollout::status::Draft;

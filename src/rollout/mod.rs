@@ -6,6 +6,7 @@ mod analysis;
 mod asking;
 mod bypass;
 pub mod carried;
+mod case;
 pub mod checked;
 mod conditions;
 mod contest;

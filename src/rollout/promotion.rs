@@ -1,7 +1,7 @@
 //! From a passed analysis to a primary that runs the revision, and back to the primary with the traffic.
 
 use crate::api::status::{Phase, Run, Stage};
-use crate::rollout::advance::Case;
+use crate::rollout::case::Case;
 use crate::rollout::plan::{Message, Plan, Step};
 use crate::rollout::policy::HookKind;
 use crate::rollout::revision::Revision;

@@ -5,7 +5,7 @@
 //! record of the old one is moved, and nothing is held, released or reported for it; what still differs, somebody wrote
 //! (interlock §3).
 
-use crate::rollout::advance::Case;
+use crate::rollout::case::Case;
 use crate::rollout::observed::Observed;
 use crate::rollout::plan::{Message, Plan, Step};
 use crate::rollout::revision::Revision;

@@ -5,7 +5,7 @@
 //! write is tried again once an interval.
 
 use crate::api::status::{Run, Stage};
-use crate::rollout::advance::Case;
+use crate::rollout::case::Case;
 use crate::rollout::plan::{Message, Plan, Step};
 use crate::rollout::status::{Draft, WRITE_REFUSED, states_refusal};
 use crate::rollout::{analysis, rollback};

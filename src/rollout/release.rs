@@ -1,8 +1,8 @@
 //! From a held revision to canary pods that are ready: gates, then release, at weight zero throughout.
 
 use crate::api::status::{Phase, Run, Stage};
-use crate::rollout::advance::{Case, Newer};
 use crate::rollout::asking::Round;
+use crate::rollout::case::{Case, Newer};
 use crate::rollout::plan::{Message, Plan, Step};
 use crate::rollout::policy::HookKind;
 use crate::rollout::revision::Revision;

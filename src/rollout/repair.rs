@@ -4,7 +4,7 @@
 //! our finalizer only keeps its pods until others can take its traffic.
 
 use crate::api::status::{Run, Stage};
-use crate::rollout::advance::Case;
+use crate::rollout::case::Case;
 use crate::rollout::plan::{Message, Plan, Step};
 use crate::rollout::revision::Revision;
 use crate::rollout::workload::Workload;

@@ -1,7 +1,7 @@
 //! Between releases: everything is kept as it should be, and a hold starts a run.
 
 use crate::api::status::{Phase, Run, Stage};
-use crate::rollout::advance::Case;
+use crate::rollout::case::Case;
 use crate::rollout::observed::Backend;
 use crate::rollout::plan::{Message, Plan, Step};
 use crate::rollout::policy::HookKind;

@@ -5,7 +5,7 @@
 
 use crate::api::request::Request;
 use crate::api::status::{Answered, RequestOutcome, Stage};
-use crate::rollout::advance::Case;
+use crate::rollout::case::Case;
 use crate::rollout::observed::{Evicted, Renewal};
 use crate::rollout::plan::{Plan, Step};
 use crate::rollout::status::Draft;

@@ -1,8 +1,8 @@
 //! The ways out of a run without a promotion: rollback and revert; and its last act, the post-rollout hooks.
 
 use crate::api::status::{Phase, Run, Stage};
-use crate::rollout::advance::{Case, Newer};
 use crate::rollout::asking::Asked;
+use crate::rollout::case::{Case, Newer};
 use crate::rollout::plan::{Check, Message, Plan, Step};
 use crate::rollout::policy::HookKind;
 use crate::rollout::revision::Revision;

@@ -1,7 +1,7 @@
 //! The share of the traffic where nothing routes: pods come and go by themselves, and status follows them.
 
 use crate::api::status::Run;
-use crate::rollout::advance::Case;
+use crate::rollout::case::Case;
 use crate::rollout::plan::Plan;
 use crate::rollout::status::Draft;
 use crate::rollout::workload::Workload;

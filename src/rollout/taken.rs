@@ -1,6 +1,6 @@
 //! Two Canaries on one target: the one whose label stands on it owns it, the other touches nothing.
 
-use crate::rollout::advance::Case;
+use crate::rollout::case::Case;
 use crate::rollout::naming::{Names, label_value};
 use crate::rollout::plan::{Message, Plan, Step};
 use crate::rollout::status::{Draft, TARGET_TAKEN};

@@ -4,7 +4,7 @@
 //! webhook, it rolls to whatever its template says until we see it. The promoted revision is then rolled back to, so that
 //! something serves all the while, and the other one is held again when that is done.
 
-use crate::rollout::advance::Case;
+use crate::rollout::case::Case;
 use crate::rollout::in_place;
 use crate::rollout::plan::{Message, Plan, Step};
 use crate::rollout::revision::Revision;

@@ -5,7 +5,7 @@
 
 use crate::api::request::{Request, Verb};
 use crate::api::status::{Answered, Phase, RequestOutcome, Run, Shortcut, Stage};
-use crate::rollout::advance::Case;
+use crate::rollout::case::Case;
 use crate::rollout::observed::Asked;
 use crate::rollout::plan::{Message, Plan, Step};
 use crate::rollout::policy::HookKind;
