@@ -243,7 +243,8 @@ impl Connection {
         let error = observed.routes.error.filter(|_| forbidden.is_empty());
         let remarks = remarks.into_iter().chain(error).collect();
         let weight = observed.routes.weight.filter(|_| !observed.policy.by_replicas);
-        Ok(Tree { canary, weight, forbidden, remarks, deployments, replica_sets, pods })
+        let (steps, interval) = (observed.policy.steps, observed.policy.interval);
+        Ok(Tree { canary, weight, steps, interval, forbidden, remarks, deployments, replica_sets, pods })
     }
 }
 

@@ -12,6 +12,7 @@ mod events;
 pub mod history;
 mod look;
 mod migrate;
+pub mod pace;
 pub mod progress;
 pub mod screen;
 pub mod tree;

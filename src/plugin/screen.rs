@@ -35,6 +35,25 @@ impl Screen {
     pub fn cut(&self, line: &str) -> String {
         self.width.map_or_else(|| line.to_owned(), |width| cut(line, width))
     }
+
+    /// Breaks a text at spaces into lines that fit beside what stands before each of them.
+    #[must_use]
+    pub fn wrap(&self, text: &str, before: &str) -> Vec<String> {
+        let Some(width) = self.width.map(|width| width.saturating_sub(before.width()).max(USEFUL)) else {
+            return vec![text.to_owned()];
+        };
+        let mut lines: Vec<String> = Vec::new();
+        for word in text.split(' ') {
+            match lines.last_mut().filter(|line| line.width() + 1 + word.width() <= width) {
+                Some(line) => {
+                    line.push(' ');
+                    line.push_str(word);
+                }
+                None => lines.push(word.to_owned()),
+            }
+        }
+        lines
+    }
 }
 
 /// What a colour means.
@@ -180,6 +199,16 @@ pub fn span(span: SignedDuration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wrapped_text_loses_no_word() {
+        let screen = Screen { colour: false, width: Some(24) };
+        let text = "Revision b was rejected (success rate 90.00% < 99%), the primary runs a.";
+        let lines = screen.wrap(text, "├─ ");
+        assert!(lines.len() > 3 && lines.iter().all(|line| line.width() <= 21), "{lines:?}");
+        assert_eq!(lines.join(" "), text);
+        assert_eq!(Screen::PLAIN.wrap(text, "├─ "), [text]);
+    }
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell_and_the_last_one_is_cut() {

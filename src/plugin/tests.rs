@@ -146,6 +146,8 @@ fn tree(canary: Canary) -> Tree {
     Tree {
         canary,
         weight: Some(20),
+        steps: crate::rollout::weights::Steps { step: 10, list: Vec::new(), max: 50, promotion: 0 },
+        interval: jiff::SignedDuration::from_secs(60),
         forbidden: std::collections::BTreeSet::new(),
         remarks: vec!["spec.analysis.alerts is not served yet.".into()],
         deployments: vec![
@@ -196,6 +198,33 @@ fn a_tree_is_cut_to_the_terminal_and_whole_in_a_pipe() {
     assert!(draw(NARROW, &tree(analysing()), now()).lines().all(|line| line.chars().count() <= 80));
 }
 
+/// What people look for stands first and whole: the reason, what to type, and pods that are not well.
+#[test]
+fn of_many_pods_those_are_shown_that_are_not_ready_and_no_reason_is_cut() {
+    let why = "Revision 8ac491156b was rejected (canary deployment checkout.shop not ready: container app exited with code 3: no such \
+               table: users (2 pods)), the primary runs 23483cbbf2.";
+    let mut shown =
+        tree(canary("checkout", &json!({"phase": "Failed", "conditions": says("Ready", "False", why)})));
+    let pod =
+        shown.pods.iter().find(|pod| pod["metadata"]["ownerReferences"][0]["uid"] == "ts").unwrap().clone();
+    shown.pods.retain(|pod| pod["metadata"]["ownerReferences"][0]["uid"] != "ts");
+    for number in 0..50 {
+        let mut pod = pod.clone();
+        pod["metadata"]["name"] = format!("pod-{number}").into();
+        if number == 7 {
+            pod["status"]["conditions"] = json!([]);
+        }
+        shown.pods.push(pod);
+    }
+    let drawn = draw(NARROW, &shown, now());
+    assert!(drawn.contains("Pod pod-7  ") && drawn.contains("49 more pods are ready"), "{drawn}");
+    assert!(!drawn.contains("Pod pod-8"), "{drawn}");
+    let words: Vec<&str> =
+        drawn.split_whitespace().filter(|word| !matches!(*word, "├─" | "│" | "└─")).collect();
+    assert!(words.join(" ").contains(why), "{drawn}");
+    assert!(drawn.lines().all(|line| line.chars().count() <= 80), "{drawn}");
+}
+
 /// In place: the target holds v2, its pods run v1, and the canary runs v2.
 fn in_place(canary: Canary) -> Tree {
     let held = revision_of("shop/checkout:2");
@@ -206,6 +235,8 @@ fn in_place(canary: Canary) -> Tree {
     Tree {
         canary,
         weight: Some(20),
+        steps: crate::rollout::weights::Steps { step: 10, list: Vec::new(), max: 50, promotion: 0 },
+        interval: jiff::SignedDuration::from_secs(60),
         forbidden: std::collections::BTreeSet::new(),
         remarks: Vec::new(),
         deployments: vec![
@@ -233,7 +264,12 @@ pub(super) fn crowded() -> (Tree, Timestamp) {
     let mut tree = in_place(analysing());
     for number in 0..9 {
         for set in ["ts", "cs"] {
-            tree.pods.push(owned("Pod", &format!("checkout-{set}-{number}"), &format!("{set}{number}"), set));
+            let mut pod = owned("Pod", &format!("checkout-{set}-{number}"), &format!("{set}{number}"), set);
+            // Those of the canary are not ready, and are shown one by one.
+            if set == "cs" {
+                pod["status"]["conditions"] = json!([]);
+            }
+            tree.pods.push(pod);
         }
     }
     (tree, now())

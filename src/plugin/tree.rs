@@ -1,6 +1,7 @@
 //! A release as a tree: the Canary, its Deployments with their ReplicaSets and pods, its checks and gates, and what it
 //! waits for. Pure.
 
+use super::pace::pace;
 use super::screen::{Colour, Screen, age};
 use super::view::{advice, message, name, namespace, phase, revision_of_release, short, status};
 use crate::api::Canary;
@@ -11,9 +12,13 @@ use crate::api::status::{Answered, CanaryStatus, Checked, Phase, Stage};
 use crate::rollout::checked::METRIC;
 use crate::rollout::objects::replica_set_template;
 use crate::rollout::revision::Revision;
-use jiff::Timestamp;
+use crate::rollout::weights::Steps;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use std::collections::BTreeSet;
+
+/// So many pods of a ReplicaSet are shown one by one; of more, those that are not ready.
+const FOLDED: usize = 3;
 
 /// Everything that is shown.
 #[derive(Clone, Debug)]
@@ -22,6 +27,10 @@ pub struct Tree {
     pub canary: Canary,
     /// The canary's weight that the live route states; `None` when there is no route.
     pub weight: Option<i32>,
+    /// The steps of the analysis.
+    pub steps: Steps,
+    /// The time between two of them.
+    pub interval: SignedDuration,
     /// Kinds of objects that this person may not read.
     pub forbidden: BTreeSet<&'static str>,
     /// Why the spec is not served, and what is doubtful in it.
@@ -38,16 +47,22 @@ pub struct Tree {
 struct Node {
     text: String,
     colour: Colour,
+    /// Where it is too long for the screen it goes on in the next line; others are cut.
+    whole: bool,
     below: Vec<Self>,
 }
 
 impl Node {
     fn new(text: impl Into<String>) -> Self {
-        Self { text: text.into(), colour: Colour::Plain, below: Vec::new() }
+        Self { text: text.into(), colour: Colour::Plain, whole: false, below: Vec::new() }
     }
 
     fn painted(text: impl Into<String>, colour: Colour) -> Self {
         Self { colour, ..Self::new(text) }
+    }
+
+    fn whole(self) -> Self {
+        Self { whole: true, ..self }
     }
 
     fn with(self, below: Vec<Self>) -> Self {
@@ -70,13 +85,18 @@ fn branches(screen: Screen, nodes: &[Node], before: &str, lines: &mut Vec<String
     for (number, node) in nodes.iter().enumerate() {
         let last = number + 1 == nodes.len();
         let branch = format!("{before}{}", if last { "└─ " } else { "├─ " });
-        let line = screen.cut(&format!("{branch}{}", node.text));
-        // The branch itself keeps the colour of the terminal.
-        lines.push(match line.strip_prefix(&branch) {
-            Some(text) => format!("{branch}{}", screen.paint(text, node.colour)),
-            None => line,
-        });
-        branches(screen, &node.below, &format!("{before}{}", if last { "   " } else { "│  " }), lines);
+        let under = format!("{before}{}", if last { "   " } else { "│  " });
+        let texts = if node.whole { screen.wrap(&node.text, &branch) } else { vec![node.text.clone()] };
+        for (number, text) in texts.iter().enumerate() {
+            let branch = if number == 0 { &branch } else { &under };
+            let line = screen.cut(&format!("{branch}{text}"));
+            // The branch itself keeps the colour of the terminal.
+            lines.push(match line.strip_prefix(branch.as_str()) {
+                Some(text) => format!("{branch}{}", screen.paint(text, node.colour)),
+                None => line,
+            });
+        }
+        branches(screen, &node.below, &under, lines);
     }
 }
 
@@ -88,8 +108,8 @@ fn root(tree: &Tree, now: Timestamp) -> Node {
     let mut below = Vec::new();
     let why = message(&status);
     if !why.is_empty() {
-        let ways = advice(canary).into_iter().map(|way| Node::painted(way, Colour::Bold)).collect();
-        below.push(Node::painted(why, phase.colour).with(ways));
+        let ways = advice(canary).into_iter().map(|way| Node::painted(way, Colour::Bold).whole()).collect();
+        below.push(Node::painted(why, phase.colour).whole().with(ways));
     }
     let kinds: Vec<&str> = tree.forbidden.iter().copied().collect();
     let seen = match tree.weight {
@@ -109,6 +129,7 @@ fn root(tree: &Tree, now: Timestamp) -> Node {
         None => String::new(),
     };
     below.push(Node::new(format!("{weight}{checks}")));
+    below.extend(pace(&status, &tree.steps, tree.interval, now).map(Node::new));
     let metrics: Vec<Node> =
         canary.spec.analysis.metrics.iter().map(|m| metric(m, &status.checks, now)).collect();
     if !metrics.is_empty() {
@@ -126,8 +147,8 @@ fn root(tree: &Tree, now: Timestamp) -> Node {
         Request::parse(&asked.text)
             .map_or(true, |request| known.iter().flatten().any(|revision| request.names(revision)))
     };
-    below.extend(status.request.as_ref().filter(of_now).map(|asked| Node::new(request(asked, now))));
-    below.extend(tree.remarks.iter().map(|remark| Node::painted(remark.clone(), Colour::Busy)));
+    below.extend(status.request.as_ref().filter(of_now).map(|asked| Node::new(request(asked, now)).whole()));
+    below.extend(tree.remarks.iter().map(|remark| Node::painted(remark.clone(), Colour::Busy).whole()));
     below.extend(tree.deployments.iter().map(|d| deployment(tree, d, now)));
     let release = match revision_of_release(&status) {
         Some(revision) => {
@@ -231,7 +252,19 @@ fn replica_set(tree: &Tree, object: &Value, runs: &str, now: Timestamp) -> Node 
         count("/spec/replicas"),
         age(created(object), now)
     );
-    Node::new(line).with(owned(&tree.pods, text("/metadata/uid")).into_iter().map(|p| pod(p, now)).collect())
+    let mut pods: Vec<Node> =
+        owned(&tree.pods, text("/metadata/uid")).into_iter().map(|p| pod(p, now)).collect();
+    // Of many pods those are looked for that are not well.
+    if pods.len() > FOLDED {
+        let all = pods.len();
+        pods.retain(|pod| pod.colour != Colour::Good);
+        let well = all.saturating_sub(pods.len());
+        if well > 0 {
+            let more = if pods.is_empty() { "" } else { " more" };
+            pods.push(Node::painted(format!("{well}{more} pods are ready"), Colour::Good));
+        }
+    }
+    Node::new(line).with(pods)
 }
 
 fn pod(object: &Value, now: Timestamp) -> Node {
