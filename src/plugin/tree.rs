@@ -261,7 +261,8 @@ fn replica_set(tree: &Tree, object: &Value, runs: &str, now: Timestamp) -> Node 
         let well = all.saturating_sub(pods.len());
         if well > 0 {
             let more = if pods.is_empty() { "" } else { " more" };
-            pods.push(Node::painted(format!("{well}{more} pods are ready"), Colour::Good));
+            let are = if well == 1 { "pod is" } else { "pods are" };
+            pods.push(Node::painted(format!("{well}{more} {are} ready"), Colour::Good));
         }
     }
     Node::new(line).with(pods)
