@@ -43,7 +43,7 @@ pub(super) async fn run(words: &[String]) -> String {
 async fn canaries(namespace: Option<String>) -> Vec<String> {
     let read = async {
         let at = Connection::new(&Settings::default(), namespace).await?;
-        at.canaries(false).await
+        at.canaries(false, "").await
     };
     let found = tokio::time::timeout(PATIENCE, read).await.ok().and_then(Result::ok).unwrap_or_default();
     let name = |canary: &Value| canary.pointer("/metadata/name")?.as_str().map(str::to_owned);

@@ -112,13 +112,15 @@ impl Connection {
         self.named.then_some(self.namespace.as_str())
     }
 
-    /// Reads the Canaries of the namespace, or of all, as they are stored.
+    /// Reads the Canaries of the namespace, or of all, that a label selector selects (all, where it is empty), as they are stored.
     ///
     /// # Errors
     /// As [`Self::send`], and when the cluster has no Canaries at all.
-    pub async fn canaries(&self, all: bool) -> anyhow::Result<Vec<Value>> {
+    pub async fn canaries(&self, all: bool, labelled: &str) -> anyhow::Result<Vec<Value>> {
         let namespace = (!all).then_some(self.namespace.as_str());
-        let list = self.read(&uri("flagger.app/v1beta1", namespace, "canaries")).await?;
+        let labelled: String = url::form_urlencoded::byte_serialize(labelled.as_bytes()).collect();
+        let list = uri("flagger.app/v1beta1", namespace, "canaries");
+        let list = self.read(&format!("{list}?labelSelector={labelled}")).await?;
         let list = list.context(
             "this cluster has no kind Canary; install Sidetrack first: kubectl apply -k manifests",
         )?;
@@ -150,7 +152,7 @@ impl Connection {
         if let Some(canary) = self.read(&self.uri_of_canary(name)).await? {
             return Ok(canary);
         }
-        let others = self.canaries(false).await?;
+        let others = self.canaries(false, "").await?;
         let others: Vec<&str> = others.iter().filter_map(|c| c.pointer("/metadata/name")?.as_str()).collect();
         let there = if others.is_empty() {
             "it has none; see kubectl sidetrack get -A".to_owned()

@@ -1,7 +1,7 @@
 //! What only looks: `get`, `status`, `tree`.
 
 use super::connection::Connection;
-use super::progress::{Verdict, judge, line};
+use super::progress::{Verdict, judge, line, object as object_line};
 use super::screen::{Cell, Colour, Widths};
 use super::tree::draw;
 use super::{DONE, Out, adopt, canary_name, duration, view};
@@ -35,6 +35,9 @@ pub(crate) struct Get {
     /// Those of every namespace.
     #[arg(long, short = 'A', conflicts_with = "name")]
     all_namespaces: bool,
+    /// Those with these labels, such as team=checkout.
+    #[arg(long, short = 'l', default_value = "", value_name = "LABELS", conflicts_with = "name")]
+    selector: String,
     /// How they are printed; without it, a table.
     #[arg(long, short, value_enum)]
     output: Option<Format>,
@@ -56,7 +59,7 @@ impl Get {
     async fn read(&self, at: &Connection) -> anyhow::Result<Vec<Value>> {
         match &self.name {
             Some(name) => Ok(vec![at.canary(name).await?]),
-            None => at.canaries(self.all_namespaces).await,
+            None => at.canaries(self.all_namespaces, &self.selector).await,
         }
     }
 
@@ -68,7 +71,9 @@ impl Get {
             } else {
                 format!("namespace {}", at.namespace)
             };
-            eprintln!("There is no Canary in {within}.");
+            let which =
+                if self.selector.is_empty() { String::new() } else { format!(" with {}", self.selector) };
+            eprintln!("There is no Canary{which} in {within}.");
             return Ok(DONE);
         }
         let mut widths = Widths::default();
@@ -153,7 +158,7 @@ impl Get {
             let now = match &self.name {
                 // It was there: that it is not any more is news, and no error.
                 Some(name) => at.read(&at.uri_of_canary(name)).await?.into_iter().collect(),
-                None => at.canaries(self.all_namespaces).await?,
+                None => at.canaries(self.all_namespaces, &self.selector).await?,
             };
             let missing = |of: &[Value], one: &Value, pointers: &[&str]| {
                 !of.iter().any(|other| pointers.iter().all(|p| one.pointer(p) == other.pointer(p)))
@@ -189,12 +194,20 @@ pub(crate) struct Status {
     /// The revision, its first digits; without it, the one that the target has now.
     #[arg(long, value_name = "REVISION")]
     revision: Option<String>,
+    /// How it is printed: as a line, or as an object for each line, with the verdict in words and as its exit code.
+    #[arg(long, short, value_enum, conflicts_with = "policy")]
+    output: Option<Lines>,
     /// Wait until it is promoted or rejected, with a line for each change.
     #[arg(long, short)]
     wait: bool,
     /// How long to wait at most.
     #[arg(long, default_value = "30m", value_parser = duration, value_name = "TIME")]
     timeout: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Lines {
+    Json,
 }
 
 impl Status {
@@ -225,7 +238,10 @@ impl Status {
             let canary: Canary = serde_json::from_value(object.clone())?;
             let live = live_revision(at, &canary).await?;
             let verdict = judge(&canary, &revision, live.as_deref());
-            let now = line(&canary, &revision, verdict);
+            let now = match self.output {
+                None => line(&canary, &revision, verdict),
+                Some(Lines::Json) => object_line(&canary, &revision, verdict).to_string(),
+            };
             if now != last {
                 out.line(&now)?;
                 last = now;
@@ -233,7 +249,7 @@ impl Status {
             // What it leaves alone it decides nothing about, however long one waits.
             let alone = crate::rollout::leaves_alone(&view::status(&canary)).is_some();
             if verdict != Verdict::Open || !self.wait || alone {
-                if !is_adopted(&object) {
+                if !is_adopted(&object) && self.output.is_none() {
                     let mut looks = Looks::new(at.client.clone(), at.config().await);
                     adopt::tell(&mut looks, &adopt::only(vec![object]), out).await?;
                 }

@@ -1,8 +1,9 @@
 //! What became of one revision: what a pipeline waits for. Pure.
 
-use super::view::{message, namespace, phase, short, status};
+use super::view::{message, name, namespace, phase, short, status};
 use crate::api::Canary;
 use crate::api::status::{Phase, Stage};
+use serde_json::{Value, json};
 
 /// How far a revision is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,8 +62,7 @@ pub fn line(canary: &Canary, revision: &str, verdict: Verdict) -> String {
         Verdict::Replaced => "replaced by another revision".to_owned(),
         Verdict::Open => phase(canary).text,
     };
-    let name = canary.metadata.name.as_deref().unwrap_or_default();
-    let mut line = format!("{}/{name} {} {word}", namespace(canary), short(Some(revision)));
+    let mut line = format!("{}/{} {} {word}", namespace(canary), name(canary), short(Some(revision)));
     if verdict == Verdict::Open {
         line = format!(
             "{line}, weight {}, failed checks {} of {}",
@@ -73,4 +73,22 @@ pub fn line(canary: &Canary, revision: &str, verdict: Verdict) -> String {
     }
     let why = message(&status);
     if why.is_empty() || verdict == Verdict::Replaced { line } else { format!("{line}: {why}") }
+}
+
+/// The same for programs: an object of the names, the verdict in a word, its exit code, and what status says.
+#[must_use]
+pub fn object(canary: &Canary, revision: &str, verdict: Verdict) -> Value {
+    let status = status(canary);
+    let word = match verdict {
+        Verdict::Promoted => "promoted",
+        Verdict::Rejected => "rejected",
+        Verdict::Replaced => "replaced",
+        Verdict::Open => "open",
+    };
+    json!({
+        "namespace": namespace(canary), "canary": name(canary), "revision": revision, "verdict": word,
+        "exitCode": verdict.code(), "phase": status.phase.as_str(), "weight": status.canary_weight,
+        "failedChecks": status.failed_checks, "threshold": canary.spec.analysis.threshold(),
+        "message": message(&status),
+    })
 }

@@ -45,6 +45,12 @@ async fn a_release_is_looked_at_and_steered() -> Result<()> {
     ensure!(diff.lines().filter(|l| l.starts_with('+') && l.contains("app:v2")).count() == 1, "{diff}");
     let open = run(&["status", "app"]).await?;
     ensure!(open.code == 4 && open.out.contains("Progressing, weight 25"), "{open:?}");
+    let object: Value = serde_json::from_str(&run(&["status", "app", "-o", "json"]).await?.out)?;
+    ensure!(
+        at(&object, "/verdict") == "open" && at(&object, "/exitCode") == 4 && at(&object, "/weight") == 25,
+        "{object}"
+    );
+    ensure!(tree.contains("Step 1 of 2 (25, 50 %); the next step in "), "{tree}");
     let late = run(&["status", "app", "--wait", "--timeout", "1s"]).await?;
     ensure!(late.code == 4 && late.err.contains("not decided in time"), "{late:?}");
 
@@ -132,6 +138,10 @@ async fn lists_are_for_programs_too_and_changes_are_followed() -> Result<()> {
     let one = world.plugin(&ns, &["get", "app", "-o", "json"]).await?;
     let one: Value = serde_json::from_str(&one.out).context("no JSON")?;
     ensure!(at(&one, "/kind") == "Canary" && at(&one, "/status/phase") == "Initialized");
+    world.merge(&ns, "canary", "app", json!({"metadata": {"labels": {"team": "checkout"}}})).await?;
+    ensure!(world.plugin(&ns, &["get", "-l", "team=checkout"]).await?.out.contains("Initialized"));
+    let none = world.plugin(&ns, &["get", "-l", "team=search"]).await?;
+    ensure!(none.out.is_empty() && none.err.contains("no Canary with team=search"), "{none:?}");
     ensure!(world.plugin(&ns, &["get", "-o", "name"]).await?.out == "canary.flagger.app/app\n");
     let events = world.plugin(&ns, &["events", "canary.flagger.app/app"]).await?.out;
     ensure!(

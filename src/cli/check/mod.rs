@@ -55,6 +55,8 @@ pub struct Look {
 pub enum Output {
     /// For people.
     Text,
+    /// Errors and warnings, a line each.
+    Short,
     /// For programs.
     Json,
 }
@@ -96,6 +98,7 @@ pub async fn run(
     };
     let printed = match look.output {
         Output::Text => text(&findings),
+        Output::Short => short(&findings),
         Output::Json => format!("{:#}\n", json!({"findings": findings})),
     };
     stdout.write_all(printed.as_bytes()).context("printing the findings")?;
@@ -119,12 +122,29 @@ fn count(findings: &[Finding], level: Level) -> usize {
     findings.iter().filter(|finding| finding.level == level).count()
 }
 
+fn line(finding: &Finding) -> String {
+    format!("{:<8} {}", finding.level.as_str(), finding.what)
+}
+
+/// Prints what is amiss, a line each.
+fn short(findings: &[Finding]) -> String {
+    findings
+        .iter()
+        .filter(|finding| finding.level >= Level::Warning)
+        .map(|finding| line(finding) + "\n")
+        .collect()
+}
+
 /// Prints findings for people: a column for the level, reasons and advice below.
 #[must_use]
 pub fn text(findings: &[Finding]) -> String {
     let mut lines = Vec::new();
-    for finding in findings {
-        lines.push(format!("{:<8} {}", finding.level.as_str(), finding.what));
+    // The same of many Canaries is explained once.
+    for alike in findings
+        .chunk_by(|one, next| (one.level, &one.why, &one.action) == (next.level, &next.why, &next.action))
+    {
+        lines.extend(alike.iter().map(line));
+        let Some(finding) = alike.first() else { continue };
         for (label, text) in [("why", &finding.why), ("do", &finding.action)] {
             if !text.is_empty() {
                 lines.push(format!("{:<8}   {label:<4} {text}", ""));

@@ -429,6 +429,24 @@ fn running_flagger_is_to_be_stopped_and_its_load_tester_is_not() {
 }
 
 #[test]
+fn what_is_the_same_of_many_is_explained_once() {
+    let of = |name: &str| {
+        Finding::new(Level::Warning, format!("Canary {name} waits"), "nobody leads", "see the pods")
+    };
+    let findings = [of("a"), of("b"), Finding::ok("API server"), of("c")];
+    let text = super::text(&findings);
+    assert_eq!(text.matches("nobody leads").count(), 2, "{text}");
+    assert!(
+        text.starts_with("warning  Canary a waits\nwarning  Canary b waits\n           why  nobody leads\n"),
+        "{text}"
+    );
+    assert_eq!(
+        super::short(&findings),
+        "warning  Canary a waits\nwarning  Canary b waits\nwarning  Canary c waits\n"
+    );
+}
+
+#[test]
 fn text_is_aligned_and_counts() {
     let findings = [Finding::ok("a"), Finding::new(Level::Warning, "b", "c", "d")];
     let expected = "\
