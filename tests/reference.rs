@@ -1,5 +1,10 @@
 //! docs/reference.md is made of the definitions and of what the shipped review says of each field.
 //! `SIDETRACK_UPDATE=1 cargo test --test reference` writes it anew.
+#![expect(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "helpers of tests, which Clippy does not take for such"
+)]
 
 use serde_json::{Map, Value, json};
 use sidetrack::api::crd::crds;
