@@ -8,6 +8,7 @@ mod invariants {
     mod edits;
     mod guards;
     mod in_place;
+    mod judges;
     mod laws;
     mod others;
     mod owners;

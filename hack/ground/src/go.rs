@@ -91,6 +91,9 @@ pub fn lock(folder: &Path, what: &str) -> Result<File> {
 fn write_module(module: &Module, folder: &Path) -> Result<()> {
     fs::write(folder.join("go.mod"), module.go_mod)?;
     fs::write(folder.join("go.sum"), module.go_sum)?;
+    if let Some(main_go) = module.main_go {
+        fs::write(folder.join("main.go"), main_go)?;
+    }
     Ok(())
 }
 

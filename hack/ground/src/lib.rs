@@ -43,7 +43,7 @@ pub use crate::crds::{RouterCrds, istio_crds, module_crds, parse_yaml};
 pub use crate::data::DataDir;
 pub use crate::go::{build, build_program, lock, say};
 pub use crate::options::Options;
-pub use crate::parts::{KUBERNETES_VERSION, Module, Part, Program, cache_dir, hash};
+pub use crate::parts::{KUBERNETES_VERSION, Module, Part, Program, cache_dir, hash, kstatus};
 pub use crate::server::{Launch, Server};
 pub use crate::users::{SIDETRACK, User};
 pub use crate::wait::eventually;

@@ -18,6 +18,8 @@ pub struct Module {
     pub go_mod: &'static str,
     /// The text of its go.sum.
     pub go_sum: &'static str,
+    /// The text of its own main.go, for what the module that it pins is no program.
+    pub main_go: Option<&'static str>,
 }
 
 /// A program that is built from a pinned Go module and kept in the cache.
@@ -37,7 +39,9 @@ impl Program {
     /// Returns the folder of this program: its name and a hash of all that the binary depends on, so that
     /// changing one program rebuilds that one only.
     pub(crate) fn folder(&self) -> Result<PathBuf> {
-        let hash = hash(&[self.module.go_mod, self.module.go_sum, self.package, &self.ldflags]);
+        let mut texts = vec![self.module.go_mod, self.module.go_sum, self.package, &self.ldflags];
+        texts.extend(self.module.main_go);
+        let hash = hash(&texts);
         Ok(cache_dir()?.join(format!("{}-{hash}", self.binary)))
     }
 
@@ -58,6 +62,19 @@ macro_rules! module {
             name: $name,
             go_mod: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../modules/", $name, "/go.mod")),
             go_sum: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../modules/", $name, "/go.sum")),
+            main_go: None,
+        }
+    };
+    ($name:literal, $main:literal) => {
+        $crate::Module {
+            main_go: Some(include_str!(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../modules/",
+                $name,
+                "/",
+                $main
+            ))),
+            ..$crate::module!($name)
         }
     };
 }
@@ -65,6 +82,7 @@ macro_rules! module {
 static ETCD: Module = module!("etcd");
 static CONTROL_PLANE: Module = module!("controlplane");
 static KWOK: Module = module!("kwok");
+static KSTATUS: Module = module!("kstatus", "main.go");
 pub(crate) static ISTIO_API: Module = module!("istio-api");
 pub(crate) static GATEWAY_API: Module = module!("gateway-api");
 
@@ -132,6 +150,13 @@ impl Part {
     pub fn path(self) -> Result<PathBuf> {
         self.program().path()
     }
+}
+
+/// Returns the program that reads objects as JSON, one a line, and prints what kstatus makes of each: its status, a tab and its
+/// message. Flux and Helm 4 wait by that library.
+#[must_use]
+pub fn kstatus() -> Program {
+    Program { binary: "kstatus", package: ".", module: &KSTATUS, ldflags: "-s -w".to_owned() }
 }
 
 /// Returns where everything that is built, downloaded or running is kept.
