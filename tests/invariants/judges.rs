@@ -22,12 +22,13 @@ fn truth(world: &World) -> &'static str {
         return "Terminating";
     }
     let status = world.status();
-    if !canary["spec"]["analysis"]["mirror"].is_null() || world.target().is_none() && status.adopted.is_some() {
+    if !canary["spec"]["analysis"]["mirror"].is_null() || world.target().is_none() && status.adopted.is_some()
+    {
         return "Failed";
     }
     let key = |key: &str| world.key(key).map(str::to_owned);
     match key(keys::HOLD) {
-        Some(hold) if key(keys::FAILED) == Some(hold.clone()) => "Failed",
+        Some(hold) if key(keys::FAILED) == Some(hold.clone()) && status.run.is_none() => "Failed",
         Some(_) => "InProgress",
         // Pods of the canary may be on their way out yet; the primary runs what the target says.
         None if status.run.is_none() && status.revisions.primary.is_some() => "Current",
@@ -64,7 +65,8 @@ fn judged(moments: &[Moment]) -> Vec<String> {
     ground::build_program(&program).unwrap();
     let mut judge =
         Command::new(program.path().unwrap()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let lines: String = moments.iter().map(|moment| format!("{}\n", as_stored(moment.canary.clone()))).collect();
+    let lines: String =
+        moments.iter().map(|moment| format!("{}\n", as_stored(moment.canary.clone()))).collect();
     let mut stdin = judge.stdin.take().unwrap();
     let writes = std::thread::spawn(move || stdin.write_all(lines.as_bytes()));
     let output = judge.wait_with_output().unwrap();
