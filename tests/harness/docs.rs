@@ -7,16 +7,32 @@ use std::path::Path;
 impl World {
     /// Runs the shell blocks below a heading of a page, in order, for a namespace in place of `shop`; returns what was said.
     pub(crate) async fn as_documented(&self, page: &str, heading: &str, namespace: &str) -> Result<String> {
+        self.typed(page, heading, namespace, usize::MAX).await
+    }
+
+    /// The same of the first block only.
+    pub(crate) async fn as_documented_once(
+        &self,
+        page: &str,
+        heading: &str,
+        namespace: &str,
+    ) -> Result<String> {
+        self.typed(page, heading, namespace, 1).await
+    }
+
+    async fn typed(&self, page: &str, heading: &str, namespace: &str, most: usize) -> Result<String> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(page);
         let text = std::fs::read_to_string(path)?;
         let (_, below) = text.split_once(&format!("## {heading}\n")).context("no such heading")?;
         let below = below.split("\n## ").next().unwrap_or_default();
         let blocks = below.split("```sh\n").skip(1).filter_map(|block| block.split("```").next());
-        let script = blocks.collect::<String>().replace("-n shop ", &format!("-n {namespace} "));
+        let script = blocks.take(most).collect::<String>().replace("-n shop", &format!("-n {namespace}"));
         let kubectl = self.cp.kubectl(&[] as &[&str]);
         let program = Path::new(kubectl.as_std().get_program());
         let tools = program.parent().context("kubectl stands nowhere")?.display().to_string();
-        let path = format!("{tools}:{}", std::env::var("PATH").unwrap_or_default());
+        let plugin = Path::new(env!("CARGO_BIN_EXE_kubectl-sidetrack"));
+        let plugin = plugin.parent().context("the plugin stands nowhere")?.display();
+        let path = format!("{plugin}:{tools}:{}", std::env::var("PATH").unwrap_or_default());
         let mut shell = tokio::process::Command::new("sh");
         shell.arg("-c").arg(&script).env("PATH", path);
         for (name, value) in kubectl.as_std().get_envs() {

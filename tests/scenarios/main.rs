@@ -7,6 +7,7 @@ mod harness;
 mod api;
 #[cfg(test)]
 mod conformance;
+mod documented;
 mod edits;
 mod flux;
 mod gates;
