@@ -184,18 +184,14 @@ fn choose(canary: &Canary, live: &str, asked: Option<&str>) -> Result<String, St
         .collect();
     let primary = status.revisions.primary.as_deref();
     let name = view::name(canary);
-    let none = || format!("no other revision of {name} was promoted; see kubectl sidetrack history {name}");
+    let history = view::pasted(&format!("kubectl sidetrack history {name}"), canary);
+    let none = || format!("no other revision of {name} was promoted; see {history}");
     let found = match asked {
-        Some(asked) => promoted
-            .iter()
-            .copied()
-            .chain(primary)
-            .find(|revision| revision.starts_with(asked))
-            .ok_or_else(|| {
-            format!(
-                "{asked} is no revision of {name} that was promoted; see kubectl sidetrack history {name}"
-            )
-        })?,
+        Some(asked) => {
+            let all = promoted.iter().copied().chain(primary);
+            view::one_of(all, asked)?
+                .ok_or_else(|| format!("{asked} is no revision of {name} that was promoted; see {history}"))?
+        }
         None if primary.is_some_and(|primary| primary != live) => primary.ok_or_else(none)?,
         None => promoted.iter().copied().find(|revision| *revision != live).ok_or_else(none)?,
     };
@@ -249,12 +245,12 @@ mod tests {
 
     #[test]
     fn undo_goes_to_the_primarys_revision_or_to_the_promoted_one_before() {
-        let app = canary("b", &["a", "b"]);
-        assert_eq!(choose(&app, "c", None).as_deref(), Ok("b"));
-        assert_eq!(choose(&app, "b", None).as_deref(), Ok("a"));
-        assert_eq!(choose(&app, "b", Some("a")).as_deref(), Ok("a"));
-        assert!(choose(&app, "b", Some("b")).unwrap_err().contains("already"));
-        assert!(choose(&app, "b", Some("c")).unwrap_err().contains("is no revision"));
-        assert!(choose(&canary("a", &["a"]), "a", None).unwrap_err().contains("no other revision"));
+        let app = canary("bbbb", &["aaaa", "bbbb"]);
+        assert_eq!(choose(&app, "cccc", None).as_deref(), Ok("bbbb"));
+        assert_eq!(choose(&app, "bbbb", None).as_deref(), Ok("aaaa"));
+        assert_eq!(choose(&app, "bbbb", Some("aaaa")).as_deref(), Ok("aaaa"));
+        assert!(choose(&app, "bbbb", Some("bbbb")).unwrap_err().contains("already"));
+        assert!(choose(&app, "bbbb", Some("cccc")).unwrap_err().contains("is no revision"));
+        assert!(choose(&canary("aaaa", &["aaaa"]), "aaaa", None).unwrap_err().contains("no other revision"));
     }
 }

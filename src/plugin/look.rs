@@ -295,13 +295,13 @@ fn whole(canary: &Canary, live: Option<&str>, asked: &str) -> anyhow::Result<Str
         [live, revisions.primary.as_deref(), revisions.analysed.as_deref(), revisions.failed.as_deref()];
     let past = status.history.iter().map(|past| past.revision.as_str());
     let known: Vec<&str> = known.into_iter().flatten().chain(past).collect();
-    let found = known.iter().find(|revision| revision.starts_with(asked));
+    let found = view::one_of(known.iter().copied(), asked).map_err(anyhow::Error::msg)?;
     let names = || known.iter().map(|r| view::short(Some(r))).collect::<std::collections::BTreeSet<_>>();
     let found = found.with_context(|| {
         let names = names().into_iter().collect::<Vec<_>>().join(", ");
         format!("Canary {} knows of no revision {asked}; it knows {names}", view::name(canary))
     })?;
-    Ok((*found).to_owned())
+    Ok(found.to_owned())
 }
 
 /// Shows a release.

@@ -60,7 +60,11 @@ pub fn line(canary: &Canary, revision: &str, verdict: Verdict) -> String {
         Verdict::Promoted => "promoted".to_owned(),
         Verdict::Rejected => "rejected".to_owned(),
         Verdict::Replaced => "replaced by another revision".to_owned(),
-        Verdict::Open => phase(canary).text,
+        Verdict::Open => match status.run.as_ref().filter(|run| run.revision != revision) {
+            // The phase is of the release that goes on, not of what waits for its end.
+            Some(run) => format!("held, behind {} ({})", short(Some(&run.revision)), phase(canary).text),
+            None => phase(canary).text,
+        },
     };
     let mut line = format!("{}/{} {} {word}", namespace(canary), name(canary), short(Some(revision)));
     if verdict == Verdict::Open {

@@ -198,6 +198,29 @@ fn a_tree_is_cut_to_the_terminal_and_whole_in_a_pipe() {
     assert!(draw(NARROW, &tree(analysing()), now()).lines().all(|line| line.chars().count() <= 80));
 }
 
+#[test]
+fn a_revision_that_waits_behind_another_one_is_not_given_its_phase() {
+    let v3 = "cfde9df5bc0000000000000000000000000000000000000000000000000000000";
+    let line = super::progress::line(&analysing(), v3, Verdict::Open);
+    assert!(
+        line.starts_with("shop/checkout cfde9df5bc held, behind 8ac491156b (Progressing), weight 20"),
+        "{line}"
+    );
+    let line = super::progress::line(&analysing(), V2, Verdict::Open);
+    assert!(line.starts_with("shop/checkout 8ac491156b Progressing, weight 20"), "{line}");
+}
+
+#[test]
+fn a_revision_is_named_by_digits_that_no_other_one_begins_with() {
+    let all = ["8ac491156b", "8ac4ffffff", "23483cbbf2"];
+    let of = |asked| view::one_of(all.into_iter(), asked);
+    assert_eq!(of("2348"), Ok(Some("23483cbbf2")));
+    assert_eq!(of("8ac49"), Ok(Some("8ac491156b")));
+    assert_eq!(of("ffff"), Ok(None));
+    assert!(of("").unwrap_err().contains("at least 4"), "as where a variable is empty");
+    assert!(of("8ac4").unwrap_err().contains("8ac491156b, 8ac4ffffff"));
+}
+
 /// What people look for stands first and whole: the reason, what to type, and pods that are not well.
 #[test]
 fn of_many_pods_those_are_shown_that_are_not_ready_and_no_reason_is_cut() {
@@ -319,6 +342,14 @@ fn an_application_without_pods_is_scaled_where_its_pods_are() {
     assert!(view::advice(&app)[0].contains("sidetrack.dev/requested-replicas=2"));
     app.metadata.annotations = Some([("sidetrack.dev/layout".to_owned(), "in-place".to_owned())].into());
     assert_eq!(view::advice(&app), ["kubectl scale deployment app -n shop --replicas=2"]);
+}
+
+#[test]
+fn nothing_is_put_back_into_a_deployment_that_is_gone() {
+    let missing =
+        json!([{"type": "Stalled", "status": "True", "reason": "TargetMissing", "message": "gone"}]);
+    let app = canary("app", &json!({"phase": "Failed", "conditions": missing}));
+    assert_eq!(view::advice(&app), ["apply Deployment app again"]);
 }
 
 #[test]

@@ -6,7 +6,9 @@ use crate::api::status::{CanaryStatus, Condition, Phase, Run, Share, Stage};
 use crate::api::{Canary, keys};
 use crate::rollout::naming::Layout;
 use crate::rollout::revision::Revision;
+use crate::rollout::status::TARGET_MISSING;
 use jiff::Timestamp;
+use std::collections::BTreeSet;
 
 /// Shows the first digits of a revision; `-` for none.
 #[must_use]
@@ -80,6 +82,10 @@ pub fn advice(canary: &Canary) -> Vec<String> {
     if canary.spec.suspend {
         return say("set spec.suspend to false".into());
     }
+    // Nothing can be retried or put back where there is no Deployment.
+    if condition(&status, "Stalled").is_some_and(|stalled| stalled.reason == TARGET_MISSING) {
+        return say(format!("apply Deployment {} again", canary.spec.target_ref.name));
+    }
     match &status.run {
         Some(run) if run.paused => say(format!("kubectl sidetrack resume {name}")),
         Some(Run { stage: Stage::Gated, .. }) => {
@@ -112,8 +118,28 @@ pub fn advice(canary: &Canary) -> Vec<String> {
     }
 }
 
+/// The revision that begins with these digits.
+///
+/// # Errors
+///
+/// When there are fewer than four of them, as where a variable is empty, or when several revisions begin so.
+pub(super) fn one_of<'a>(all: impl Iterator<Item = &'a str>, asked: &str) -> Result<Option<&'a str>, String> {
+    const FEWEST: usize = 4;
+    if asked.len() < FEWEST {
+        return Err(format!("{asked:?} names no revision: give at least {FEWEST} of its first digits"));
+    }
+    let found: BTreeSet<&str> = all.filter(|revision| revision.starts_with(asked)).collect();
+    match found.len() {
+        0 | 1 => Ok(found.first().copied()),
+        _ => {
+            let names: Vec<String> = found.iter().map(|revision| short(Some(revision))).collect();
+            Err(format!("{asked} may be any of {}: give more digits", names.join(", ")))
+        }
+    }
+}
+
 /// A name as a command has it that works wherever it is pasted.
-fn pasted(name: &str, canary: &Canary) -> String {
+pub(super) fn pasted(name: &str, canary: &Canary) -> String {
     format!("{name} -n {}", namespace(canary))
 }
 

@@ -106,7 +106,11 @@ fn action(key: KeyEvent, confirming: bool, paused: bool) -> Action {
 /// Shows a release until it is left.
 pub(crate) async fn run(name: &Name, at: &Connection) -> anyhow::Result<u8> {
     if !stdout().is_terminal() || !std::io::stdin().is_terminal() {
-        bail!("watch needs a terminal; use kubectl sidetrack status {} --wait", name.name);
+        bail!(
+            "watch needs a terminal; use kubectl sidetrack status {} -n {} --wait",
+            name.name,
+            at.namespace
+        );
     }
     // Before the screen changes, so that a name that does not exist is an ordinary error.
     let tree = at.tree(&name.name).await?;

@@ -1,7 +1,6 @@
 //! The conditions: Flagger's `Promoted`, and kstatus' `Ready`, `Reconciling` and `Stalled` beside it.
 
-use crate::api::request::{Request, Verb};
-use crate::api::status::{Answered, CanaryStatus, Condition, Phase, RequestOutcome, Stage};
+use crate::api::status::{CanaryStatus, Condition, Phase, Stage};
 use crate::foreign::cut_to;
 use crate::rollout::revision::Revision;
 use crate::rollout::status::Shape;
@@ -70,16 +69,10 @@ pub(super) fn kstatus(
             vec![next(old, ("Ready", "True", phase.as_str()), &message, now)]
         }
         (Phase::Failed, None | Some(Stage::Closing)) => {
-            let aborted = status.request.as_ref().and_then(|answer| aborted(answer, status));
             let mixed = status.revisions.mixed.as_deref().map(short);
             let mixed = mixed.map_or_else(String::new, |m| format!(" and, mixed, {m}: its roll was stopped"));
             let primary = format!("{}{mixed}", named(&status.revisions.primary));
-            let message = rejection(
-                old,
-                &named(&status.revisions.failed),
-                &primary,
-                aborted.as_deref().unwrap_or(waits_for),
-            );
+            let message = rejection(old, &named(&status.revisions.failed), &primary, waits_for);
             vec![
                 next(old, ("Ready", "False", "Failed"), &message, now),
                 next(old, ("Stalled", "True", "Failed"), &message, now),
@@ -94,17 +87,6 @@ fn progressing(old: &[Condition], waits_for: &str, now: Timestamp) -> Vec<Condit
         next(old, ("Ready", "Unknown", "Progressing"), waits_for, now),
         next(old, ("Reconciling", "True", "Progressing"), waits_for, now),
     ]
-}
-
-/// Who had the revision rejected, and why, if somebody did.
-fn aborted(answer: &Answered, status: &CanaryStatus) -> Option<String> {
-    let request = Request::parse(&answer.text).ok().filter(|r| r.verb == Verb::Abort)?;
-    let of_this = request.names(status.revisions.failed.as_deref()?);
-    if answer.outcome != RequestOutcome::Taken || !of_this {
-        return None;
-    }
-    let why = if request.reason.is_empty() { String::new() } else { format!(": {}", request.reason) };
-    Some(format!("aborted by {}{why}", answer.by))
 }
 
 /// Says that a revision was rejected and why; where that is not told again, as it was said before.

@@ -153,6 +153,11 @@ pub(super) fn passed_by_glass(case: &Case<'_>, target: &Workload, run: &Run) -> 
 
 /// Why this user may not let the revision through.
 pub(super) fn same_eyes(case: &Case<'_>, target: &Workload, by: &str) -> Option<String> {
-    let applier = target.keys.applier.as_deref().filter(|_| case.o.guard.four_eyes)?;
+    if !case.o.guard.four_eyes {
+        return None;
+    }
+    let Some(applier) = target.keys.applier.as_deref() else {
+        return Some("nobody knows who applied this revision, and the policy asks for somebody else: apply a changed template".into());
+    };
     (applier == by).then(|| format!("{by} applied this revision, and the policy asks for somebody else"))
 }

@@ -77,7 +77,9 @@ pub(super) fn rolling_back(case: &mut Case<'_>, target: &Workload, run: &Run) ->
     if !(replaced || rejected) {
         let mut plan = Plan::default();
         if !o.deleting {
-            plan = plan.say(Message::warning(format!("Canary failed! Scaling down {}", case.canary())));
+            // In place the target of that name serves on: it is the canary's own Deployment that goes.
+            let who = if o.names.in_place() { case.canary_deployment() } else { case.canary() };
+            plan = plan.say(Message::warning(format!("Canary failed! Scaling down {who}")));
         }
         return plan.then(Step::Hold { revision, failed: true });
     }

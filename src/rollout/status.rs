@@ -20,7 +20,7 @@ const HISTORY: usize = 10;
 /// Reason of a stall: what the spec asks for, or the target is, cannot be served.
 pub(super) const REFUSED: &str = "Refused";
 /// Reason of a stall: there is no target, where there was one.
-pub(super) const TARGET_MISSING: &str = "TargetMissing";
+pub const TARGET_MISSING: &str = "TargetMissing";
 /// Reason of a stall: the API server refuses a write.
 pub(super) const WRITE_REFUSED: &str = "WriteRefused";
 /// Reason of a stall: the target is another Canary's.

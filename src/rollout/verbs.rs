@@ -5,6 +5,7 @@
 
 use crate::api::request::{Request, Verb};
 use crate::api::status::{Answered, Phase, RequestOutcome, Run, Shortcut, Stage};
+use crate::rollout::analysis::because;
 use crate::rollout::case::Case;
 use crate::rollout::observed::Asked;
 use crate::rollout::plan::{Message, Plan, Step};
@@ -126,7 +127,7 @@ fn take(case: &mut Case<'_>, request: &Request) -> Result<Option<Taken>, String>
     match o.status.run.as_ref() {
         Some(run) => {
             named(request, &run.revision, "is what is being released")?;
-            during(case, target, run, request.verb).map(Some)
+            during(case, target, run, request).map(Some)
         }
         None if request.verb == Verb::Retry => retry(case, target, request),
         None => {
@@ -148,7 +149,8 @@ pub(super) fn named(request: &Request, live: &str, is: &str) -> Result<(), Strin
 }
 
 /// A request while a run goes on.
-fn during(case: &mut Case<'_>, target: &Workload, run: &Run, verb: Verb) -> Result<Taken, String> {
+fn during(case: &mut Case<'_>, target: &Workload, run: &Run, request: &Request) -> Result<Taken, String> {
+    let verb = request.verb;
     let by = case.o.request.as_ref().and_then(|asked| asked.by.as_deref()).unwrap_or_default();
     if matches!(verb, Verb::Promote | Verb::Skip | Verb::Approve)
         && let Some(why) = guard::same_eyes(case, target, by)
@@ -189,7 +191,10 @@ fn during(case: &mut Case<'_>, target: &Workload, run: &Run, verb: Verb) -> Resu
                 "It is promoted as soon as its pods are ready and its gates are open."
             }
         }
-        Verb::Abort => return Ok(abort(case, run)),
+        Verb::Abort => {
+            let why = if request.reason.is_empty() { String::new() } else { format!(": {}", request.reason) };
+            return Ok(abort(case, &because(run, format!("aborted by {by}{why}"))));
+        }
         Verb::Retry => return Err("it is being released already".into()),
         Verb::Pause if run.paused => return Err("it is paused already".into()),
         Verb::Pause => {

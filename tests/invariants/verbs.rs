@@ -205,11 +205,13 @@ fn a_request_is_carried_out_once_whatever_is_applied_or_started_again() {
     world.until_weight(20);
     taken(&mut world, Abort, "v2");
     world.until_over(Phase::Failed);
-    assert!(
-        world.ready_message().contains("was rejected (aborted by admin: for a reason)"),
-        "{}",
-        world.ready_message()
-    );
+    let why = "was rejected (aborted by admin: for a reason)";
+    assert!(world.ready_message().contains(why), "{}", world.ready_message());
+    // What is asked and refused later does not make anybody forget it.
+    world.request(Pause, &revision("v2"), "later");
+    world.until("an answer", |w| w.answered().is_some());
+    world.run(30);
+    assert!(world.ready_message().contains(why), "{}", world.ready_message());
     world.retry().unwrap();
     world.apply(canary(&[]));
     world.kill();

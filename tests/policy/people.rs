@@ -99,6 +99,26 @@ async fn each_revision_waits_for_an_approval_by_somebody_else() -> Result<()> {
     phase(world, &ns, "app", "Succeeded").await?;
     runs(world, &ns, "app", "v2").await?;
     world.event(&ns, &format!("{bob} asked to approve revision {revision} of app.{ns}: looks good")).await?;
+
+    // Nor by making the Deployment anew: who created it has applied what it says.
+    let delete = ["-n", &ns, "delete", "deploy", "app", "--wait"];
+    let deleted = world.cp.kubectl(&delete).env("KUBECONFIG", world.cp.kubeconfig(&alice)).output().await?;
+    ensure!(deleted.status.success(), "{}", String::from_utf8_lossy(&deleted.stderr));
+    world.cp.apply_as(&alice, "kubectl", deployment(&ns, "v3", 2)).await?;
+    let waits = world
+        .until(&ns, "canary", "app", "v3 waits for an approval", |c| {
+            at(c, "/status/phase") == "Waiting"
+                && at(c, "/status/run/revision") != at(&waits, "/status/run/revision")
+        })
+        .await?;
+    let revision = at(&waits, "/status/run/revision").as_str().and_then(|r| r.get(..10)).unwrap_or_default();
+    let (done, said) = asks(world, &alice, &ns, &format!("approve {revision} 6 mine again")).await?;
+    ensure!(done, "{said}");
+    let refused = answered(6).await?;
+    ensure!(at(&refused, "/status/request/outcome") == "Refused", "{refused:#}");
+    let (done, said) = asks(world, &bob, &ns, &format!("approve {revision} 7 fine")).await?;
+    ensure!(done, "{said}");
+    runs(world, &ns, "app", "v3").await?;
     Ok(())
 }
 

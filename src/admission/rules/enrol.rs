@@ -127,9 +127,12 @@ fn put_on(
     }
     if let Some(hold) = hold {
         wanted.set(keys::HOLD, Cow::Borrowed(hold.as_str()));
+        wanted.set(keys::PAUSED_BEFORE, paused_before.then_some(Cow::Borrowed("true")));
+    }
+    // Also of what is not held now: made anew, it may be held later, and nobody approves what they have applied themselves.
+    if hold.is_some() || request.operation == Operation::Create {
         let manager = applier(request);
         wanted.set(keys::APPLIED_BY, Cow::Owned(format!("{manager} {}", request.user_info.username)));
-        wanted.set(keys::PAUSED_BEFORE, paused_before.then_some(Cow::Borrowed("true")));
     }
     for (key, value) in wanted.iter() {
         if new.annotation(key) != value {

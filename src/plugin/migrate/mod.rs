@@ -106,7 +106,8 @@ impl Move {
             // One that Flagger has not initialised yet, as where its Deployment is missing, is begun anew.
             let idle =
                 [Phase::None, Phase::Initializing, Phase::Initialized, Phase::Succeeded, Phase::Failed];
-            if !idle.contains(&phase) {
+            // Where no Flagger runs, it is Sidetrack's own release.
+            if !idle.contains(&phase) && !plan.flaggers.is_empty() {
                 plan.busy.push(format!("{at}: {}", phase.as_str()));
             }
             plan.served.push(at);
@@ -219,6 +220,9 @@ impl Migrate {
                 out.line(&format!("applied {} {}", text(object, "/kind"), text(object, "/metadata/name")))?;
             }
             self.ready(at, out, &plan.flaggers).await?;
+        }
+        if plan.flaggers.is_empty() && plan.missing > 0 && self.image.is_none() {
+            bail!("nothing was done: no Flagger runs, and without --image nothing is installed");
         }
         out.line("Done; now: kubectl sidetrack check")?;
         Ok(DONE)

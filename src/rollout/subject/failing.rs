@@ -2,6 +2,7 @@
 
 use super::Subject;
 use super::eviction::{phase, pods_of, ready};
+use crate::api::keys;
 use crate::foreign::cut_to;
 use crate::object::{Kind, ObjectRef};
 use serde_json::Value;
@@ -16,10 +17,12 @@ impl Subject<'_> {
     /// The label by which the pods of a Deployment of ours are listed.
     #[must_use]
     pub fn pods_label(&self, deployment: &str) -> Option<(String, String)> {
-        let key = self.label()?.key;
         let live = self.get(Kind::Deployment, deployment)?;
-        let value = live.pointer("/spec/selector/matchLabels")?.get(&key)?.as_str()?;
-        Some((key, value.to_owned()))
+        let labels = live.pointer("/spec/selector/matchLabels")?;
+        // Where nothing routes, the canary's pods are the application's too, and are told from others by a label of their own.
+        [keys::PODS.to_owned(), self.label()?.key]
+            .into_iter()
+            .find_map(|key| Some((key.clone(), labels.get(&key)?.as_str()?.to_owned())))
     }
 
     /// Says why pods of a Deployment are not ready, or are not even made; `None` when nothing tells. `sets` and `pods` are
@@ -97,6 +100,7 @@ fn of_pod(pod: &Value) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use crate::api::keys;
     use crate::rollout::subject::testing::{subject_with, target};
     use serde_json::{Value, json};
 
@@ -144,6 +148,19 @@ mod tests {
         }
         let quota = json!({"status": {"conditions": [{"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}]}});
         assert_eq!(why(&quota, &[]).as_deref(), Some("exceeded quota"));
+    }
+
+    /// Where nothing routes, the canary's pods have the application's labels, and one more.
+    #[test]
+    fn pods_are_listed_by_the_label_that_tells_them_from_others() {
+        let of = |labels: Value| {
+            let selector = json!({"spec": {"selector": {"matchLabels": labels}}});
+            let mut live = target(&json!({"spec": {}}));
+            json_patch::merge(&mut live, &selector);
+            subject_with(live).pods_label("app").unwrap()
+        };
+        assert_eq!(of(json!({"app": "app"})), ("app".into(), "app".into()));
+        assert_eq!(of(json!({"app": "app", keys::PODS: "app"})), (keys::PODS.into(), "app".into()));
     }
 
     /// Pods that are ready, that are being made, or that are somebody else's tell nothing.
