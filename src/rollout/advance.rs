@@ -3,10 +3,11 @@
 //! [`advance`] is total and level-triggered: it looks at the state as it is, finds the first thing that is not as
 //! it should be, and returns the steps that mend it. It is called again after every change, so a plan is short.
 
-use crate::api::status::{Phase, Run, Stage};
+use crate::api::status::{Outcome, Phase, Run, Stage};
 use crate::rollout::case::Case;
 use crate::rollout::observed::{Backend, Memory, Observed};
 use crate::rollout::plan::{Message, Plan, Step};
+use crate::rollout::revision::Revision;
 use crate::rollout::status::{Draft, REFUSED, TARGET_MISSING, pending};
 use crate::rollout::workload::Workload;
 use crate::rollout::{
@@ -35,7 +36,30 @@ pub fn advance(observed: &Observed, memory: &mut Memory, now: Timestamp) -> Plan
         plan = plan.wake(now.saturating_add(observed.policy.interval).unwrap_or(now));
     }
     checked::note(&mut plan, observed, memory, ticks, now);
-    plan
+    match glass(observed, &plan) {
+        Some(said) => plan.say(said),
+        None => plan,
+    }
+}
+
+/// What went past its analysis is told when it is promoted, with the reason that was written down.
+fn glass(observed: &Observed, plan: &Plan) -> Option<Message> {
+    let ended = plan.steps.iter().find_map(|step| match step {
+        Step::Status(status) => {
+            status.history.last().filter(|last| Some(*last) != observed.status.history.last())
+        }
+        _ => None,
+    })?;
+    if ended.outcome != Outcome::BreakGlass {
+        return None;
+    }
+    let reason = observed.target.as_ref().and_then(|target| target.keys.break_glass_reason.as_deref());
+    let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
+    let (revision, names) = (Revision::from_key(&ended.revision), &observed.names);
+    Some(Message::warning(format!(
+        "Break-glass: revision {revision} of {}.{} was promoted without analysis{reason}",
+        names.target, names.namespace
+    )))
 }
 
 impl Case<'_> {

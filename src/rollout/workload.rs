@@ -1,6 +1,7 @@
 //! What the core sees of a Deployment: identity, our keys, and how far its rollout is.
 
 use crate::api::keys;
+use crate::foreign;
 use crate::rollout::contest;
 use crate::rollout::revision::{RESTARTED_AT, Revision};
 use jiff::{SignedDuration, Timestamp};
@@ -54,6 +55,8 @@ pub struct Keys {
     pub glassed: Option<Revision>,
     /// The generation that `break-glass` names.
     pub break_glass: Option<i64>,
+    /// Why, in the words of whoever wrote `break-glass`.
+    pub break_glass_reason: Option<String>,
     /// `paused-before` is present.
     pub paused_before: bool,
     /// `requested-replicas`, when it is a number.
@@ -172,6 +175,8 @@ impl Workload {
                 glassed: revision(keys::GLASSED),
                 break_glass: annotation(keys::BREAK_GLASS)
                     .and_then(|text| text.split_once(' ')?.0.parse().ok()),
+                break_glass_reason: annotation(keys::BREAK_GLASS)
+                    .and_then(|text| Some(foreign::cut(text.split_once(' ')?.1))),
                 paused_before: annotation(keys::PAUSED_BEFORE).is_some(),
                 requested_replicas: annotation(keys::REQUESTED_REPLICAS).and_then(|n| n.parse().ok()),
                 applied_by: annotation(keys::APPLIED_BY).map(|by| contest::writer(object, by)),

@@ -232,6 +232,7 @@ fn break_glass_rolls_at_once_and_is_noted_when_it_is_complete() {
         world.until_over(Phase::Succeeded);
         assert_eq!((world.primary_pods().revisions(), made(&world)), (vec![&revision("v3")], false));
         assert_eq!(world.key(keys::PROMOTED), Some(revision("v3").as_str()));
+        assert_eq!(world.times_said("was promoted without analysis: outage"), 1, "{}", world.tail());
     }
 }
 

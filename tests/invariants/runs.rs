@@ -147,6 +147,8 @@ fn break_glass_promotes_without_analysis_and_never_at_weight() {
     world.break_glass("v3").unwrap();
     world.until_over(Phase::Succeeded);
     assert_eq!(world.image("app-primary"), "v3");
+    let told = format!("revision {} of app.test was promoted without analysis: outage", revision("v3"));
+    assert_eq!(world.times_said(&told), 1, "{}", world.tail());
 }
 
 #[test]

@@ -42,6 +42,7 @@ async fn the_page_on_rejections_can_be_followed() -> Result<()> {
     typed(world, &ns, "Break-glass: run it now, unanalysed", &["promoted: The primary runs revision"])
         .await?;
     ensure!(image(&world.get(&ns, "deploy", "app-primary").await?) == "app:v4");
+    world.event(&ns, "was promoted without analysis: outage 4711").await?;
     let canary = world.get(&ns, "canary", "app").await?;
     let last = at(&canary, "/status/history").as_array().and_then(|all| all.last());
     ensure!(last.is_some_and(|past| at(past, "/outcome") == "BreakGlass"), "{canary:#}");
