@@ -188,11 +188,15 @@ impl Connection {
         self.items(&format!("{list}?labelSelector={selector}")).await
     }
 
-    /// The settings of the installed controller, as far as this person may read them.
+    /// The settings of the installed controller; defaults where there is none. Who may not read them is told nothing of the shortest
+    /// interval, rather than a wrong one.
     pub async fn config(&self) -> Config {
         let at = uri("apps/v1", Some(crate::api::keys::NAMESPACE), "deployments");
-        let installed = self.read(&format!("{at}/{}", workload::NAME)).await.ok().flatten();
-        installed.map_or_else(Config::default, |deployment| settings::of(&deployment))
+        match self.read(&format!("{at}/{}", workload::NAME)).await {
+            Ok(Some(deployment)) => settings::of(&deployment),
+            Ok(None) => Config::default(),
+            Err(_) => Config { min_interval: Duration::ZERO, ..Config::default() },
+        }
     }
 
     /// Reads all that the tree of a Canary shows.

@@ -1,7 +1,7 @@
 //! What Sidetrack has said of a release in Events, and the API server still has.
 
 use super::connection::Connection;
-use super::screen::{Cell, Colour, age, table};
+use super::screen::{Cell, Colour, Screen, Widths, age};
 use super::{DONE, Out, canary_name};
 use crate::controller::clock;
 use jiff::Timestamp;
@@ -26,7 +26,7 @@ impl Events {
             eprintln!("The API server has no Events of {} any more; it keeps them for an hour.", self.name);
             return Ok(DONE);
         }
-        out.text(&table(out.screen, &["AGE", "TYPE", "TIMES", "MESSAGE"], &rows(events, clock::now())))?;
+        out.text(&list(out.screen, events, clock::now()))?;
         Ok(DONE)
     }
 }
@@ -38,29 +38,49 @@ fn last(event: &Value) -> Option<Timestamp> {
         .find_map(|pointer| event.pointer(pointer)?.as_str()?.parse().ok())
 }
 
-fn rows(mut events: Vec<Value>, now: Timestamp) -> Vec<Vec<Cell>> {
-    events.sort_by_key(last);
+/// Lays them out, the oldest first; no message is cut.
+fn list(screen: Screen, mut events: Vec<Value>, now: Timestamp) -> String {
+    // Of one second they are in the order in which they came.
+    let version = |event: &Value| {
+        event.pointer("/metadata/resourceVersion").and_then(Value::as_str).and_then(|v| v.parse::<u64>().ok())
+    };
+    events.sort_by_key(|event| (last(event), version(event)));
     let text = |event: &Value, field: &str| {
         event.get(field).and_then(Value::as_str).unwrap_or_default().trim().to_owned()
     };
-    let row = |event: &Value| {
+    let head = |event: &Value| {
         let times = ["/series/count", "/count"].into_iter().find_map(|p| event.pointer(p)?.as_i64());
-        let (kind, message) = (text(event, "type"), text(event, "message"));
+        let kind = text(event, "type");
         let colour = if kind == "Warning" { Colour::Bad } else { Colour::Plain };
         vec![
             Cell::new(age(last(event), now)),
             Cell::painted(kind, colour),
             Cell::new(times.unwrap_or(1).to_string()),
-            Cell::new(message),
         ]
     };
-    events.iter().map(row).collect()
+    let headings = ["AGE", "TYPE", "TIMES"].map(Cell::new).to_vec();
+    let rows: Vec<Vec<Cell>> = std::iter::once(headings).chain(events.iter().map(head)).collect();
+    let heads = Widths::default().lay_out(Screen { width: None, ..screen }, &rows);
+    let plain = Widths::default().lay_out(Screen::PLAIN, &rows);
+    let width = plain.lines().map(str::len).max().unwrap_or(0); // colours have none
+    let indent = " ".repeat(width + 2);
+    let mut shown = String::new();
+    let messages = std::iter::once("MESSAGE".to_owned()).chain(events.iter().map(|e| text(e, "message")));
+    for ((head, bare), message) in heads.lines().zip(plain.lines()).zip(messages) {
+        for (number, part) in screen.wrap(&message, &indent).into_iter().enumerate() {
+            let before = match number {
+                0 => format!("{head}{}", " ".repeat(indent.len().saturating_sub(bare.len()))),
+                _ => indent.clone(),
+            };
+            shown.push_str(&format!("{before}{part}\n"));
+        }
+    }
+    shown
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugin::screen::Screen;
     use serde_json::json;
 
     #[test]
@@ -68,14 +88,21 @@ mod tests {
         let events = vec![
             json!({"type": "Warning", "message": "Halt", "eventTime": "2026-01-01T00:59:50.1Z",
                 "series": {"count": 3, "lastObservedTime": "2026-01-01T00:59:59Z"}}),
-            json!({"type": "Normal", "message": "Advance\n", "lastTimestamp": "2026-01-01T00:59:30Z", "count": 1}),
+            json!({"type": "Normal", "message": "Advance app.shop canary weight 25\n", "lastTimestamp": "2026-01-01T00:59:30Z", "count": 1}),
         ];
-        let shown = table(
-            Screen::PLAIN,
-            &["AGE", "TYPE", "TIMES", "MESSAGE"],
-            &rows(events, "2026-01-01T01:00:00Z".parse().unwrap()),
-        );
+        let now = "2026-01-01T01:00:00Z".parse().unwrap();
+        let narrow = list(Screen { colour: false, width: Some(40) }, events.clone(), now);
+        assert!(narrow.lines().all(|line| line.len() <= 40), "{narrow}");
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let shown = list(Screen::PLAIN, events, now);
+        assert_eq!(words(&narrow), words(&shown), "no word is lost");
         let lines: Vec<Vec<&str>> = shown.lines().map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(lines[1..], [vec!["30s", "Normal", "1", "Advance"], vec!["1s", "Warning", "3", "Halt"]]);
+        assert_eq!(
+            lines[1..],
+            [
+                vec!["30s", "Normal", "1", "Advance", "app.shop", "canary", "weight", "25"],
+                vec!["1s", "Warning", "3", "Halt"]
+            ]
+        );
     }
 }

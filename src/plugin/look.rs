@@ -64,6 +64,10 @@ impl Get {
     }
 
     pub(crate) async fn run(self, at: &Connection, out: &mut Out<'_>) -> anyhow::Result<u8> {
+        // Whoever asks for all columns gets all of them, however wide the terminal is.
+        if self.output == Some(Format::Wide) {
+            out.screen.width = None;
+        }
         let found = self.read(at).await?;
         if found.is_empty() && !self.watch {
             let within = if self.all_namespaces {
