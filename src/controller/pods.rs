@@ -2,9 +2,10 @@
 
 use super::act::{ActError, Actor};
 use super::cache::CanaryKey;
+use super::clock;
 use crate::kubernetes::writer::WriteError;
 use crate::object::Kind;
-use crate::rollout::observed::Evicted;
+use crate::rollout::observed::{Evicted, PodsSaid};
 use crate::rollout::plan::Message;
 use crate::rollout::revision::Revision;
 use crate::rollout::subject::{Older, Subject};
@@ -97,8 +98,13 @@ impl Actor {
                 }
             }
         };
-        self.states().entry(key.clone()).or_default().memory.pods =
-            Some((deployment.to_owned(), revision.to_owned(), why));
+        let said = PodsSaid {
+            deployment: deployment.to_owned(),
+            revision: revision.to_owned(),
+            at: clock::now(),
+            why,
+        };
+        self.states().entry(key.clone()).or_default().memory.pods = Some(said);
     }
 
     /// Makes a ReplicaSet of the promoted revision, if there is none.

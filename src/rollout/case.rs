@@ -1,7 +1,7 @@
 //! What is decided on, and what every stage asks of it: whether pods are ready, whether traffic has left, what to say when.
 
 use crate::api::status::{Phase, Run, Stage};
-use crate::rollout::observed::{Memory, Observed};
+use crate::rollout::observed::{Memory, Observed, PodsSaid};
 use crate::rollout::plan::{Message, Plan, Step};
 use crate::rollout::revision::Revision;
 use crate::rollout::status::{Draft, if_new};
@@ -81,17 +81,38 @@ impl Case<'_> {
     /// Adds to a reason what pods that are not ready say of it themselves: status tells it when they are long gone.
     pub(super) fn with_pods(&self, deployment: &str, run: &Run, text: &str) -> Result<String, Plan> {
         let revision = &run.revision;
-        match &self.m.pods {
-            Some((of, seen, why)) if of == deployment && seen == revision => {
-                Ok(why.as_ref().map_or_else(|| text.to_owned(), |why| format!("{text}; {why}")))
+        let of_these = |said: &&PodsSaid| said.deployment == deployment && said.revision == *revision;
+        let said = self.m.pods.as_ref().filter(of_these);
+        match said.filter(|said| self.after_interval(said.at).is_some()) {
+            Some(said) => {
+                Ok(said.why.as_ref().map_or_else(|| text.to_owned(), |why| format!("{text}; {why}")))
             }
-            _ => Err(Step::AskPods { deployment: deployment.to_owned(), revision: revision.clone() }.into()),
+            None => {
+                Err(Step::AskPods { deployment: deployment.to_owned(), revision: revision.clone() }.into())
+            }
         }
     }
 
     /// The same of the canary's pods.
     pub(super) fn with_canarys_pods(&self, run: &Run, text: &str) -> Result<String, Plan> {
         self.with_pods(&self.o.names.canary_deployment, run, text)
+    }
+
+    /// The canary's pods are awaited: what takes longer than an interval is said once an interval, and stated with their words.
+    pub(super) fn canary_awaited(&mut self, run: &Run, text: String) -> Plan {
+        if self.after_interval(run.since).is_some() {
+            return self.overdue(run.since, Message::warning(text));
+        }
+        let why = match self.with_canarys_pods(run, &text) {
+            Err(plan) => return plan,
+            Ok(why) => why,
+        };
+        let said = self.overdue(run.since, Message::warning(text));
+        if said.steps.is_empty() {
+            return said;
+        }
+        let stated = self.waits(self.o.status.phase, &format!("The canary is being started: {why}."));
+        Plan { steps: said.steps.into_iter().chain(stated.steps).collect(), wake: said.wake }
     }
 
     /// Judges the canary: the pods of the run's snapshot, all of them, and ready (interlock §5.4).

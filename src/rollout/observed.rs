@@ -190,8 +190,8 @@ pub struct Memory {
     pub unsettled: Option<(Option<i32>, Timestamp)>,
     /// Since when the apex Service has been seen at its backend.
     pub apex_since: Option<(Backend, Timestamp)>,
-    /// What pods that are not ready say of that, in this tick: their Deployment and revision, and their words.
-    pub pods: Option<(String, String, Option<String>)>,
+    /// What pods that are not ready have said of that.
+    pub pods: Option<PodsSaid>,
     /// The number of pods with which the canary was ready last.
     pub ready_with: Option<i32>,
     /// The weight last seen as this run had set it.
@@ -230,6 +230,19 @@ pub struct Memory {
     pub unkept_until: Option<Timestamp>,
     /// When it was last looked at what else there is in the namespace.
     pub surveyed: Option<Timestamp>,
+}
+
+/// What pods that are not ready say of that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodsSaid {
+    /// Their Deployment.
+    pub deployment: String,
+    /// Their revision.
+    pub revision: String,
+    /// When they were asked.
+    pub at: Timestamp,
+    /// Their words, where they have some.
+    pub why: Option<String>,
 }
 
 impl Observed {

@@ -4,6 +4,7 @@
 use crate::api::status::Phase;
 use crate::object::{Kind, ObjectRef, Objects, Write};
 use crate::rollout::neighbours::Neighbours;
+use crate::rollout::observed::PodsSaid;
 use crate::rollout::plan::{Answer, Step};
 use crate::rollout::revision::Revision;
 use crate::rollout::subject::{Config, Snapshot, Subject};
@@ -152,7 +153,9 @@ fn take(world: &mut World, subject: &Subject<'_>, memory: &mut Memory, step: &St
             memory.answers.insert(check.clone(), yes);
         }
         Step::AskPods { deployment, revision } => {
-            memory.pods = Some((deployment.clone(), revision.clone(), None));
+            let at = memory.surveyed.unwrap_or_default();
+            let (deployment, revision) = (deployment.clone(), revision.clone());
+            memory.pods = Some(PodsSaid { deployment, revision, at, why: None });
         }
         Step::LoadSnapshot(revision) => {
             if let Some(template) = subject.target_template().cloned() {

@@ -132,7 +132,7 @@ pub(super) fn releasing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
                     Ok(why) => rollback::begin(case, &analysis::because(run, why), None),
                 };
             }
-            case.overdue(run.since, Message::warning(text))
+            case.canary_awaited(run, text)
         }
     }
 }

@@ -180,6 +180,11 @@ fn a_rejection_says_what_its_pods_have_said() {
     for canary in [canary(&[]), in_place(&[])] {
         let mut world = World::initialised(canary);
         world.update_with("v2", Some("never")).unwrap();
+        // Long before the deadline it is said why it takes so long.
+        world.run(25);
+        let started = "The canary is being started: canary deployment";
+        let message = world.ready_message();
+        assert!(message.starts_with(started) && message.contains("see its readiness probe"), "{message}");
         world.until_over(Phase::Failed);
         let message = world.ready_message();
         assert!(

@@ -10,7 +10,7 @@ use sidetrack::api::Canary;
 use sidetrack::api::status::Phase;
 use sidetrack::object::{Kind, ObjectRef, Write};
 use sidetrack::rollout::naming::label_value;
-use sidetrack::rollout::observed::Evicted;
+use sidetrack::rollout::observed::{Evicted, PodsSaid};
 use sidetrack::rollout::plan::{Answer, Check, Message, Plan, Step};
 use sidetrack::rollout::revision::Revision;
 use sidetrack::rollout::subject::{Config, Older, Question, Snapshot, Subject, logged};
@@ -189,7 +189,8 @@ impl World {
                 let why = subject.why_not_ready(deployment, &sets, &pods);
                 self.note(format!("asks the pods of {deployment}: {why:?}"));
                 if let Some(process) = &mut self.process {
-                    process.memory.pods = Some((deployment.clone(), revision.clone(), why));
+                    let (deployment, revision) = (deployment.clone(), revision.clone());
+                    process.memory.pods = Some(PodsSaid { deployment, revision, at: self.cluster.now, why });
                 }
                 return Ok(());
             }
