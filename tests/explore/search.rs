@@ -12,7 +12,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// States that are looked at where nobody says otherwise.
-const STATES: u64 = 60_000;
+const STATES: u64 = 40_000;
 /// Steps after which a world that nobody disturbs any more is at rest.
 const STEPS: usize = 3_000;
 const SHARDS: usize = 64;
