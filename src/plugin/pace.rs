@@ -17,7 +17,9 @@ pub fn pace(
     now: Timestamp,
 ) -> Option<String> {
     let run = status.run.as_ref().filter(|run| run.stage == Stage::Analysing)?;
-    let all: Vec<i32> = std::iter::successors(steps.next(0), |weight| steps.next(*weight)).collect();
+    // Weights that do not rise are warned of and stored all the same: they lead round and round.
+    let rises = |weight: &i32| steps.next(*weight).filter(|next| next > weight);
+    let all: Vec<i32> = std::iter::successors(steps.next(0), rises).collect();
     let taken = all.iter().filter(|weight| **weight <= run.weight).count();
     let weights: Vec<String> = all.iter().map(ToString::to_string).collect();
     let list = if all.len() > LISTED { String::new() } else { format!(" ({} %)", weights.join(", ")) };
@@ -67,5 +69,16 @@ mod tests {
         assert_eq!(text(json!({"weight": 0})).get(..10), Some("Step 0 of "));
         assert_eq!(text(json!({"paused": true})), "Step 2 of 5 (10, 20, 30, 40, 50 %)");
         assert_eq!(said(json!({"stage": "Promoting"})), None);
+    }
+
+    #[test]
+    fn weights_that_lead_round_have_an_end() {
+        let run =
+            json!({"revision": "b", "stage": "Analysing", "since": "2026-01-01T00:00:00Z", "weight": 50});
+        let status = serde_json::from_value(json!({"phase": "Progressing", "run": run})).unwrap();
+        let steps = Steps { step: 0, list: vec![50, 10, 50], max: 100, promotion: 0 };
+        let said =
+            pace(&status, &steps, SignedDuration::from_secs(60), "2026-01-01T00:00:15Z".parse().unwrap());
+        assert_eq!(said.as_deref(), Some("Step 1 of 1 (50 %)"));
     }
 }
