@@ -23,6 +23,16 @@ impl Actor {
         self.writer.list(Kind::ReplicaSet, &subject.names.namespace, label).await
     }
 
+    /// The ReplicaSets and the pods that have a label.
+    async fn sets_and_pods(
+        &self,
+        subject: &Subject<'_>,
+        label: (&str, &str),
+    ) -> Result<(Vec<Value>, Vec<Value>), WriteError> {
+        let list = |kind| self.writer.list(kind, &subject.names.namespace, label);
+        tokio::try_join!(list(Kind::ReplicaSet), list(Kind::Pod))
+    }
+
     /// Stores what the target's pods were made from before a newer template was held on it.
     pub(super) async fn store_running(
         &self,
@@ -87,16 +97,13 @@ impl Actor {
     ) {
         let why = match subject.pods_label(deployment) {
             None => None,
-            Some((name, value)) => {
-                let list = |kind| self.writer.list(kind, &subject.names.namespace, (&name, &value));
-                match tokio::try_join!(list(Kind::ReplicaSet), list(Kind::Pod)) {
-                    Ok((sets, pods)) => subject.why_not_ready(deployment, &sets, &pods),
-                    Err(error) => {
-                        tracing::debug!("the pods of {deployment} are not asked: {}", chain(&error));
-                        None
-                    }
+            Some((name, value)) => match self.sets_and_pods(subject, (&name, &value)).await {
+                Ok((sets, pods)) => subject.why_not_ready(deployment, &sets, &pods),
+                Err(error) => {
+                    tracing::debug!("the pods of {deployment} are not asked: {}", chain(&error));
+                    None
                 }
-            }
+            },
         };
         let said = PodsSaid {
             deployment: deployment.to_owned(),
@@ -130,9 +137,7 @@ impl Actor {
         than: Timestamp,
     ) -> Result<(), ActError> {
         let Some(label) = subject.label() else { return Ok(()) };
-        let of = (label.key.as_str(), label.value.as_str());
-        let list = |kind| self.writer.list(kind, &subject.names.namespace, of);
-        let (sets, pods) = tokio::try_join!(list(Kind::ReplicaSet), list(Kind::Pod))?;
+        let (sets, pods) = self.sets_and_pods(subject, (&label.key, &label.value)).await?;
         let found = match subject.older(&sets, &pods, than) {
             Older::None => Evicted::All,
             Older::Wait => Evicted::Some,

@@ -132,7 +132,7 @@ impl Undo {
             "deployment {target} has revision {shown} again; follow it: kubectl sidetrack status {} -n {} --wait",
             self.name, at.namespace
         ))?;
-        for line in undone_by(&object, &at.namespace) {
+        if let Some(line) = undone_by(&object, &at.namespace) {
             out.line(&line)?;
         }
         Ok(DONE)
@@ -140,7 +140,8 @@ impl Undo {
 }
 
 /// Who applies the Deployment again as Git or a chart has it, by the marks that they leave, and how to keep them from it.
-fn undone_by(target: &Value, namespace: &str) -> Vec<String> {
+fn undone_by(target: &Value, namespace: &str) -> Option<String> {
+    const KEEP: &str = "until Git is reverted, keep it from that";
     let of = |part: &str, key: &str| target.pointer(part)?.get(key)?.as_str();
     let (label, annotation) =
         (|key: &str| of("/metadata/labels", key), |key: &str| of("/metadata/annotations", key));
@@ -148,28 +149,28 @@ fn undone_by(target: &Value, namespace: &str) -> Vec<String> {
         let name = label(&format!("{group}.toolkit.fluxcd.io/name"))?;
         let of = label(&format!("{group}.toolkit.fluxcd.io/namespace")).unwrap_or(namespace);
         let kind_name = if kind == "kustomization" { "Kustomization" } else { "HelmRelease" };
-        Some((format!("Flux ({kind_name} {of}/{name})"), format!("flux suspend {kind} {name} -n {of}")))
+        Some((format!("Flux ({kind_name} {of}/{name})"), KEEP, format!("flux suspend {kind} {name} -n {of}")))
     };
     let argo = || {
         let application = annotation("argocd.argoproj.io/tracking-id")?.split(':').next()?;
         Some((
             format!("Argo CD (Application {application})"),
+            KEEP,
             format!("argocd app set {application} --sync-policy none"),
         ))
     };
     let helm = || {
         let release = annotation("meta.helm.sh/release-name")?;
         let of = annotation("meta.helm.sh/release-namespace").unwrap_or(namespace);
-        Some((format!("helm upgrade (release {of}/{release})"), format!("helm rollback {release} -n {of}")))
+        let undo = format!("helm rollback {release} -n {of}");
+        Some((format!("helm upgrade (release {of}/{release})"), "use instead", undo))
     };
     let found = flux("kustomization", "kustomize")
         .or_else(|| flux("helmrelease", "helm"))
         .or_else(argo)
         .or_else(helm);
-    let Some((who, how)) = found else { return Vec::new() };
-    let instead =
-        if how.starts_with("helm") { "use instead" } else { "until Git is reverted, keep it from that" };
-    vec![format!("{who} applies its own revision again at its next turn; {instead}: {how}")]
+    let (who, what, how) = found?;
+    Some(format!("{who} applies its own revision again at its next turn; {what}: {how}"))
 }
 
 /// Chooses the revision to go back to.
@@ -223,7 +224,7 @@ mod tests {
 
     #[test]
     fn who_will_undo_an_undo_is_told_by_the_marks_on_the_deployment() {
-        let said = |metadata: Value| undone_by(&json!({"metadata": metadata}), "shop").join("\n");
+        let said = |metadata: Value| undone_by(&json!({"metadata": metadata}), "shop").unwrap_or_default();
         let flux = json!({"labels": {"kustomize.toolkit.fluxcd.io/name": "apps", "kustomize.toolkit.fluxcd.io/namespace": "flux-system"}});
         assert_eq!(
             said(flux),

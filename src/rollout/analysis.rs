@@ -57,13 +57,13 @@ pub(super) fn advance(case: &mut Case<'_>, target: &Workload, run: &Run) -> Plan
         if !(error.deadline || counts) {
             return halted(case, run, vec![Message::warning(text)], counts);
         }
+        if error.deadline {
+            return rollback::begin_unready(case, run, &text, None);
+        }
         let why = match case.with_canarys_pods(run, &text) {
             Err(plan) => return plan,
             Ok(why) => why,
         };
-        if error.deadline {
-            return rollback::begin(case, &because(run, why), None);
-        }
         return halted_because(case, run, vec![Message::warning(text)], counts, why);
     }
     // One that has no pod at all is not waited for: the revision may be what mends it.
@@ -141,10 +141,7 @@ fn awaited(case: &mut Case<'_>, target: &Workload, run: &Run) -> Option<Plan> {
             let end =
                 o.canary.as_ref().map_or(since, |canary| canary.late_at(since, o.policy.deadline, case.now));
             if error.deadline || case.now >= end {
-                return Some(match case.with_canarys_pods(run, &text) {
-                    Err(plan) => plan,
-                    Ok(why) => rollback::begin(case, &because(run, why), None),
-                });
+                return Some(rollback::begin_unready(case, run, &text, None));
             }
             Some(case.overdue(since, Message::warning(text)).wake(end))
         }

@@ -7,6 +7,7 @@ use crate::rollout::revision::Revision;
 use crate::rollout::status::{Draft, if_new};
 use crate::rollout::workload::{NotReady, Workload};
 use jiff::{SignedDuration, Timestamp};
+
 /// One decision in the making.
 pub(super) struct Case<'a> {
     pub(super) o: &'a Observed,

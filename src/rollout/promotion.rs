@@ -67,12 +67,7 @@ pub(super) fn clearing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pla
         && case.now >= end
     {
         let text = case.canary_not_ready(&error);
-        return match case.with_canarys_pods(run, &text) {
-            Err(plan) => plan,
-            Ok(why) => {
-                rollback::begin(case, &analysis::because(run, why), Some(vec![Message::warning(text)]))
-            }
-        };
+        return rollback::begin_unready(case, run, &text, Some(vec![Message::warning(text.clone())]));
     }
     if let Some(why) = case.o.routes.unsettled.clone().filter(|_| case.unsettled_for_long()) {
         return rollback::begin(

@@ -127,10 +127,7 @@ pub(super) fn releasing(case: &mut Case<'_>, target: &Workload, run: &Run) -> Pl
         Err(error) => {
             let text = case.canary_not_ready(&error);
             if error.deadline || overdue(case, target, run) {
-                return match case.with_canarys_pods(run, &text) {
-                    Err(plan) => plan,
-                    Ok(why) => rollback::begin(case, &analysis::because(run, why), None),
-                };
+                return rollback::begin_unready(case, run, &text, None);
             }
             case.canary_awaited(run, text)
         }

@@ -1,6 +1,7 @@
 //! The ways out of a run without a promotion: rollback and revert; and its last act, the post-rollout hooks.
 
 use crate::api::status::{Phase, Run, Stage};
+use crate::rollout::analysis::because;
 use crate::rollout::asking::Asked;
 use crate::rollout::case::{Case, Newer};
 use crate::rollout::plan::{Check, Message, Plan, Step};
@@ -45,6 +46,14 @@ fn threshold(case: &mut Case<'_>, run: &Run) -> Plan {
 /// Rolls back: says why, states it, and takes the traffic away.
 pub(super) fn begin(case: &mut Case<'_>, run: &Run, said: Option<Vec<Message>>) -> Plan {
     begin_at(case, run, said, Stage::RollingBack)
+}
+
+/// The same because the canary's pods are not ready, with what they say of that.
+pub(super) fn begin_unready(case: &mut Case<'_>, run: &Run, text: &str, said: Option<Vec<Message>>) -> Plan {
+    match case.with_canarys_pods(run, text) {
+        Err(plan) => plan,
+        Ok(why) => begin(case, &because(run, why), said),
+    }
 }
 
 /// The same by way of a stage that comes before.

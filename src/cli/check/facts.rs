@@ -1,11 +1,12 @@
 //! What was found out about a cluster, as plain data.
 
 use crate::cli::manifests::rights::Right;
-use crate::object::Kind;
+use crate::object::{Kind, ObjectRef, Objects};
 use crate::rollout::preview::Preview;
 use jiff::Timestamp;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What the API server answered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -153,6 +154,16 @@ impl Facts {
             server.users.retain(|user| user.starts_with(&within));
         }
         self.metrics_servers.retain(|server| !server.users.is_empty());
+    }
+
+    /// Returns the MetricTemplates as Canaries refer to them; none where they could not be listed.
+    #[must_use]
+    pub fn templates(&self) -> Objects {
+        let of = |template: &Value| {
+            let (namespace, name) = key(template);
+            (ObjectRef::new(Kind::MetricTemplate, namespace, name), Arc::new(template.clone()))
+        };
+        self.templates.iter().flatten().map(of).collect()
     }
 
     /// Returns an object of the installation by kind and name.

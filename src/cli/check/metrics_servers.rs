@@ -1,16 +1,14 @@
 //! Findings about what Canaries ask: their metrics servers, and the MetricTemplates that they name. A server that is a Service of
 //! the cluster is asked by way of the API server, as the person who looks may.
 
-use super::facts::{Answer, Facts, MetricsServer, Refusal, Reply, key};
+use super::facts::{Answer, Facts, MetricsServer, Refusal, Reply};
 use super::finding::Finding;
 use super::finding::Level::{Error, Info, Warning};
 use super::settings::config;
 use crate::api::keys;
-use crate::object::{Kind, ObjectRef, Objects};
 use crate::rollout::subject::Subject;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use url::Url;
 
 /// Canaries that are named; of more the number is said.
@@ -33,11 +31,7 @@ pub(super) fn asked(facts: &Facts) -> BTreeMap<String, Vec<String>> {
 /// Calls with every Canary that is served, and its name.
 fn each(facts: &Facts, mut see: impl FnMut(&str, &Subject<'_>)) {
     let config = config(facts);
-    let of = |template: &Value| {
-        let (namespace, name) = key(template);
-        (ObjectRef::new(Kind::MetricTemplate, namespace, name), Arc::new(template.clone()))
-    };
-    let templates: Objects = facts.templates.iter().flatten().map(of).collect();
+    let templates = facts.templates();
     for object in facts.canaries.iter().flatten() {
         let (snapshots, stored) = Default::default();
         let Ok(subject) = Subject::new(object.clone(), templates.clone(), snapshots, &stored, &config) else {

@@ -12,12 +12,10 @@ use crate::cli::check::gather::{gather, path};
 use crate::cli::check::settings;
 use crate::cli::manifests::{installation, workload};
 use crate::controller::clock;
-use crate::object::{Kind, ObjectRef, Objects};
 use crate::rollout::subject::Subject;
 use anyhow::bail;
 use flags::Arguments;
 use serde_json::{Value, json};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Time between two looks at Flagger's pods.
@@ -69,7 +67,7 @@ struct Move {
 }
 
 impl Move {
-    fn of(facts: &Facts, templates: &[Value]) -> anyhow::Result<Self> {
+    fn of(facts: &Facts) -> anyhow::Result<Self> {
         let mut plan = Self::default();
         let replicas = |d: &Value| d.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1);
         let flaggers = facts.flaggers.clone()?;
@@ -82,13 +80,9 @@ impl Move {
         if let Some(provider) = &plan.arguments.mesh_provider {
             config.mesh_provider.clone_from(provider);
         }
-        let templates: Objects = templates
-            .iter()
-            .map(|template| {
-                let (namespace, name) = key(template);
-                (ObjectRef::new(Kind::MetricTemplate, namespace, name), Arc::new(template.clone()))
-            })
-            .collect();
+        // What cannot be listed is not taken for missing.
+        facts.templates.as_ref().map_err(Clone::clone)?;
+        let templates = facts.templates();
         for object in facts.canaries.clone()? {
             let (namespace, name) = key(&object);
             let at = format!("{namespace}/{name}");
@@ -173,8 +167,7 @@ impl Migrate {
             }
             facts.keep_namespace(namespace);
         }
-        let templates = at.items("/apis/flagger.app/v1beta1/metrictemplates").await?;
-        let plan = Move::of(&facts, &templates)?;
+        let plan = Move::of(&facts)?;
         out.text(&plan.print(self.image.as_deref()))?;
         if !self.yes {
             out.line("Nothing was changed; do it with --yes.")?;
@@ -236,28 +229,42 @@ impl Migrate {
         flaggers: &[(String, String)],
     ) -> anyhow::Result<()> {
         let uri = format!("/apis/apps/v1/namespaces/{}/deployments/{}", keys::NAMESPACE, workload::NAME);
+        if self.until(at, &uri, "/status/availableReplicas", |available| available > 0).await?.is_ok() {
+            return out.line("Sidetrack is ready");
+        }
+        let back: Vec<String> = flaggers
+            .iter()
+            .map(|(namespace, name)| format!("kubectl -n {namespace} scale deployment {name} --replicas 1"))
+            .collect();
+        bail!(
+            "Sidetrack is not ready after {:?}: see kubectl -n {} describe pods. Until then nobody releases anything; to go back: {}",
+            self.timeout,
+            keys::NAMESPACE,
+            back.join("; ")
+        );
+    }
+
+    /// Waits until a Deployment's controller has seen it as it is and counts so many pods; the last count where that does not come
+    /// in time.
+    async fn until(
+        &self,
+        at: &Connection,
+        uri: &str,
+        counted: &str,
+        so: impl Fn(i64) -> bool,
+    ) -> anyhow::Result<Result<(), i64>> {
         let end = Instant::now().checked_add(self.timeout);
         loop {
-            let live = at.read(&uri).await?.unwrap_or_default();
+            let live = at.read(uri).await?.unwrap_or_default();
             let seen = live.pointer("/status/observedGeneration") == live.pointer("/metadata/generation");
-            if seen && live.pointer("/status/availableReplicas").and_then(Value::as_i64).unwrap_or(0) > 0 {
-                return out.line("Sidetrack is ready");
+            let pods = live.pointer(counted).and_then(Value::as_i64).unwrap_or(0);
+            if seen && so(pods) {
+                return Ok(Ok(()));
             }
             if end.is_some_and(|end| Instant::now() >= end) {
-                let back: Vec<String> = flaggers
-                    .iter()
-                    .map(|(namespace, name)| {
-                        format!("kubectl -n {namespace} scale deployment {name} --replicas 1")
-                    })
-                    .collect();
-                bail!(
-                    "Sidetrack is not ready after {:?}: see kubectl -n {} describe pods. Until then nobody releases anything; to go back: {}",
-                    self.timeout,
-                    keys::NAMESPACE,
-                    back.join("; ")
-                );
+                return Ok(Err(pods));
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(PAUSE).await; // between two looks
         }
     }
 
@@ -277,21 +284,12 @@ impl Migrate {
             &json!({"spec": {"replicas": 0}}),
         )
         .await?;
-        let end = Instant::now().checked_add(self.timeout);
-        loop {
-            let live = at.read(&uri).await?.unwrap_or_default();
-            let left = live.pointer("/status/replicas").and_then(Value::as_i64).unwrap_or(0);
-            let seen = live.pointer("/status/observedGeneration") == live.pointer("/metadata/generation");
-            if left == 0 && seen {
-                return out.line(&format!("scaled deployment {name} in {namespace} to 0"));
-            }
-            if end.is_some_and(|end| Instant::now() >= end) {
-                bail!(
-                    "{left} pods of {namespace}/{name} are still there after {:?}: see why, then go on",
-                    self.timeout
-                );
-            }
-            tokio::time::sleep(PAUSE).await;
+        match self.until(at, &uri, "/status/replicas", |left| left == 0).await? {
+            Ok(()) => out.line(&format!("scaled deployment {name} in {namespace} to 0")),
+            Err(left) => bail!(
+                "{left} pods of {namespace}/{name} are still there after {:?}: see why, then go on",
+                self.timeout
+            ),
         }
     }
 }

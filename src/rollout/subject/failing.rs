@@ -4,7 +4,7 @@ use super::Subject;
 use super::eviction::{phase, pods_of, ready};
 use crate::api::keys;
 use crate::foreign::cut_to;
-use crate::object::{Kind, ObjectRef};
+use crate::object::Kind;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -29,7 +29,7 @@ impl Subject<'_> {
     /// those of its label.
     #[must_use]
     pub fn why_not_ready(&self, deployment: &str, sets: &[Value], pods: &[Value]) -> Option<String> {
-        let live = self.live(&ObjectRef::new(Kind::Deployment, &self.names.namespace, deployment))?;
+        let live = self.get(Kind::Deployment, deployment)?;
         let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
         for pod in pods_of(live, sets, pods).into_iter().filter(|pod| !ready(pod)) {
             for reason in of_pod(pod) {
