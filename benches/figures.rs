@@ -20,8 +20,6 @@ mod webhook;
 
 #[path = "figures/api.rs"]
 mod api;
-#[path = "../tests/harness/mod.rs"]
-mod harness;
 
 use anyhow::{Context as _, Result};
 use harness::World;

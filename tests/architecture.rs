@@ -2,25 +2,67 @@
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test stops at what it cannot read")]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Directories and files whose code is pure.
-const PURE: [&str; 14] = [
+/// The rooms of `src` from the ground up, and which of the rooms below each names: no arrow points up. `main` and `bin`
+/// stand above all of them.
+const ROOMS: &str = "
+    clock:
+    foreign:
+    go:
+    object:
+    outbound:
+    api: go
+    hooks: api go outbound
+    metrics: go outbound
+    router: api foreign go object
+    review: api go router
+    rollout: api foreign hooks metrics object outbound review router
+    policy: api go object review rollout
+    admission: api object policy
+    telemetry: clock
+    kubernetes: api clock object rollout
+    tls: clock kubernetes
+    controller: admission api clock foreign kubernetes object outbound policy rollout router telemetry
+    install: admission api go object rollout
+    check: admission api clock controller install kubernetes object policy rollout telemetry
+    cli: admission api check clock controller go install kubernetes rollout telemetry tls
+    plugin: admission api check clock go install kubernetes object rollout
+";
+
+/// The rooms of `src/rollout` likewise; stages and interrupts hand over to each other.
+const CORE: &str = "
+    model:
+    objects:
+    status: model
+    case: model status
+    interrupts: case model stages status
+    stages: case interrupts model status
+    advance: case interrupts model stages status
+    subject: model objects
+    preview: advance model subject
+";
+
+/// Rooms, and files of other rooms, whose code is pure.
+const PURE: [&str; 16] = [
     "src/api",
-    "src/rollout",
-    "src/router",
-    "src/metrics",
-    "src/policy",
+    "src/go.rs",
     "src/hooks",
+    "src/metrics",
     "src/object.rs",
     "src/outbound.rs",
+    "src/policy",
+    "src/review",
+    "src/rollout",
+    "src/router",
+    "src/admission/decide.rs",
+    "src/admission/rules",
     "src/plugin/progress.rs",
     "src/plugin/screen.rs",
     "src/plugin/tree.rs",
     "src/plugin/view.rs",
-    "src/admission/decide.rs",
-    "src/admission/rules",
 ];
 
 /// What pure code does not name.
@@ -62,6 +104,88 @@ fn pure_modules_name_no_io() {
         }
     }
     assert!(offences.is_empty(), "{}", offences.join("\n"));
+}
+
+/// Files and folders that are compiled for tests only.
+fn test_only(root: &Path) -> BTreeSet<PathBuf> {
+    let mut found = BTreeSet::new();
+    for file in rust_files(&root.join("src")) {
+        let text = fs::read_to_string(&file).unwrap();
+        let folder = match file.file_stem().unwrap().to_str().unwrap() {
+            "mod" | "lib" | "main" => file.parent().unwrap().to_owned(),
+            name => file.parent().unwrap().join(name),
+        };
+        for after in text.split("#[cfg(test)]\n").skip(1) {
+            let line = after.lines().next().unwrap_or_default();
+            if let Some((_, name)) = line.strip_suffix(';').and_then(|line| line.split_once("mod ")) {
+                found.extend([folder.join(format!("{name}.rs")), folder.join(name)]);
+            }
+        }
+    }
+    found
+}
+
+/// Checks a table against what the files below `at` name after `prefix`: every arrow is in it, and points down, and every one
+/// in it is there.
+fn check_arrows(at: &str, prefix: &str, table: &str, handing_over: &[&str]) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let tests = test_only(root);
+    let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for file in rust_files(&root.join(at)) {
+        if tests.iter().any(|t| file.starts_with(t)) {
+            continue;
+        }
+        let below = file.strip_prefix(root.join(at)).unwrap().with_extension("");
+        let room = below.components().next().unwrap().as_os_str().to_str().unwrap().to_owned();
+        let text = fs::read_to_string(&file).unwrap();
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        let code: String = code.lines().filter(|l| !l.trim_start().starts_with("//")).collect();
+        for after in code.split(prefix).skip(1) {
+            let names = match after.strip_prefix('{') {
+                Some(group) => group.split('}').next().unwrap_or_default().split(',').collect(),
+                None => vec![after],
+            };
+            let word = |text: &str| {
+                text.trim().split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap().to_owned()
+            };
+            found.entry(room.clone()).or_default().extend(names.into_iter().map(word).filter(|w| *w != room));
+        }
+    }
+    let mut known = BTreeSet::new();
+    let mut wrong = Vec::new();
+    for (room, below) in table.lines().filter_map(|line| line.trim().split_once(':')) {
+        let listed: BTreeSet<&str> = below.split_whitespace().collect();
+        known.insert(room);
+        let names = found.remove(room).unwrap_or_default();
+        wrong.extend(
+            listed.iter().filter(|r| !names.contains(**r)).map(|r| format!("{room} no longer names {r}")),
+        );
+        wrong.extend(
+            names
+                .iter()
+                .filter(|r| table.contains(&format!(" {r}:")) && !listed.contains(r.as_str()))
+                .map(|r| format!("{room} names {r}")),
+        );
+        wrong.extend(
+            listed
+                .iter()
+                .filter(|r| !known.contains(**r) && !handing_over.contains(*r))
+                .map(|r| format!("{room} stands below {r}")),
+        );
+    }
+    wrong.extend(
+        found
+            .keys()
+            .filter(|r| !["lib", "main", "bin", "mod"].contains(&r.as_str()))
+            .map(|r| format!("{r} is not in the table")),
+    );
+    assert!(wrong.is_empty(), "{at}:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_arrow_points_up() {
+    check_arrows("src", "crate::", ROOMS, &[]);
+    check_arrows("src/rollout", "crate::rollout::", CORE, &["stages"]);
 }
 
 #[test]

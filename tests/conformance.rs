@@ -42,6 +42,3 @@ mod conformance {
         assert!(differences.is_empty(), "{} differences\n{}", differences.len(), differences.join("\n"));
     }
 }
-#[cfg(test)]
-#[expect(dead_code, reason = "each test binary uses a part of it")]
-mod sim;

@@ -5,16 +5,13 @@
     reason = "helpers of tests, which Clippy does not take for such"
 )]
 
-#[path = "harness/mod.rs"]
-mod harness;
-
 use anyhow::{Context, Result, ensure};
 use ground::{ControlPlane, Options};
 use harness::{World, canary, deployment, eventually};
 use serde_json::{Value, json};
-use sidetrack::cli::check::finding::{Finding, Level};
-use sidetrack::cli::check::{findings, gather::gather};
-use sidetrack::controller::clock;
+use sidetrack::check::finding::{Finding, Level};
+use sidetrack::check::{findings, gather::gather};
+use sidetrack::clock;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 

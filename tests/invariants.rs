@@ -26,6 +26,3 @@ mod invariants {
     mod verbs;
     mod waits;
 }
-#[cfg(test)]
-#[expect(dead_code, reason = "each test binary uses a part of it")]
-mod sim;

@@ -1,7 +1,7 @@
 //! The committed manifests are what the binary prints, and say all that an API server would add.
 
 use serde_json::Value;
-use sidetrack::cli::manifests::{IMAGE, installation, tree};
+use sidetrack::install::{IMAGE, installation, tree};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;

@@ -4,8 +4,8 @@
 
 use serde_json::{Map, Value, json};
 use sidetrack::api::crd::crds;
-use sidetrack::api::validate::{Review, review};
-use sidetrack::rollout::naming::Layout;
+use sidetrack::api::names::Layout;
+use sidetrack::review::{Review, review};
 use std::path::Path;
 use std::time::Duration;
 

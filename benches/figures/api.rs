@@ -1,7 +1,7 @@
 //! Objects for the benchmark, each one request, without discovery.
 
-use crate::harness::{self, World};
 use anyhow::{Context as _, Result};
+use harness::{self, World};
 use kube::Client;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};

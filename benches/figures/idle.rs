@@ -1,11 +1,11 @@
 //! What it costs to have Canaries that nothing happens to: requests and memory.
 
 use crate::api::{Api, canary, deployment, phase_is};
-use crate::harness::{Sidetrack, World, eventually};
 use crate::report::Report;
 use anyhow::Result;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use ground::{AuditRequest, SIDETRACK};
+use harness::{Sidetrack, World, eventually};
 use serde_json::json;
 use std::time::{Duration, Instant};
 

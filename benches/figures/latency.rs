@@ -1,10 +1,10 @@
 //! How soon a new template runs: from the return of the client's write to the watch event with pods asked for.
 
 use crate::api::{Api, canary, deployment, new_template};
-use crate::harness::{PATIENCE, World};
 use crate::report::{Report, quantile};
 use anyhow::{Context as _, Result};
 use futures::{StreamExt as _, pin_mut};
+use harness::{PATIENCE, World};
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::ResourceExt as _;
 use kube::runtime::{WatchStreamExt as _, watcher};

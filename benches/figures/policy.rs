@@ -1,12 +1,12 @@
 //! What it costs to enrol hundreds of Deployments by one policy, and to have them enrolled.
 
 use crate::api::{Api, deployment, phase_is};
-use crate::harness::{World, eventually, service_of};
 use crate::idle;
 use crate::report::Report;
 use anyhow::{Context as _, Result};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use ground::SIDETRACK;
+use harness::{World, eventually, service_of};
 use serde_json::json;
 use std::time::{Duration, Instant};
 

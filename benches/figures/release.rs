@@ -1,10 +1,10 @@
 //! What one release costs: requests, writes and time.
 
 use crate::api::{Api, canary, deployment, new_template};
-use crate::harness::{PATIENCE, World};
 use crate::report::Report;
 use anyhow::Result;
 use ground::SIDETRACK;
+use harness::{PATIENCE, World};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

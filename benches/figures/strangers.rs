@@ -1,11 +1,11 @@
 //! What whoever reaches the webhook's port can make it take up.
 
 use crate::api::{Api, deployment, new_template};
-use crate::harness::World;
 use crate::report::{Report, quantile};
 use crate::webhook::labels;
 use anyhow::{Result, ensure};
 use ground::SIDETRACK;
+use harness::World;
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,7 +1,6 @@
 //! What the webhook costs: its handler by itself, and what it adds to an update through the API server.
 
 use crate::api::{Api, deployment, new_template};
-use crate::harness::{World, at, eventually};
 use crate::report::{Report, quantile};
 use anyhow::{Context as _, Result, ensure};
 use axum::body::{Body, to_bytes};
@@ -10,6 +9,7 @@ use axum::{Json, Router};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use ground::SIDETRACK;
+use harness::{World, at, eventually};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use sidetrack::admission::configuration::{Endpoint, NAME, PATH, webhook_configuration};
@@ -17,7 +17,7 @@ use sidetrack::admission::decide::Settings;
 use sidetrack::admission::metrics::Metrics;
 use sidetrack::admission::server::{AdmissionState, DEFAULT_LIMIT, router};
 use sidetrack::api::keys;
-use sidetrack::controller::clock;
+use sidetrack::clock;
 use sidetrack::kubernetes::serve::{Limits, Shutdown, serve_tls};
 use sidetrack::tls::plan::{Policy, Step};
 use sidetrack::tls::{issue, resolver};
@@ -68,7 +68,7 @@ pub(crate) async fn handler(report: &mut Report) -> Result<()> {
 /// An update of an enrolled Deployment's template, padded to [`REVIEW`] bytes.
 fn review() -> Vec<u8> {
     let object = |image: &str, padding: usize| {
-        let mut object = crate::harness::deployment("test", image, 2);
+        let mut object = harness::deployment("test", image, 2);
         let env: Vec<Value> = (0..20)
             .map(|n| json!({"name": format!("VARIABLE_{n}"), "value": "x".repeat(padding / 20)}))
             .collect();

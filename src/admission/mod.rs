@@ -12,6 +12,7 @@ pub mod metrics;
 pub mod outcome;
 pub mod patch;
 pub mod policy_lock;
+pub mod policy_webhooks;
 pub mod requests;
 pub mod review;
 mod rules;

@@ -1,6 +1,6 @@
 //! What [`super::decide::decide`] answers, as data.
 
-use crate::rollout::revision::Revision;
+use crate::api::revision::Revision;
 use serde_json::Value;
 use std::collections::BTreeMap;
 

@@ -7,7 +7,7 @@
 use super::configuration::{enrolled, list, literal, not_controller};
 use super::policy_lock;
 use crate::api::keys;
-use crate::rollout::revision::RESTARTED_AT;
+use crate::api::revision::RESTARTED_AT;
 use serde_json::{Value, json};
 
 /// Who writes ReplicaSets: the Deployment controller, by its own account or by that of the controller manager.
@@ -220,7 +220,7 @@ fn deployments(controller_user: &str) -> Value {
     policy(NAME, &resources, "UPDATE", &json!([not_controller(controller_user), was_enrolled()]), rules)
 }
 
-/// "The template is another one": what [`crate::rollout::revision::Revision`] would hash differently.
+/// "The template is another one": what [`crate::api::revision::Revision`] would hash differently.
 pub(super) fn template_changed() -> String {
     let restarted = literal(RESTARTED_AT);
     let metadata = ["name", "generateName", "namespace", "labels", "finalizers", "ownerReferences"]

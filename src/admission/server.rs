@@ -10,7 +10,7 @@ use super::metrics::Metrics;
 use super::outcome::{Outcome, Verdict};
 use super::review::{Request as Review, Response as Answer, parse};
 use super::{Error, patch};
-use crate::rollout::naming::Layout;
+use crate::api::names::Layout;
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Path, Request, State};

@@ -5,7 +5,7 @@ use super::outcome::{Outcome, Verdict};
 use super::review::{Request, parse};
 use super::{patch, server};
 use crate::api::keys;
-use crate::rollout::revision::Revision;
+use crate::api::revision::Revision;
 use serde_json::{Value, json};
 use std::sync::LazyLock;
 

@@ -1,7 +1,7 @@
 //! `Canary.spec.analysis`: the steps, the checks and the hooks of a run.
 
-use super::duration;
 use super::lenient::{optional_whole, whole_list};
+use crate::go;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -239,7 +239,7 @@ impl Analysis {
     /// at least `floor`.
     #[must_use]
     pub fn interval(&self, floor: Duration) -> Duration {
-        self.interval.as_deref().and_then(duration::parse).unwrap_or(INTERVAL).max(floor)
+        self.interval.as_deref().and_then(|text| go::parse_duration(text).ok()).unwrap_or(INTERVAL).max(floor)
     }
 
     /// Returns how many failed checks roll the run back: 1 where absent or not positive (Flagger).
@@ -331,7 +331,7 @@ impl Webhook {
     /// Zero means no limit to Flagger, whose run then hangs with the hook.
     #[must_use]
     pub fn timeout(&self) -> Duration {
-        let timeout = self.timeout.as_deref().and_then(duration::parse);
+        let timeout = self.timeout.as_deref().and_then(|text| go::parse_duration(text).ok());
         timeout.filter(|timeout| !timeout.is_zero()).unwrap_or(HOOK_TIMEOUT)
     }
 

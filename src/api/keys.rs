@@ -3,7 +3,7 @@
 //! Everything that the two need to know of each other stands on the object itself, under the group
 //! `sidetrack.dev`; nothing is stored elsewhere.
 
-/// Label: this object belongs to the Canary named by the value (shortened by [`crate::rollout::naming::label_value`]).
+/// Label: this object belongs to the Canary named by the value (shortened by [`crate::api::names::label_value`]).
 pub const CANARY: &str = "sidetrack.dev/canary";
 /// Label: [`LAYOUT_PRIMARY_COPY`] or [`LAYOUT_IN_PLACE`]. As an annotation on a Canary it chooses the layout.
 pub const LAYOUT: &str = "sidetrack.dev/layout";

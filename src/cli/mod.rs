@@ -1,10 +1,9 @@
 //! What people type.
 
-pub mod adoption;
-pub mod check;
-pub mod manifests;
 pub mod run;
 
+use crate::check::Check;
+use crate::install::Manifests;
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
 
@@ -22,9 +21,9 @@ enum Command {
     /// Run the controller and the admission webhook.
     Run(Box<run::RunArgs>),
     /// Print the manifests of an installation.
-    Manifests(manifests::Manifests),
+    Manifests(Manifests),
     /// Look at a cluster: is Sidetrack installed as it should be, and does it serve every Canary?
-    Check(check::Check),
+    Check(Check),
 }
 
 impl Cli {
@@ -70,7 +69,8 @@ fn two_dashes(arg: OsString) -> OsString {
 
 /// Reads a duration such as `10s` or `1m30s`, for flags.
 fn duration(text: &str) -> Result<std::time::Duration, String> {
-    crate::api::duration::parse(text)
+    crate::go::parse_duration(text)
+        .ok()
         .ok_or_else(|| format!("{text:?} is no duration: write it like 10s or 1m30s"))
 }
 

@@ -266,7 +266,7 @@ fn certificates(
     if let (Some(certificate), Some(key)) = (&args.tls_cert_file, &args.tls_key_file) {
         let paths = files::Paths { certificate: certificate.clone(), key: key.clone() };
         let files = files::Files::new(paths, resolver.clone());
-        let expires = move |leaf| metrics.set_certificate_expiry(tls::Expiry { leaf, authority: None });
+        let expires = move |leaf| metrics.set_certificate_expiry(leaf, None);
         supervisor.spawn("certificate files", files.run(FILES_INTERVAL, expires, stop));
         return resolver;
     }
@@ -277,7 +277,7 @@ fn certificates(
         names: issue::names("sidetrack", keys::NAMESPACE, &args.webhook_name),
         policy: tls::plan::Policy::default(),
     };
-    let expiry = move |expiry| metrics.set_certificate_expiry(expiry);
+    let expiry = move |expiry: tls::Expiry| metrics.set_certificate_expiry(expiry.leaf, expiry.authority);
     let keeper = keep::Keeper::new(client.clone(), settings, resolver.clone(), leadership.clone(), expiry);
     supervisor.spawn("certificates", keeper.run(stop));
     resolver
@@ -297,7 +297,7 @@ async fn ready_when_served(
         if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
             return Ok(());
         }
-        let holds = resolver.holds(controller::clock::now());
+        let holds = resolver.holds(crate::clock::now());
         if resolver.is_set() && was != Some(holds) {
             was = Some(holds);
             served.set(holds);

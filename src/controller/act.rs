@@ -1,21 +1,21 @@
 //! One look at one Canary: observe, decide, act, and again until there is nothing to do.
 
 use super::cache::{Cache, CanaryKey};
-use super::clock;
 use super::outbound::Sender;
 use super::record;
 use super::survey::Surveyor;
 use super::watch::{Change, Shared, lock};
 use crate::api::Canary;
+use crate::api::names::label_value;
+use crate::api::revision::Revision;
 use crate::api::status::Phase;
+use crate::clock;
 use crate::foreign;
 use crate::kubernetes::election::Leadership;
 use crate::kubernetes::writer::{WriteError, Writer};
 use crate::object::{Kind, ObjectRef, Write};
-use crate::rollout::naming::label_value;
-use crate::rollout::neighbours::Neighbours;
-use crate::rollout::plan::{Level, Message, Plan, Step};
-use crate::rollout::revision::Revision;
+use crate::rollout::model::neighbours::Neighbours;
+use crate::rollout::model::plan::{Level, Message, Plan, Step};
 use crate::rollout::subject::{Config, Impossible, Subject, logged};
 use crate::rollout::{Memory, Refused, advance, objects};
 use crate::telemetry::log::chain;

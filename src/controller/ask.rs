@@ -4,7 +4,7 @@ use super::act::Actor;
 use super::cache::CanaryKey;
 use super::limits::{Asker, Pool};
 use super::watch::Change;
-use crate::rollout::plan::Check;
+use crate::rollout::model::plan::Check;
 use crate::rollout::subject::{Judged, Question, Subject};
 use crate::telemetry::log::chain;
 use std::collections::BTreeMap;

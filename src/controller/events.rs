@@ -5,7 +5,7 @@
 //! (kube's own recorder aggregates by reason, which is the same for all of ours: it would show the first text only.)
 
 use crate::api::Canary;
-use crate::rollout::plan::{Level, Message};
+use crate::rollout::model::plan::{Level, Message};
 use crate::telemetry::log::chain;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, EventSource};
@@ -60,7 +60,7 @@ fn lane_of(canary: &Canary) -> usize {
 async fn send_in_order(client: Client, mut inbox: mpsc::Receiver<Said>) {
     let mut counts: HashMap<String, (i32, Timestamp)> = HashMap::new();
     while let Some((canary, message)) = inbox.recv().await {
-        let now = super::clock::now();
+        let now = crate::clock::now();
         counts.retain(|_, (_, last)| now.as_second() - last.as_second() < KEPT_SECONDS);
         let Some(event) = event(&canary, &message, now) else { continue };
         let name = event.name_any();

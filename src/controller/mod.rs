@@ -4,7 +4,6 @@
 pub mod act;
 mod ask;
 pub mod cache;
-pub mod clock;
 pub mod events;
 pub mod limits;
 pub mod outbound;
@@ -329,7 +328,7 @@ impl Controller {
         match ended {
             Ok(looked) => {
                 let wake = looked.wake.map(|at| {
-                    let wait = at.duration_since(clock::now());
+                    let wait = at.duration_since(crate::clock::now());
                     Instant::now() + Duration::try_from(wait).unwrap_or(Duration::ZERO)
                 });
                 self.queue.done(&key, wake);

@@ -4,11 +4,12 @@
 //! them, as it follows everything else: who takes over the lead knows what it has to know, and a gate that is open does not
 //! close for that long.
 
-use super::clock;
-use super::watch::{Change, PAGE, Shared, lock, resource};
+use super::watch::{Change, PAGE, Shared, lock};
 use crate::api::keys;
 use crate::api::status::CanaryStatus;
+use crate::clock;
 use crate::kubernetes::client;
+use crate::kubernetes::path::resource;
 use crate::kubernetes::pauses::Pauses;
 use crate::object::Kind;
 use crate::policy::roster::{Key, Roster};

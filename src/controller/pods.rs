@@ -2,12 +2,12 @@
 
 use super::act::{ActError, Actor};
 use super::cache::CanaryKey;
-use super::clock;
+use crate::api::revision::Revision;
+use crate::clock;
 use crate::kubernetes::writer::WriteError;
 use crate::object::Kind;
-use crate::rollout::observed::{Evicted, PodsSaid};
-use crate::rollout::plan::Message;
-use crate::rollout::revision::Revision;
+use crate::rollout::model::observed::{Evicted, PodsSaid};
+use crate::rollout::model::plan::Message;
 use crate::rollout::subject::{Older, Subject};
 use crate::telemetry::log::chain;
 use jiff::Timestamp;

@@ -1,16 +1,16 @@
 //! Policies at work: makes, mends and takes away their Canaries, tells the API server what to ask about, and writes their
 //! status. What is to be done is decided by [`crate::policy::plan`].
 
-use super::clock;
 use super::watch::{Change, Shared, lock};
+use crate::admission::policy_webhooks;
 use crate::api::keys;
+use crate::clock;
 use crate::kubernetes::election::Leadership;
 use crate::kubernetes::writer::{WriteError, Writer};
 use crate::object::{Kind, ObjectRef, Write, escape};
 use crate::policy::plan::{Mend, Work, plan};
 use crate::policy::roster::Key;
-use crate::policy::webhooks;
-use crate::rollout::patch::Edit;
+use crate::rollout::objects::patch::Edit;
 use crate::telemetry::log::chain;
 use futures::StreamExt as _;
 use futures::stream;
@@ -69,7 +69,7 @@ impl Policies {
     pub async fn run(mut self) {
         let (sender, mut seen) = watch::channel(Configurations::default());
         let sender = Arc::new(sender);
-        for name in [crate::admission::configuration::NAME, webhooks::NAME] {
+        for name in [crate::admission::configuration::NAME, policy_webhooks::NAME] {
             tokio::spawn(follow(self.client.clone(), name, sender.clone(), self.changed.clone()));
         }
         let mut governed = BTreeMap::new();
@@ -98,7 +98,7 @@ impl Policies {
             let wake = work.wake;
             // What asks the webhook goes before what it asks about: nothing new is enrolled for a policy that leaves.
             let mut fine = match configuration {
-                Some(configuration) => report(self.configure(&configuration).await, webhooks::NAME),
+                Some(configuration) => report(self.configure(&configuration).await, policy_webhooks::NAME),
                 None => true,
             };
             fine &= self.act(work).await;
@@ -130,12 +130,13 @@ impl Policies {
         let client = live(crate::admission::configuration::NAME)
             .and_then(|own| own.pointer("/webhooks/0/clientConfig"))
             .filter(|client| client.get("caBundle").is_some());
-        let wanted = client.map(|client| webhooks::configuration(roster, client, &self.controller_user));
+        let wanted =
+            client.map(|client| policy_webhooks::configuration(roster, client, &self.controller_user));
         let configuration = wanted.filter(|wanted| {
             let entries = |of: Option<&Value>| {
                 of.and_then(|of| of.get("webhooks")).cloned().unwrap_or(Value::Array(Vec::new()))
             };
-            entries(Some(wanted)) != entries(live(webhooks::NAME))
+            entries(Some(wanted)) != entries(live(policy_webhooks::NAME))
         });
         (work, configuration)
     }
@@ -145,10 +146,10 @@ impl Policies {
         let api: Api<MutatingWebhookConfiguration> = Api::all(self.client.clone());
         let params = PatchParams::apply(keys::FIELD_MANAGER).force();
         let count = configuration.get("webhooks").and_then(Value::as_array).map_or(0, Vec::len);
-        let written = api.patch(webhooks::NAME, &params, &Patch::Apply(configuration)).await;
+        let written = api.patch(policy_webhooks::NAME, &params, &Patch::Apply(configuration)).await;
         written.map_err(|source| WriteError::Request {
             verb: "apply",
-            object: format!("MutatingWebhookConfiguration {}", webhooks::NAME),
+            object: format!("MutatingWebhookConfiguration {}", policy_webhooks::NAME),
             source: Box::new(source),
         })?;
         tracing::info!(policies = count, "Wrote the webhook configuration of the policies");

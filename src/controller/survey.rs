@@ -1,7 +1,7 @@
 //! Looks at what else there is in a namespace, once for all Canaries that ask at the same time: a policy may adopt hundreds.
 
 use crate::kubernetes::survey::neighbours;
-use crate::rollout::neighbours::Neighbours;
+use crate::rollout::model::neighbours::Neighbours;
 use kube::Client;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};

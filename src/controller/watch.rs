@@ -2,12 +2,13 @@
 
 use super::cache::{Cache, CanaryKey};
 use crate::api::keys;
+use crate::kubernetes::path::resource;
 use crate::kubernetes::pauses::Pauses;
 use crate::object::{Kind, ObjectRef};
 use crate::rollout::subject::Snapshot;
 use crate::telemetry::log::chain;
 use futures::StreamExt;
-use kube::api::{Api, ApiResource, DynamicObject};
+use kube::api::{Api, DynamicObject};
 use kube::core::PartialObjectMeta;
 use kube::runtime::watcher as watch;
 use kube::runtime::watcher::{self, Event};
@@ -38,19 +39,6 @@ pub type Shared = Arc<Mutex<Cache>>;
 /// Locks the cache; a panic elsewhere does not make it unusable, since every entry is whole.
 pub fn lock(cache: &Shared) -> std::sync::MutexGuard<'_, Cache> {
     cache.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Names a kind in the terms of the kube crate.
-#[must_use]
-pub fn resource(kind: Kind) -> ApiResource {
-    let (group, version, name, plural) = kind.names();
-    ApiResource {
-        group: group.into(),
-        version: version.into(),
-        api_version: kind.api_version(),
-        kind: name.into(),
-        plural: plural.into(),
-    }
 }
 
 /// Whether the cluster serves a kind.

@@ -3,7 +3,7 @@
 //! Pure: [`Hook::request`] builds the request, the caller sends it, [`Hook::verdict`] reads the answer. Texts
 //! are Flagger's.
 
-use crate::metrics::go::{InvalidDuration, parse_duration};
+use crate::go::{InvalidDuration, parse_duration};
 use crate::outbound::{Exchange, HttpRequest, Method};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -2,7 +2,7 @@
 
 use super::client::{Failure, classify};
 use super::lease::{Answer, Call, Contender, Next, Settings, SettingsError};
-use crate::controller::clock;
+use crate::clock;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt as _};

@@ -5,6 +5,7 @@ pub mod election;
 pub mod lease;
 #[cfg(test)]
 mod lease_simulation;
+pub mod path;
 pub mod pauses;
 pub mod serve;
 pub mod survey;

@@ -1,6 +1,6 @@
 //! Lists what else there is in a namespace ([`Neighbours`]).
 
-use crate::rollout::neighbours::{LISTED, Listed, Neighbours};
+use crate::rollout::model::neighbours::{LISTED, Listed, Neighbours};
 use futures::future::join_all;
 use kube::Client;
 use kube::api::{Api, ApiResource, DynamicObject, ListParams};

@@ -2,6 +2,7 @@
 
 use super::election::Leadership;
 use crate::api::keys::FIELD_MANAGER;
+use crate::kubernetes::path;
 use crate::object::{Kind, ObjectRef, Write};
 use kube::Client;
 use serde_json::{Value, json};
@@ -100,22 +101,6 @@ impl std::fmt::Debug for Writer {
     }
 }
 
-/// Returns the path of a collection.
-fn collection(kind: Kind, namespace: &str) -> String {
-    let (group, version, _, plural) = kind.names();
-    let root = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
-    if namespace.is_empty() {
-        format!("{root}/{plural}")
-    } else {
-        format!("{root}/namespaces/{namespace}/{plural}")
-    }
-}
-
-/// Returns the path of an object.
-fn path(at: &ObjectRef) -> String {
-    format!("{}/{}", collection(at.kind, &at.namespace), at.name)
-}
-
 impl Writer {
     /// Makes a writer for a process that writes as long as it leads: none of its writes is waited for longer than its claim
     /// lasts, after which another process may write.
@@ -158,7 +143,7 @@ impl Writer {
             Write::Create { object } => (
                 "create",
                 http::Method::POST,
-                format!("{}?{manager}", collection(at.kind, &at.namespace)),
+                format!("{}?{manager}", path::collection(at.kind, Some(&at.namespace))),
                 "application/json",
                 json(object)?,
             ),
@@ -166,8 +151,8 @@ impl Writer {
                 "patch",
                 http::Method::PATCH,
                 match write {
-                    Write::PatchStatus { .. } => format!("{}/status?{manager}", path(&at)),
-                    _ => format!("{}?{manager}", path(&at)),
+                    Write::PatchStatus { .. } => format!("{}/status?{manager}", path::of(&at)),
+                    _ => format!("{}?{manager}", path::of(&at)),
                 },
                 "application/json-patch+json",
                 serde_json::to_vec(patch).map_err(|e| WriteError::Malformed(e.to_string()))?,
@@ -175,21 +160,21 @@ impl Writer {
             Write::Replace { object } => (
                 "update",
                 http::Method::PUT,
-                format!("{}?{manager}", path(&at)),
+                format!("{}?{manager}", path::of(&at)),
                 "application/json",
                 json(object)?,
             ),
             Write::ReplaceStatus { object } => (
                 "update",
                 http::Method::PUT,
-                format!("{}/status?{manager}", path(&at)),
+                format!("{}/status?{manager}", path::of(&at)),
                 "application/json",
                 json(object)?,
             ),
             Write::Evict { uid, .. } => (
                 "evict",
                 http::Method::POST,
-                format!("{}/eviction", path(&at)),
+                format!("{}/eviction", path::of(&at)),
                 "application/json",
                 json(&json!({
                     "apiVersion": "policy/v1", "kind": "Eviction",
@@ -200,7 +185,7 @@ impl Writer {
             Write::Delete { uid, .. } => (
                 "delete",
                 http::Method::DELETE,
-                path(&at),
+                path::of(&at),
                 "application/json",
                 json(&json!({
                     "apiVersion": "v1", "kind": "DeleteOptions",
@@ -221,7 +206,8 @@ impl Writer {
     ///
     /// As the API server answers.
     pub async fn read(&self, at: &ObjectRef) -> Result<Option<Value>, WriteError> {
-        let answer = self.send("get", at, http::Method::GET, path(at), "application/json", Vec::new()).await;
+        let answer =
+            self.send("get", at, http::Method::GET, path::of(at), "application/json", Vec::new()).await;
         match answer {
             Ok(object) => Ok(Some(object)),
             Err(error) if error.code() == Some(404) => Ok(None),
@@ -242,7 +228,7 @@ impl Writer {
     ) -> Result<Vec<Value>, WriteError> {
         let selector = format!("{key}={value}");
         let selector: String = url::form_urlencoded::byte_serialize(selector.as_bytes()).collect();
-        let uri = format!("{}?labelSelector={selector}", collection(kind, namespace));
+        let uri = format!("{}?labelSelector={selector}", path::collection(kind, Some(namespace)));
         let at = ObjectRef::new(kind, namespace, "");
         let mut list = self.send("list", &at, http::Method::GET, uri, "application/json", Vec::new()).await?;
         Ok(list.get_mut("items").and_then(Value::as_array_mut).map(std::mem::take).unwrap_or_default())
@@ -297,13 +283,5 @@ mod tests {
         let read = writer.read(&at);
         tokio::pin!(read);
         assert!(futures::poll!(&mut read).is_pending());
-    }
-
-    #[test]
-    fn paths_follow_group_and_version() {
-        let at = |kind| path(&ObjectRef::new(kind, "a", "b"));
-        assert_eq!(at(Kind::Service), "/api/v1/namespaces/a/services/b");
-        assert_eq!(at(Kind::Deployment), "/apis/apps/v1/namespaces/a/deployments/b");
-        assert_eq!(at(Kind::HttpRoute), "/apis/gateway.networking.k8s.io/v1/namespaces/a/httproutes/b");
     }
 }

@@ -2,10 +2,10 @@
 //!
 //! Texts are Flagger's events.
 
-use super::go;
 use super::observer::{DURATION, Observer, SUCCESS_RATE};
 use super::prometheus::SampleError;
 use super::render::{Model, RenderError, render};
+use crate::go;
 use crate::outbound::Variables;
 use serde::Deserialize;
 

@@ -4,7 +4,6 @@
 //! [`judge::checks`] → [`judge::Check::query`] → [`prometheus::Prometheus::request`] → [`prometheus::sample`]
 //! → [`judge::Check::verdict`].
 
-pub mod go;
 pub mod judge;
 pub mod observer;
 pub mod prometheus;

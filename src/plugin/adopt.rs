@@ -2,9 +2,9 @@
 
 use super::connection::Connection;
 use super::{DONE, Out, canary_name};
-use crate::cli::adoption::{Looks, Selected, changes, is_adopted};
-use crate::cli::check::facts::text;
+use crate::check::adoption::{Looks, Selected, changes, is_adopted};
 use crate::object::Kind;
+use crate::object::text;
 use crate::rollout::preview::Preview;
 use anyhow::{Context as _, bail};
 use serde_json::{Value, json};

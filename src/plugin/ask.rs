@@ -5,7 +5,7 @@ use super::{DONE, Out, canary_name, duration, view};
 use crate::api::request::{Request, Verb};
 use crate::api::status::{Answered, RequestOutcome};
 use crate::api::{Canary, keys};
-use crate::controller::clock;
+use crate::clock;
 use anyhow::{Context as _, bail};
 use serde_json::json;
 use std::time::{Duration, Instant};

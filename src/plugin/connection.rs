@@ -2,13 +2,14 @@
 
 use super::tree::Tree;
 use crate::api::Canary;
-use crate::cli::check::settings;
-use crate::cli::manifests::workload;
+use crate::api::names::label_value;
+use crate::install::settings;
+use crate::install::workload;
 use crate::kubernetes::client::{self, Settings};
 use crate::kubernetes::election::Leadership;
+use crate::kubernetes::path;
 use crate::kubernetes::writer::Writer;
-use crate::object::{Kind, Objects};
-use crate::rollout::naming::label_value;
+use crate::object::{Kind, ObjectRef, Objects};
 use crate::rollout::subject::{Config, Snapshot, Subject};
 use anyhow::{Context as _, bail};
 use futures::future::join_all;
@@ -37,13 +38,6 @@ impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Connection").field("namespace", &self.namespace).finish_non_exhaustive()
     }
-}
-
-/// An object together with where it is.
-fn uri(group_version: &str, namespace: Option<&str>, plural: &str) -> String {
-    let root = if group_version.contains('/') { "apis" } else { "api" };
-    let within = namespace.map_or_else(String::new, |n| format!("/namespaces/{n}"));
-    format!("/{root}/{group_version}{within}/{plural}")
 }
 
 impl Connection {
@@ -119,7 +113,7 @@ impl Connection {
     pub async fn canaries(&self, all: bool, labelled: &str) -> anyhow::Result<Vec<Value>> {
         let namespace = (!all).then_some(self.namespace.as_str());
         let labelled: String = url::form_urlencoded::byte_serialize(labelled.as_bytes()).collect();
-        let list = uri("flagger.app/v1beta1", namespace, "canaries");
+        let list = path::collection(Kind::Canary, namespace);
         let list = self.read(&format!("{list}?labelSelector={labelled}")).await?;
         let list = list.context(
             "this cluster has no kind Canary; install Sidetrack first: kubectl apply -k manifests",
@@ -141,7 +135,7 @@ impl Connection {
     /// Returns the address of a Canary of any namespace.
     #[must_use]
     pub fn uri_of(namespace: &str, name: &str) -> String {
-        format!("{}/{name}", uri("flagger.app/v1beta1", Some(namespace), "canaries"))
+        path::of(&ObjectRef::new(Kind::Canary, namespace, name))
     }
 
     /// Reads a Canary as it is stored.
@@ -175,7 +169,7 @@ impl Connection {
     /// # Errors
     /// As [`Self::send`].
     pub async fn deployment(&self, name: &str) -> anyhow::Result<Option<Value>> {
-        self.read(&format!("{}/{name}", uri("apps/v1", Some(&self.namespace), "deployments"))).await
+        self.read(&path::of(&ObjectRef::new(Kind::Deployment, &self.namespace, name))).await
     }
 
     /// Reads the stored templates of a Canary.
@@ -183,7 +177,7 @@ impl Connection {
     /// # Errors
     /// As [`Self::send`].
     pub async fn snapshots(&self, canary: &str) -> anyhow::Result<Vec<Value>> {
-        let list = uri("apps/v1", Some(&self.namespace), "controllerrevisions");
+        let list = path::collection(Kind::ControllerRevision, Some(&self.namespace));
         let selector = format!("{}%3D{}", crate::api::keys::CANARY.replace('/', "%2F"), label_value(canary));
         self.items(&format!("{list}?labelSelector={selector}")).await
     }
@@ -191,8 +185,8 @@ impl Connection {
     /// The settings of the installed controller; defaults where there is none. Who may not read them is told nothing of the shortest
     /// interval, rather than a wrong one.
     pub async fn config(&self) -> Config {
-        let at = uri("apps/v1", Some(crate::api::keys::NAMESPACE), "deployments");
-        match self.read(&format!("{at}/{}", workload::NAME)).await {
+        let at = ObjectRef::new(Kind::Deployment, crate::api::keys::NAMESPACE, workload::NAME);
+        match self.read(&path::of(&at)).await {
             Ok(Some(deployment)) => settings::of(&deployment),
             Ok(None) => Config::default(),
             Err(_) => Config { min_interval: Duration::ZERO, ..Config::default() },
@@ -219,8 +213,8 @@ impl Connection {
                 _ => {}
             }
         }
-        let of = |plural: &'static str, group: &'static str| uri(group, Some(&self.namespace), plural);
-        let (replica_sets, pods) = (of("replicasets", "apps/v1"), of("pods", "v1"));
+        let of = |kind| path::collection(kind, Some(&self.namespace));
+        let (replica_sets, pods) = (of(Kind::ReplicaSet), of(Kind::Pod));
         let (replica_sets, pods) = tokio::join!(self.items(&replica_sets), self.items(&pods));
         let mut shown = |kind: Kind, read: anyhow::Result<Vec<Value>>| match read {
             Err(error) if code(&error) == Some(403) => {

@@ -5,7 +5,7 @@ use super::history::stored_template;
 use super::look::Name;
 use super::screen::{Colour, Screen};
 use super::{DONE, Out, view};
-use crate::rollout::revision::Revision;
+use crate::api::revision::Revision;
 use anyhow::Context as _;
 use serde_json::Value;
 use similar::{ChangeTag, TextDiff};

@@ -3,7 +3,7 @@
 use super::connection::Connection;
 use super::screen::{Cell, Colour, Screen, Widths, age};
 use super::{DONE, Out, canary_name};
-use crate::controller::clock;
+use crate::clock;
 use jiff::Timestamp;
 use serde_json::Value;
 

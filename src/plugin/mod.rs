@@ -22,7 +22,7 @@ pub mod view;
 mod watch;
 
 use crate::api::Verb;
-use crate::cli::check;
+use crate::check;
 use crate::kubernetes::client::Settings;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use connection::Connection;
@@ -262,7 +262,8 @@ fn canary_name(text: &str) -> Result<String, String> {
 
 /// Reads a duration such as `90s` or `5m`, for flags.
 fn duration(text: &str) -> Result<Duration, String> {
-    crate::api::duration::parse(text)
+    crate::go::parse_duration(text)
+        .ok()
         .ok_or_else(|| format!("{text:?} is no duration: write it like 90s or 5m"))
 }
 

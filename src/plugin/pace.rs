@@ -2,7 +2,7 @@
 
 use super::screen::span;
 use crate::api::status::{CanaryStatus, Run, Stage};
-use crate::rollout::weights::Steps;
+use crate::rollout::model::weights::Steps;
 use jiff::{SignedDuration, Timestamp};
 
 /// Steps that are listed; of more the number is told.

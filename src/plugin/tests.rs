@@ -146,7 +146,7 @@ fn tree(canary: Canary) -> Tree {
     Tree {
         canary,
         weight: Some(20),
-        steps: crate::rollout::weights::Steps { step: 10, list: Vec::new(), max: 50, promotion: 0 },
+        steps: crate::rollout::model::weights::Steps { step: 10, list: Vec::new(), max: 50, promotion: 0 },
         interval: jiff::SignedDuration::from_secs(60),
         forbidden: std::collections::BTreeSet::new(),
         remarks: vec!["spec.analysis.alerts is not served yet.".into()],
@@ -258,7 +258,7 @@ fn in_place(canary: Canary) -> Tree {
     Tree {
         canary,
         weight: Some(20),
-        steps: crate::rollout::weights::Steps { step: 10, list: Vec::new(), max: 50, promotion: 0 },
+        steps: crate::rollout::model::weights::Steps { step: 10, list: Vec::new(), max: 50, promotion: 0 },
         interval: jiff::SignedDuration::from_secs(60),
         forbidden: std::collections::BTreeSet::new(),
         remarks: Vec::new(),
@@ -279,7 +279,7 @@ fn in_place(canary: Canary) -> Tree {
 
 fn revision_of(image: &str) -> String {
     let object = deployment("x", "x", image, json!({}));
-    crate::rollout::revision::Revision::of(&object["spec"]["template"]).as_str().to_owned()
+    crate::api::revision::Revision::of(&object["spec"]["template"]).as_str().to_owned()
 }
 
 /// A release with ten pods a side, and when it is looked at.

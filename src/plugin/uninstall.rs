@@ -3,9 +3,9 @@
 use super::connection::Connection;
 use super::{DONE, Out, duration, view};
 use crate::api::{Canary, keys};
-use crate::cli::check::facts::text;
-use crate::cli::check::gather::path;
-use crate::cli::manifests::{IMAGE, installation};
+use crate::install::{IMAGE, installation};
+use crate::kubernetes::path;
+use crate::object::text;
 use anyhow::bail;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -70,7 +70,7 @@ impl Uninstall {
         let mut there = Vec::new();
         let installed = if at.named { Vec::new() } else { installed(self.crds)? };
         for object in installed {
-            if at.read(&path(&object)).await?.is_some() {
+            if at.read(&path::of_manifest(&object)).await?.is_some() {
                 there.push(object);
             }
         }
@@ -107,7 +107,8 @@ impl Uninstall {
         }
         self.wait(at, out, canaries.iter().map(full_name).collect()).await?;
         for object in &there {
-            at.send(http::Method::DELETE, &path(object), "application/json", &background()).await?;
+            at.send(http::Method::DELETE, &path::of_manifest(object), "application/json", &background())
+                .await?;
             out.line(&format!("deleted {} {}", text(object, "/kind"), text(object, "/metadata/name")))?;
         }
         Ok(DONE)

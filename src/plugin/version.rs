@@ -3,8 +3,8 @@
 use super::connection::Connection;
 use super::{DONE, Out};
 use crate::api::keys;
-use crate::cli::check::facts::{list, text};
-use crate::cli::manifests::workload;
+use crate::install::workload;
+use crate::object::{list, text};
 use serde_json::Value;
 
 /// What is written on the Deployment of an installation.
@@ -38,7 +38,7 @@ fn of(deployment: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::manifests::installation;
+    use crate::install::installation;
     use serde_json::json;
 
     #[test]

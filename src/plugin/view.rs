@@ -2,10 +2,10 @@
 
 use super::screen::{Cell, Colour, age};
 use crate::api::canary_policy::{CanaryPolicy, Mode};
+use crate::api::names::Layout;
+use crate::api::revision::Revision;
 use crate::api::status::{CanaryStatus, Condition, Phase, Run, Share, Stage};
 use crate::api::{Canary, keys};
-use crate::rollout::naming::Layout;
-use crate::rollout::revision::Revision;
 use crate::rollout::status::TARGET_MISSING;
 use jiff::Timestamp;
 use std::collections::BTreeSet;

@@ -7,7 +7,7 @@ use super::screen::{Colour, Screen};
 use super::tree::{Tree, draw};
 use super::{DONE, view};
 use crate::api::Verb;
-use crate::controller::clock;
+use crate::clock;
 use anyhow::bail;
 use crossterm::event::{Event, EventStream, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use crossterm::terminal::{self, Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen};

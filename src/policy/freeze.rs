@@ -1,8 +1,8 @@
 //! Freeze windows: times in which no release begins, by crontab, time zone and duration.
 
 use crate::api::canary_policy::FreezeWindow;
-use crate::api::duration;
-use crate::rollout::guard::Frozen;
+use crate::go;
+use crate::rollout::model::gates::Frozen;
 use cronexpr::{Crontab, MakeTimestamp};
 use jiff::civil::DateTime;
 use jiff::tz::{AmbiguousOffset, TimeZone};
@@ -103,7 +103,7 @@ fn crowded(crontab: &Crontab, length: SignedDuration) -> bool {
 }
 
 fn length(window: &FreezeWindow) -> Option<SignedDuration> {
-    SignedDuration::try_from(duration::parse(&window.duration)?).ok()
+    SignedDuration::try_from(go::parse_duration(&window.duration).ok()?).ok()
 }
 
 fn parse(window: &FreezeWindow) -> Option<Window> {

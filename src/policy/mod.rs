@@ -13,4 +13,3 @@ pub mod selection;
 mod tests;
 pub mod turns;
 pub mod wave;
-pub mod webhooks;

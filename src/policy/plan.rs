@@ -249,7 +249,7 @@ fn finish(
 ) {
     let at = ObjectRef::new(Kind::CanaryPolicy, "", name);
     let guarded = held.guarded();
-    let edit = || crate::rollout::patch::Edit::new(at.clone(), &held.object);
+    let edit = || crate::rollout::objects::patch::Edit::new(at.clone(), &held.object);
     let left = roster.canaries.values().filter(|facts| facts.policy.as_ref() == Some(name)).count()
         + roster.deployments.values().filter(|c| c.enrolled_by.as_ref() == Some(name)).count();
     if held.policy.metadata.deletion_timestamp.is_some() {

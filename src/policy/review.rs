@@ -2,8 +2,8 @@
 
 use super::{freeze, generate, selection};
 use crate::api::canary_policy::{CanaryPolicySpec, Wave};
-use crate::api::{duration, validate};
-use crate::rollout::naming::Layout;
+use crate::api::names::Layout;
+use crate::{go, review};
 use std::time::Duration;
 
 /// Most characters of the name: it stands in a label value.
@@ -56,7 +56,7 @@ fn wave(wave: &Wave) -> Vec<String> {
             "spec.wave.passed: {passed} is not between 1 and the {clusters} clusters of after"
         ));
     }
-    if let Some(soak) = wave.soak.as_deref().filter(|soak| duration::parse(soak).is_none()) {
+    if let Some(soak) = wave.soak.as_deref().filter(|soak| go::parse_duration(soak).is_err()) {
         found.push(format!("spec.wave.soak: {soak:?} is no duration; write one such as \"1h\""));
     }
     found
@@ -73,14 +73,14 @@ fn canary(spec: &CanaryPolicySpec, default_provider: &str) -> Vec<String> {
                 .to_owned(),
         );
     }
-    if analysis.interval.as_deref().and_then(duration::parse).is_none() {
+    if analysis.interval.as_deref().and_then(|text| go::parse_duration(text).ok()).is_none() {
         found.push(format!(
             "spec.canary.analysis.interval: {:?} is no duration; write one such as \"1m\"",
             analysis.interval.as_deref().unwrap_or_default()
         ));
     }
     let layout = Layout::parse(spec.layout.as_str()).unwrap_or_default();
-    let refused = validate::review(&sample, layout, default_provider, Duration::ZERO).refusals;
+    let refused = review::review(&sample, layout, default_provider, Duration::ZERO).refusals;
     found.extend(refused.into_iter().map(|text| text.replace("spec.", "spec.canary.")));
     found
 }

@@ -3,11 +3,11 @@
 use super::plan::{Mend, Work, plan};
 use super::roster::Roster;
 use super::wave::Contact;
-use super::webhooks;
+use crate::admission::policy_webhooks;
 use crate::api::keys;
+use crate::api::revision::Revision;
 use crate::object::{Kind, ObjectRef, Write};
-use crate::rollout::guard::Gate;
-use crate::rollout::revision::Revision;
+use crate::rollout::model::gates::Gate;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -127,7 +127,7 @@ fn more_deployments_than_max_targets_end_no_guard_of_a_policy_that_acts() {
     }
     roster.refresh();
     let entries = |roster: &Roster| {
-        let configuration = webhooks::configuration(roster, &json!({"caBundle": ""}), "me");
+        let configuration = policy_webhooks::configuration(roster, &json!({"caBundle": ""}), "me");
         configuration["webhooks"].as_array().unwrap().len()
     };
     let more = plan(&roster, NOW);
@@ -290,7 +290,7 @@ fn the_api_server_is_asked_for_policies_that_act_in_their_order() {
         policy("going", &json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}})),
     ]);
     let client = json!({"url": "https://127.0.0.1:1/mutate", "caBundle": "QQ=="});
-    let configuration = webhooks::configuration(&roster, &client, "me");
+    let configuration = policy_webhooks::configuration(&roster, &client, "me");
     let entries: Vec<[&str; 3]> = configuration["webhooks"]
         .as_array()
         .unwrap()
@@ -439,7 +439,8 @@ fn whoever_could_not_go_is_passed_over_in_the_line() {
 fn a_selector_is_written_as_the_api_server_stores_it() {
     let empty = json!({"spec": {"selector": {"matchLabels": {}, "matchExpressions": [{"key": "a", "operator": "Exists", "values": []}]}}});
     let roster = roster(&[policy("shop", &empty)]);
-    let configuration = webhooks::configuration(&roster, &json!({"url": "https://127.0.0.1:1/mutate"}), "me");
+    let configuration =
+        policy_webhooks::configuration(&roster, &json!({"url": "https://127.0.0.1:1/mutate"}), "me");
     assert_eq!(
         configuration["webhooks"][0]["objectSelector"],
         json!({"matchExpressions": [{"key": "a", "operator": "Exists"}]})
@@ -456,8 +457,9 @@ fn an_application_that_something_stands_in_the_way_of_is_left_alone_and_named() 
     see(&mut roster, &enrolled);
     see(&mut roster, &canary);
     let client = json!({"url": "https://127.0.0.1:1/mutate"});
-    let asked =
-        |roster: &Roster| webhooks::configuration(roster, &client, "me").to_string().contains("cart/a");
+    let asked = |roster: &Roster| {
+        policy_webhooks::configuration(roster, &client, "me").to_string().contains("cart/a")
+    };
     assert!(plan(&roster, NOW).refused.is_empty() && !asked(&roster));
     let why = "Deployment a-canary exists and was not made for Canary a.";
     let stalled =

@@ -7,10 +7,10 @@
 
 use super::roster::Key;
 use crate::api::canary_policy::Wave;
-use crate::api::duration;
+use crate::api::revision::Revision;
 use crate::api::status::{CanaryStatus, Outcome, Past};
-use crate::rollout::guard::Gate;
-use crate::rollout::revision::Revision;
+use crate::go;
+use crate::rollout::model::gates::Gate;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -207,7 +207,11 @@ pub fn gate(wave: &Wave, peers: &Peers, canary: &Key, revision: &Revision, now: 
         return Gate::Open;
     }
     let needed = wave.passed.map_or(all, |passed| usize::try_from(passed).unwrap_or_default().clamp(1, all));
-    let soak = wave.soak.as_deref().and_then(duration::parse).and_then(|s| SignedDuration::try_from(s).ok());
+    let soak = wave
+        .soak
+        .as_deref()
+        .and_then(|text| go::parse_duration(text).ok())
+        .and_then(|s| SignedDuration::try_from(s).ok());
     let soak = soak.unwrap_or_default();
 
     let (mut promoted, mut rejected, mut waits) = (Vec::new(), Vec::new(), Vec::new());

@@ -3,17 +3,18 @@
 //! [`advance`] is total and level-triggered: it looks at the state as it is, finds the first thing that is not as
 //! it should be, and returns the steps that mend it. It is called again after every change, so a plan is short.
 
+use crate::api::revision::Revision;
 use crate::api::status::{Outcome, Phase, Run, Stage};
 use crate::rollout::case::Case;
-use crate::rollout::observed::{Backend, Memory, Observed};
-use crate::rollout::plan::{Message, Plan, Step};
-use crate::rollout::revision::Revision;
-use crate::rollout::status::{Draft, REFUSED, TARGET_MISSING, pending};
-use crate::rollout::workload::Workload;
-use crate::rollout::{
-    analysis, bypass, checked, contest, in_place, initialise, leave, promotion, rebaseline, refused, release,
-    repair, rest, rollback, share, taken, verbs,
+use crate::rollout::interrupts::{bypass, ownership, rebaseline, refused, repair, requests, writers};
+use crate::rollout::model::observed::{Backend, Memory, Observed};
+use crate::rollout::model::plan::{Message, Plan, Step};
+use crate::rollout::model::workload::Workload;
+use crate::rollout::stages::{
+    analysis, idle, in_place, initialise, leave, promotion, release, rollback, share,
 };
+use crate::rollout::status::checked;
+use crate::rollout::status::{Draft, REFUSED, TARGET_MISSING, pending};
 use jiff::Timestamp;
 
 /// Decides what to do about one Canary now.
@@ -65,11 +66,11 @@ fn glass(observed: &Observed, plan: &Plan) -> Option<Message> {
 impl Case<'_> {
     fn decide(&mut self) -> Plan {
         let o = self.o;
-        if let Some(plan) = taken::advance(self) {
+        if let Some(plan) = ownership::advance(self) {
             return plan;
         }
         if o.deleting {
-            if let Some(plan) = verbs::refuse(self, "the Canary is being deleted") {
+            if let Some(plan) = requests::refuse(self, "the Canary is being deleted") {
                 return plan;
             }
             return rebaseline::advance(self).unwrap_or_else(|| leave::advance(self));
@@ -81,7 +82,7 @@ impl Case<'_> {
         }
         if !o.refusals.is_empty() {
             let why = o.refusals.join(" ");
-            if let Some(plan) = verbs::refuse(self, &format!("its spec is not served: {why}")) {
+            if let Some(plan) = requests::refuse(self, &format!("its spec is not served: {why}")) {
                 return plan;
             }
             let refused = Draft::from(o).stall(REFUSED, &why, self.now);
@@ -96,7 +97,7 @@ impl Case<'_> {
         if !o.guarded {
             return Step::GuardCanary.into();
         }
-        match verbs::advance(self) {
+        match requests::advance(self) {
             None => self.go_on(),
             Some(plan) if !plan.steps.is_empty() => plan,
             Some(Plan { wake, .. }) => wake.into_iter().fold(self.go_on(), Plan::wake),
@@ -169,7 +170,7 @@ impl Case<'_> {
         match (&o.status.run, o.status.phase) {
             (Some(run), _) => self.run(target, run),
             (None, Phase::Initializing) => initialise::advance(self, target),
-            (None, _) => rest::advance(self, target),
+            (None, _) => idle::advance(self, target),
         }
     }
 
@@ -219,7 +220,7 @@ impl Case<'_> {
         {
             return plan;
         }
-        if let Some(plan) = contest::ends(self, target, run) {
+        if let Some(plan) = writers::ends(self, target, run) {
             return plan;
         }
         let plan = self.stage(target, run);

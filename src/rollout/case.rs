@@ -1,23 +1,23 @@
 //! What is decided on, and what every stage asks of it: whether pods are ready, whether traffic has left, what to say when.
 
+use crate::api::revision::Revision;
 use crate::api::status::{Phase, Run, Stage};
-use crate::rollout::observed::{Memory, Observed, PodsSaid};
-use crate::rollout::plan::{Message, Plan, Step};
-use crate::rollout::revision::Revision;
+use crate::rollout::model::observed::{Memory, Observed, PodsSaid};
+use crate::rollout::model::plan::{Message, Plan, Step};
+use crate::rollout::model::workload::{NotReady, Workload};
 use crate::rollout::status::{Draft, if_new};
-use crate::rollout::workload::{NotReady, Workload};
 use jiff::{SignedDuration, Timestamp};
 
 /// One decision in the making.
-pub(super) struct Case<'a> {
-    pub(super) o: &'a Observed,
-    pub(super) m: &'a mut Memory,
-    pub(super) now: Timestamp,
+pub(in crate::rollout) struct Case<'a> {
+    pub(in crate::rollout) o: &'a Observed,
+    pub(in crate::rollout) m: &'a mut Memory,
+    pub(in crate::rollout) now: Timestamp,
 }
 
 impl Case<'_> {
     /// Says something that lasts: once, and again only when it changes.
-    pub(super) fn lasting(&mut self, message: Message) -> Plan {
+    pub(in crate::rollout) fn lasting(&mut self, message: Message) -> Plan {
         if self.m.said.as_ref() == Some(&message) {
             return Plan::default();
         }
@@ -26,7 +26,7 @@ impl Case<'_> {
     }
 
     /// Says something that lasts: when it changes, and once an interval, as Flagger does at each tick.
-    pub(super) fn repeating(&mut self, message: Message) -> Plan {
+    pub(in crate::rollout) fn repeating(&mut self, message: Message) -> Plan {
         let due = self.m.said_at.and_then(|at| at.saturating_add(self.o.policy.interval).ok());
         let at = self.now.saturating_add(self.o.policy.interval).unwrap_or(self.now);
         if due.is_some_and(|due| self.now < due) {
@@ -38,7 +38,7 @@ impl Case<'_> {
 
     /// Says why something that began at `since` is not done: what is merely under way is not news, what takes longer
     /// than an interval is.
-    pub(super) fn overdue(&mut self, since: Timestamp, message: Message) -> Plan {
+    pub(in crate::rollout) fn overdue(&mut self, since: Timestamp, message: Message) -> Plan {
         match self.after_interval(since) {
             Some(due) => Plan::default().wake(due),
             None => self.repeating(message),
@@ -46,41 +46,46 @@ impl Case<'_> {
     }
 
     /// The end of an interval that began at `since`, if it is still to come.
-    pub(super) fn after_interval(&self, since: Timestamp) -> Option<Timestamp> {
+    pub(in crate::rollout) fn after_interval(&self, since: Timestamp) -> Option<Timestamp> {
         let due = since.saturating_add(self.o.policy.interval).unwrap_or(self.now);
         (self.now < due).then_some(due)
     }
 
     /// `canary.namespace`, as most messages have it.
-    pub(super) fn canary(&self) -> String {
+    pub(in crate::rollout) fn canary(&self) -> String {
         format!("{}.{}", self.o.names.canary, self.o.names.namespace)
     }
 
     /// `target.namespace`.
-    pub(super) fn target(&self) -> String {
+    pub(in crate::rollout) fn target(&self) -> String {
         format!("{}.{}", self.o.names.target, self.o.names.namespace)
     }
 
     /// The Deployment of the canary's pods, `name.namespace`.
-    pub(super) fn canary_deployment(&self) -> String {
+    pub(in crate::rollout) fn canary_deployment(&self) -> String {
         format!("{}.{}", self.o.names.canary_deployment, self.o.names.namespace)
     }
 
     /// The Deployment of the primary's pods, `name.namespace`.
-    pub(super) fn primary(&self) -> String {
+    pub(in crate::rollout) fn primary(&self) -> String {
         format!("{}.{}", self.o.names.primary, self.o.names.namespace)
     }
 
-    pub(super) fn canary_not_ready(&self, error: &NotReady) -> String {
+    pub(in crate::rollout) fn canary_not_ready(&self, error: &NotReady) -> String {
         format!("canary deployment {} not ready: {}", self.canary_deployment(), error.message)
     }
 
-    pub(super) fn primary_not_ready(&self, error: &NotReady) -> String {
+    pub(in crate::rollout) fn primary_not_ready(&self, error: &NotReady) -> String {
         format!("{} not ready: {}", self.primary(), error.message)
     }
 
     /// Adds to a reason what pods that are not ready say of it themselves: status tells it when they are long gone.
-    pub(super) fn with_pods(&self, deployment: &str, run: &Run, text: &str) -> Result<String, Plan> {
+    pub(in crate::rollout) fn with_pods(
+        &self,
+        deployment: &str,
+        run: &Run,
+        text: &str,
+    ) -> Result<String, Plan> {
         let revision = &run.revision;
         let of_these = |said: &&PodsSaid| said.deployment == deployment && said.revision == *revision;
         let said = self.m.pods.as_ref().filter(of_these);
@@ -95,12 +100,12 @@ impl Case<'_> {
     }
 
     /// The same of the canary's pods.
-    pub(super) fn with_canarys_pods(&self, run: &Run, text: &str) -> Result<String, Plan> {
+    pub(in crate::rollout) fn with_canarys_pods(&self, run: &Run, text: &str) -> Result<String, Plan> {
         self.with_pods(&self.o.names.canary_deployment, run, text)
     }
 
     /// The canary's pods are awaited: what takes longer than an interval is said once an interval, and stated with their words.
-    pub(super) fn canary_awaited(&mut self, run: &Run, text: String) -> Plan {
+    pub(in crate::rollout) fn canary_awaited(&mut self, run: &Run, text: String) -> Plan {
         if self.after_interval(run.since).is_some() {
             return self.overdue(run.since, Message::warning(text));
         }
@@ -117,7 +122,7 @@ impl Case<'_> {
     }
 
     /// Judges the canary: the pods of the run's snapshot, all of them, and ready (interlock §5.4).
-    pub(super) fn canary_ready(&self, target: &Workload, run: &Run) -> Result<(), NotReady> {
+    pub(in crate::rollout) fn canary_ready(&self, target: &Workload, run: &Run) -> Result<(), NotReady> {
         let o = self.o;
         let Some(canary) = &o.canary else {
             return Err(NotReady { message: "deployment not found".into(), deadline: false });
@@ -146,7 +151,7 @@ impl Case<'_> {
     }
 
     /// Judges the primary.
-    pub(super) fn primary_ready(&self) -> Result<(), NotReady> {
+    pub(in crate::rollout) fn primary_ready(&self) -> Result<(), NotReady> {
         let Some(primary) = &self.o.primary else {
             return Err(NotReady { message: "deployment not found".into(), deadline: false });
         };
@@ -169,7 +174,7 @@ impl Case<'_> {
     }
 
     /// When the roll of the primary that goes on since then is late.
-    pub(super) fn primary_late_at(&self, since: Timestamp) -> Timestamp {
+    pub(in crate::rollout) fn primary_late_at(&self, since: Timestamp) -> Timestamp {
         let deadline = self.o.policy.deadline;
         match &self.o.primary {
             Some(primary) => primary.late_at(since, deadline, self.now),
@@ -178,18 +183,18 @@ impl Case<'_> {
     }
 
     /// Whether pods of the canary can take traffic at all.
-    pub(super) fn canary_serves(&self) -> bool {
+    pub(in crate::rollout) fn canary_serves(&self) -> bool {
         self.o.canary.as_ref().is_some_and(|c| c.rollout.available > 0)
     }
 
     /// Whether pods of the primary can take traffic at all.
-    pub(super) fn primary_serves(&self) -> bool {
+    pub(in crate::rollout) fn primary_serves(&self) -> bool {
         self.o.primary.as_ref().is_some_and(|p| p.rollout.available > 0)
     }
 
     /// `Ok` when the live route has had the canary at zero, seen by the data plane where it says so, for the
     /// drain delay; else the plan that gets there. Without canary pods there is nothing to drain.
-    pub(super) fn drained(&self) -> Result<(), Plan> {
+    pub(in crate::rollout) fn drained(&self) -> Result<(), Plan> {
         let weight = self.o.routes.weight.unwrap_or(0);
         if weight > 0 && self.canary_serves() && self.o.primary.is_some() && !self.primary_serves() {
             // Traffic stays where ready pods are; the primary's are watched.
@@ -200,7 +205,7 @@ impl Case<'_> {
     }
 
     /// The same for the primary's side: the canary at 100.
-    pub(super) fn primary_drained(&self) -> Result<(), Plan> {
+    pub(in crate::rollout) fn primary_drained(&self) -> Result<(), Plan> {
         self.drained_since(self.o.routes.weight == Some(100), self.m.full_since, true, 100)
     }
 
@@ -252,17 +257,22 @@ impl Case<'_> {
     }
 
     /// Whether it has.
-    pub(super) fn unsettled_for_long(&self) -> bool {
+    pub(in crate::rollout) fn unsettled_for_long(&self) -> bool {
         self.unsettled_until().is_some_and(|end| self.now >= end)
     }
 
     /// Writes status with a sentence that says what is waited for, when it says something new.
-    pub(super) fn waits(&self, phase: Phase, waits_for: &str) -> Plan {
+    pub(in crate::rollout) fn waits(&self, phase: Phase, waits_for: &str) -> Plan {
         if_new(self.o, Draft::from(self.o).finish(phase, waits_for, self.now))
     }
 
     /// As [`Self::waits`], and says why once an interval.
-    pub(super) fn waits_saying(&mut self, phase: Phase, waits_for: &str, message: Message) -> Plan {
+    pub(in crate::rollout) fn waits_saying(
+        &mut self,
+        phase: Phase,
+        waits_for: &str,
+        message: Message,
+    ) -> Plan {
         let mut plan = self.waits(phase, waits_for);
         let said = self.repeating(message);
         plan.steps.extend(said.steps);
@@ -270,12 +280,12 @@ impl Case<'_> {
     }
 
     /// The stage after this one, in status.
-    pub(super) fn enter(&self, run: &Run, stage: Stage) -> Run {
+    pub(in crate::rollout) fn enter(&self, run: &Run, stage: Stage) -> Run {
         Run { stage, since: self.now, awaits: None, ..run.clone() }
     }
 
     /// The same for the promoted revision, which something else has where its stored template was lost.
-    pub(super) fn promoted_loaded(&self, revision: &Revision) -> Result<(), Plan> {
+    pub(in crate::rollout) fn promoted_loaded(&self, revision: &Revision) -> Result<(), Plan> {
         let known =
             self.m.loaded.contains(revision) || self.o.snapshots.contains(&self.o.names.snapshot(revision));
         if known || self.m.lost.as_ref() == Some(revision) {
@@ -291,7 +301,7 @@ impl Case<'_> {
     }
 
     /// The template of a revision must be at hand before it is written anywhere.
-    pub(super) fn loaded(&self, revision: &Revision) -> Result<(), Plan> {
+    pub(in crate::rollout) fn loaded(&self, revision: &Revision) -> Result<(), Plan> {
         if self.m.loaded.contains(revision) {
             Ok(())
         } else {
@@ -300,12 +310,12 @@ impl Case<'_> {
     }
 
     /// Whether the primary's live template is the promoted snapshot: what a revert must be measured against.
-    pub(super) fn primary_runs(&self, revision: &Revision) -> bool {
+    pub(in crate::rollout) fn primary_runs(&self, revision: &Revision) -> bool {
         self.o.primary_revision.as_ref() == Some(revision)
     }
 
     /// What a new hold on the target means for a run on `revision`.
-    pub(super) fn newer(&self, target: &Workload, revision: &str) -> Option<Newer> {
+    pub(in crate::rollout) fn newer(&self, target: &Workload, revision: &str) -> Option<Newer> {
         if self.o.names.in_place()
             && target.keys.hold.is_none()
             && target.keys.promoted.as_ref() == Some(&target.revision)
@@ -321,13 +331,13 @@ impl Case<'_> {
     }
 
     /// Time from now.
-    pub(super) fn after(&self, delay: SignedDuration) -> Timestamp {
+    pub(in crate::rollout) fn after(&self, delay: SignedDuration) -> Timestamp {
         self.now.saturating_add(delay).unwrap_or(self.now)
     }
 }
 
 /// A hold that arrived.
-pub(super) enum Newer {
+pub(in crate::rollout) enum Newer {
     /// It is the promoted revision: the run is cancelled.
     Reverted,
     /// It is another revision: the run starts over with it.

@@ -1,12 +1,12 @@
 //! What adopting an application would do, without doing it: the decisions are those of [`advance`], played on copies of the
 //! objects, with pods that are ready as soon as they are asked for.
 
+use crate::api::revision::Revision;
 use crate::api::status::Phase;
 use crate::object::{Kind, ObjectRef, Objects, Write};
-use crate::rollout::neighbours::Neighbours;
-use crate::rollout::observed::PodsSaid;
-use crate::rollout::plan::{Answer, Step};
-use crate::rollout::revision::Revision;
+use crate::rollout::model::neighbours::Neighbours;
+use crate::rollout::model::observed::PodsSaid;
+use crate::rollout::model::plan::{Answer, Step};
 use crate::rollout::subject::{Config, Snapshot, Subject};
 use crate::rollout::{Memory, advance};
 use jiff::{SignedDuration, Timestamp};
@@ -316,7 +316,7 @@ fn shown(path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rollout::neighbours::LISTED;
+    use crate::rollout::model::neighbours::LISTED;
 
     fn object(api: &str, kind: &str, name: &str, spec: Value) -> Value {
         json!({"apiVersion": api, "kind": kind, "metadata": {"namespace": "test", "name": name, "uid": name,

@@ -8,8 +8,8 @@ use super::object::{self, set, settle};
 use super::record::{self, Record};
 use super::service::Metadata;
 use super::{RouteError, Router, Weights, istio, refused, weight_of};
+use crate::api::names::Names;
 use crate::object::{ObjectRef, Write};
-use crate::rollout::naming::Names;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 

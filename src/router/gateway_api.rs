@@ -4,9 +4,9 @@ use super::adopted::{self, Shape, elements};
 use super::gateway_rules::{conditions, filled, filled_parent, filters};
 use super::object::{self, same, set, settle, unset};
 use super::{Backends, Live, RouteError, Router, Settled, Weights};
+use crate::api::names::Names;
 use crate::foreign::cut;
 use crate::object::{Kind, ObjectRef, Write};
-use crate::rollout::naming::Names;
 use serde_json::{Value, json};
 
 /// Fields of a rule that the Canary decides. Others (name, retry, sessionPersistence, …) are left as they

@@ -5,7 +5,7 @@
 use super::RouteError;
 use super::object::{set, settle};
 use super::service::ServiceSpec;
-use crate::metrics::go::parse_duration;
+use crate::go::parse_duration;
 use serde_json::{Value, json};
 
 /// Translates request conditions.

@@ -279,7 +279,7 @@ fn merged_match(analysis: &[Value], service: &[Value]) -> Vec<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rollout::naming::Names;
+    use crate::api::names::Names;
     use crate::router::{Owner, Provider};
 
     /// Istio retries by itself unless it is told not to: what says zero is written as it stands.

@@ -42,8 +42,8 @@ pub use object::Owner;
 pub use provider::{Provider, ProviderError, SmiVersion, Traffic};
 pub use service::{Metadata, Rewrite, ServiceSpec, UnmanagedMetadata};
 
+use crate::api::names::Names;
 use crate::object::{ObjectRef, Write};
-use crate::rollout::naming::Names;
 use adopted::Shape;
 use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, PatchOperation};

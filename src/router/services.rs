@@ -9,10 +9,10 @@ use super::Live;
 use super::object::{self, Owner, set};
 use super::ports::{self, DiscoveredPort};
 use super::service::{Metadata, ServiceSpec};
+use crate::api::carried;
 use crate::api::keys;
+use crate::api::names::{Layout, Names, label_value};
 use crate::object::{Kind, ObjectRef, Write};
-use crate::rollout::carried;
-use crate::rollout::naming::{Layout, Names, label_value};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 

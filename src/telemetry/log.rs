@@ -3,7 +3,7 @@
 //! A JSON line has `level`, `ts` (ISO 8601 with milliseconds, UTC), `msg`, and the fields of the event and of its
 //! spans beside them; a line about a Canary has `canary: "name.namespace"`.
 
-use crate::controller::clock;
+use crate::clock;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 use std::fmt::{self, Debug, Write as _};

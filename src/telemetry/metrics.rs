@@ -362,13 +362,13 @@ impl Metrics {
         self.leader.set(i64::from(leads));
     }
 
-    /// Sets until when the certificates are valid.
-    pub fn set_certificate_expiry(&self, expiry: crate::tls::Expiry) {
+    /// Sets until when the certificate that is served is valid, and the authority that signed it where it is ours.
+    pub fn set_certificate_expiry(&self, leaf: jiff::Timestamp, authority: Option<jiff::Timestamp>) {
         let set = |kind, at: jiff::Timestamp| {
             self.certificate_expiry.get_or_create(&CertificateKind { kind }).set(at.as_second());
         };
-        set("leaf", expiry.leaf);
-        if let Some(authority) = expiry.authority {
+        set("leaf", leaf);
+        if let Some(authority) = authority {
             set("authority", authority);
         }
     }
@@ -566,7 +566,7 @@ flagger_info{mesh_provider="istio",version="1.44.0"} 1"#;
         metrics.set_status("podinfo", "test", CanaryState::Running);
         metrics.set_leader(true);
         let at = jiff::Timestamp::from_second(1_800_000_000).unwrap();
-        metrics.set_certificate_expiry(crate::tls::Expiry { leaf: at, authority: None });
+        metrics.set_certificate_expiry(at, None);
         let text = metrics.render().unwrap();
         for line in [
             r#"flagger_canary_successes_total{analysis_status="completed",deployment_strategy="canary",name="podinfo",namespace="test"} 2"#,

@@ -7,7 +7,7 @@ use super::issue::{self, IssueError, Material};
 use super::plan::{Due, Policy, State, Step, due};
 use super::resolver::{Pair, PairError, Resolver};
 use super::store::{self, Store, StoreError};
-use crate::controller::clock;
+use crate::clock;
 use crate::kubernetes::client::{Failure, classify};
 use crate::kubernetes::election::Leadership;
 use crate::kubernetes::pauses::Pauses;

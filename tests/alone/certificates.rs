@@ -1,7 +1,7 @@
 //! The webhook's certificates under writes: whatever happens to what is stored, no write is lost to it.
 
-use crate::harness::{World, at, deployment, eventually};
 use anyhow::{Context as _, Result, ensure};
+use harness::{World, at, deployment, eventually};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Client;

@@ -1,9 +1,9 @@
 //! Coming from Flagger and leaving altogether, by the plugin.
 
-use crate::harness::objects::ready;
-use crate::harness::outside::Outside;
-use crate::harness::{World, at, canary, deployment, eventually, image, in_place, service, weight};
 use anyhow::{Context as _, Result, ensure};
+use harness::objects::ready;
+use harness::outside::Outside;
+use harness::{World, at, canary, deployment, eventually, image, in_place, service, weight};
 use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,9 +1,6 @@
 //! Scenarios that change what a whole cluster shares (webhook configuration, certificates, the one process), each on a
 //! control plane of its own.
 
-#[path = "../harness/mod.rs"]
-mod harness;
-
 mod certificates;
 mod leaving;
 mod policies;

@@ -1,15 +1,15 @@
 //! The second lock, demand by demand: what each refuses, what passes, and that none of them is there in vain. Every write
 //! is a dry run by an administrator, with the webhook configuration deleted and no process running.
 
-use crate::harness::{World, at, eventually};
 use anyhow::{Context as _, Result, bail, ensure};
 use ground::SIDETRACK;
+use harness::{World, at, eventually};
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, PropagationPolicy};
 use kube::core::GroupVersionKind;
 use serde_json::{Value, json};
 use sidetrack::admission::second_lock;
 use sidetrack::api::keys;
-use sidetrack::rollout::revision::RESTARTED_AT;
+use sidetrack::api::revision::RESTARTED_AT;
 
 /// Every demand, by a part of its message, in the order of the policies.
 const DEMANDS: [&str; 13] =

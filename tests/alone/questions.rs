@@ -1,7 +1,7 @@
 //! Where the questions of Canaries may go.
 
-use crate::harness::{World, at, canary, deployment};
 use anyhow::{Result, ensure};
+use harness::{World, at, canary, deployment};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 

@@ -1,7 +1,7 @@
 //! The second lock: what the API server refuses by itself while nobody answers for the webhook, and what heals.
 
-use crate::harness::{Sidetrack, World, at, canary, deployment, image};
 use anyhow::{Context as _, Result, ensure};
+use harness::{Sidetrack, World, at, canary, deployment, image};
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
@@ -63,7 +63,7 @@ impl Lock {
     }
 
     async fn caught(&self) -> Result<()> {
-        crate::harness::eventually("the bundle is injected", async || {
+        harness::eventually("the bundle is injected", async || {
             let text = self.kubectl(&["get", CONFIGURATION[0], CONFIGURATION[1], "-o", "json"]).await?;
             let configuration: Value = serde_json::from_str(&text)?;
             let hooks = at(&configuration, "/webhooks").as_array();
@@ -99,7 +99,7 @@ async fn the_policies_alone_let_no_revision_through() -> Result<()> {
 
     lock.kubectl(&["delete", CONFIGURATION[0], CONFIGURATION[1]]).await?;
     // The API server forgets it a moment later; what the webhook would have mended is refused from then on.
-    crate::harness::eventually("the webhook is not asked any more", async || {
+    harness::eventually("the webhook is not asked any more", async || {
         let said = lock.world.kubectl_says(&["-n", &lock.ns, "rollout", "resume", "deploy/app"]).await?;
         Ok(said.contains(HELD).then_some(()))
     })
@@ -254,7 +254,7 @@ async fn the_policies_guard_services_and_deletions() -> Result<()> {
         "the apex is enrolled: {labelled:#}"
     );
     lock.kubectl(&["delete", CONFIGURATION[0], CONFIGURATION[1]]).await?;
-    crate::harness::eventually("the second lock speaks for Services", async || {
+    harness::eventually("the second lock speaks for Services", async || {
         let error = lock.world.flux(service.clone()).await.err();
         Ok(error.filter(|e| format!("{e:#}").contains("its selector decides where traffic goes")))
     })
@@ -303,7 +303,7 @@ async fn without_the_kind_of_the_policies_an_api_server_that_starts_refuses_nobo
     lock.world.cp.crash_api_server();
     lock.world.cp.restart_api_server().await?;
     // Its other policies are compiled a moment after it is ready; by then it has looked at this one too.
-    crate::harness::eventually("the second lock speaks", async || {
+    harness::eventually("the second lock speaks", async || {
         lock.world.kubectl(&["-n", &other, "set", "image", "deploy/app", "app=app:v2"]).await?;
         lock.world.kubectl(&["-n", &other, "set", "image", "deploy/app", "app=app:v3"]).await?;
         let said =
@@ -323,12 +323,9 @@ async fn a_template_that_claims_to_be_the_promoted_one_is_taken_back() -> Result
     let sidetrack = world.run(&[])?;
     world.wait_for_webhook().await?;
     let ns = world.cp.namespace("claims").await?;
-    world.flux(crate::harness::service(&ns)).await?;
+    world.flux(harness::service(&ns)).await?;
     world.flux(deployment(&ns, "v1", 2)).await?;
-    world
-        .cp
-        .apply(crate::harness::in_place(&ns, &json!({"analysis": {"stepWeight": 5, "maxWeight": 100}})))
-        .await?;
+    world.cp.apply(harness::in_place(&ns, &json!({"analysis": {"stepWeight": 5, "maxWeight": 100}}))).await?;
     world.phase(&ns, "Initialized").await?;
     world.kubectl(&["delete", CONFIGURATION[0], CONFIGURATION[1]]).await?;
     let live = world.get(&ns, "deploy", "app").await?;
@@ -338,15 +335,15 @@ async fn a_template_that_claims_to_be_the_promoted_one_is_taken_back() -> Result
         "spec": {"template": {"spec": {"containers": [{"name": "app", "image": "app:v9"}]}}},
     })
     .to_string();
-    crate::harness::eventually("the claim passes when nobody is asked any more", async || {
+    harness::eventually("the claim passes when nobody is asked any more", async || {
         world.kubectl(&["-n", &ns, "patch", "deploy", "app", "-p", &claim]).await?;
         Ok((image(&world.get(&ns, "deploy", "app").await?) == "app:v9").then_some(()))
     })
     .await?;
-    crate::harness::eventually("the promoted revision has its pods, the other one is held", async || {
+    harness::eventually("the promoted revision has its pods, the other one is held", async || {
         let pods = world.list(&ns, "pod", "app=app").await?;
         let live = pods.iter().filter(|pod| at(pod, "/metadata/deletionTimestamp").is_null());
-        let live: Vec<&str> = live.map(crate::harness::objects::pod_image).collect();
+        let live: Vec<&str> = live.map(harness::objects::pod_image).collect();
         let target = world.get(&ns, "deploy", "app").await?;
         let held = image(&target) == "app:v9" && at(&target, "/spec/paused") == true;
         Ok((live == ["app:v1"; 2] && held).then_some(()))

@@ -1,7 +1,7 @@
 //! Policies without the webhook: what the API server refuses by itself, and how it heals.
 
-use crate::harness::{World, at, deployment, eventually, image, service};
 use anyhow::{Context as _, Result, ensure};
+use harness::{World, at, deployment, eventually, image, service};
 use serde_json::{Value, json};
 use sidetrack::api::keys;
 

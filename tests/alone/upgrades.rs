@@ -1,13 +1,13 @@
 //! An API server of a newer version: what is stored was hashed as an older one showed it.
 
-use crate::harness::{World, at, canary, deployment, image};
 use anyhow::{Context as _, Result, ensure};
 use ground::SIDETRACK;
+use harness::{World, at, canary, deployment, image};
 use serde_json::{Value, json};
 use sidetrack::api::keys;
-use sidetrack::rollout::naming::Names;
+use sidetrack::api::names::Names;
+use sidetrack::api::revision::Revision;
 use sidetrack::rollout::objects::{Label, generated_template};
-use sidetrack::rollout::revision::Revision;
 
 /// The template as an API server showed it that had other defaults and another field.
 fn older(template: &Value) -> Value {
@@ -108,16 +108,14 @@ async fn a_release_that_a_newer_version_has_begun_goes_on_and_loses_nothing() ->
     let newer = world.run(&[])?;
     world.wait_for_webhook().await?;
     let mut applications = Vec::new();
-    for make in [canary, crate::harness::in_place] {
+    for make in [canary, harness::in_place] {
         let ns = world.cp.namespace("versions").await?;
-        world.flux(crate::harness::service(&ns)).await?;
+        world.flux(harness::service(&ns)).await?;
         world.flux(deployment(&ns, "v1", 2)).await?;
         world.cp.apply(make(&ns, &json!({"analysis": {"interval": "5s"}}))).await?;
         world.phase(&ns, "Initialized").await?;
         world.flux(deployment(&ns, "v2", 2)).await?;
-        world
-            .until(&ns, "vs", "app", "weight on the canary", |vs| crate::harness::weight(vs) == Some(25))
-            .await?;
+        world.until(&ns, "vs", "app", "weight on the canary", |vs| harness::weight(vs) == Some(25)).await?;
         applications.push(ns);
     }
     newer.kill();

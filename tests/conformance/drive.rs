@@ -3,12 +3,12 @@
 use super::trace::Trace;
 use super::view::{self, View, anchor};
 use super::words;
-use crate::sim::World;
-use crate::sim::answers::HookAnswer;
-use crate::sim::process::scaled_to;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 use sidetrack::object::{Kind, ObjectRef};
+use sim::World;
+use sim::answers::HookAnswer;
+use sim::process::scaled_to;
 use std::time::Duration;
 
 /// How long the state is waited for in which Flagger's driver acted.

@@ -2,8 +2,8 @@
 
 use super::trace::Trace;
 use sidetrack::api::CanarySpec;
-use sidetrack::api::validate::review;
-use sidetrack::rollout::naming::Layout;
+use sidetrack::api::names::Layout;
+use sidetrack::review::review;
 use std::collections::BTreeMap;
 use std::time::Duration;
 

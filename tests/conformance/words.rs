@@ -4,11 +4,11 @@
 
 use super::trace::Trace;
 use super::view::{View, add_new};
-use crate::sim::World;
 use jiff::Timestamp;
 use serde_json::Value;
 use sidetrack::api::Canary;
 use sidetrack::controller::events;
+use sim::World;
 
 /// Between what is said and its form.
 const IS: &str = " = ";

@@ -5,7 +5,3 @@
 
 #[cfg(test)]
 mod search;
-#[cfg(test)]
-#[expect(dead_code, reason = "each test binary uses a part of it")]
-#[path = "../sim/mod.rs"]
-mod sim;

@@ -1,11 +1,11 @@
 //! The search: depth first, in as many threads as there are processors.
 
-use crate::sim::World;
-use crate::sim::faults::Fault;
-use crate::sim::manifests::{canary, deployment, in_place};
-use crate::sim::world::Fuse;
 use serde_json::{Value, json};
 use sidetrack::api::status::Phase;
+use sim::World;
+use sim::faults::Fault;
+use sim::manifests::{canary, deployment, in_place};
+use sim::world::Fuse;
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;

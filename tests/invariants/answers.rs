@@ -1,12 +1,12 @@
 //! Every request gets an answer, also of a Canary that is not served or is on its way out; status tells what is so.
 
-use crate::sim::World;
-use crate::sim::manifests::{canary, in_place};
-use crate::sim::world::revision;
 use serde_json::json;
 use sidetrack::api::Verb::{Abort, Promote};
 use sidetrack::api::keys;
 use sidetrack::api::status::{Phase, RequestOutcome};
+use sim::World;
+use sim::manifests::{canary, in_place};
+use sim::world::revision;
 
 #[test]
 fn a_canary_that_is_being_deleted_refuses_and_goes() {

@@ -1,8 +1,8 @@
 //! Two Kustomizations that both own the target: reported, and no release after the other for ever.
 
-use crate::sim::World;
-use crate::sim::manifests::{canary, deployment};
 use sidetrack::api::status::Phase;
+use sim::World;
+use sim::manifests::{canary, deployment};
 
 /// A Kustomization applies its revision.
 fn turn(world: &mut World, of: &str, image: &str) {

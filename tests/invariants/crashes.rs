@@ -1,13 +1,13 @@
 //! A process that dies at any write: the next one comes to the same end.
 
-use crate::sim::World;
-use crate::sim::cluster::Defaults;
-use crate::sim::manifests::{by_replicas, canary, deployment, in_place};
-use crate::sim::world::{Fuse, revision};
 use serde_json::{Value, json};
 use sidetrack::api::status::{Phase, RequestOutcome};
 use sidetrack::api::{Verb, keys};
-use sidetrack::rollout::guard::{Guard, Turn};
+use sidetrack::rollout::model::gates::{Guard, Turn};
+use sim::World;
+use sim::cluster::Defaults;
+use sim::manifests::{by_replicas, canary, deployment, in_place};
+use sim::world::{Fuse, revision};
 
 /// What is left when all is over.
 fn end(world: &World) -> Value {

@@ -1,11 +1,11 @@
 //! What people change on a Canary while it serves: its names, its provider, its autoscaler.
 
-use crate::sim::World;
-use crate::sim::manifests::{canary, deployment, in_place, service};
-use crate::sim::world::revision;
 use serde_json::{Value, json};
 use sidetrack::api::status::Phase;
 use sidetrack::object::{Kind, ObjectRef};
+use sim::World;
+use sim::manifests::{canary, deployment, in_place, service};
+use sim::world::revision;
 
 fn at(kind: Kind, name: &str) -> ObjectRef {
     ObjectRef::new(kind, "test", name)

@@ -1,13 +1,13 @@
 //! One guard each: what would happen if the line that keeps it were not there.
 
-use crate::sim::World;
-use crate::sim::manifests::{canary, deployment, template};
-use crate::sim::process::scaled_to;
-use crate::sim::world::{Fuse, revision};
-use crate::sim::writers::Webhook;
 use sidetrack::api::keys;
 use sidetrack::api::status::{Phase, Stage};
 use sidetrack::object::{Kind, ObjectRef, Write};
+use sim::World;
+use sim::manifests::{canary, deployment, template};
+use sim::process::scaled_to;
+use sim::world::{Fuse, revision};
+use sim::writers::Webhook;
 
 fn stage(world: &World) -> Option<Stage> {
     world.status().run.map(|run| run.stage)

@@ -1,21 +1,21 @@
 //! The applied Deployment stays the primary.
 
-use crate::sim::World;
-use crate::sim::cluster::Defaults;
-use crate::sim::manifests::{deployment, in_place};
-use crate::sim::world::revision;
-use crate::sim::writers::Webhook;
 use serde_json::json;
 use sidetrack::api::keys;
 use sidetrack::api::status::Phase;
 use sidetrack::object::{Kind, ObjectRef};
+use sim::World;
+use sim::cluster::Defaults;
+use sim::manifests::{deployment, in_place};
+use sim::world::revision;
+use sim::writers::Webhook;
 
 fn made(world: &World) -> bool {
     world.cluster.get(&world.deployment("app-canary")).is_some()
 }
 
 fn service_of_the_owner() -> serde_json::Value {
-    crate::sim::manifests::service(&json!({"app": "app"}))
+    sim::manifests::service(&json!({"app": "app"}))
 }
 
 #[test]

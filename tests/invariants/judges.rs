@@ -1,10 +1,10 @@
 //! What kstatus, the library by which Flux and Helm 4 wait, makes of a Canary at every moment of a story.
 
-use crate::sim::World;
-use crate::sim::manifests::{canary, in_place};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 use sidetrack::api::{crds, keys};
+use sim::World;
+use sim::manifests::{canary, in_place};
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 

@@ -1,12 +1,12 @@
 //! Each law of the simulated cluster sees what it is for: the fault is put in by hand, as a write of Sidetrack's.
 
-use crate::sim::World;
-use crate::sim::manifests::{canary, in_place, template};
-use crate::sim::world::revision;
 use serde_json::{Value, json};
 use sidetrack::api::keys;
 use sidetrack::api::status::{Phase, Stage};
 use sidetrack::object::ObjectRef;
+use sim::World;
+use sim::manifests::{canary, in_place, template};
+use sim::world::revision;
 
 /// Sidetrack changes an object to what it must not be.
 fn writes(world: &mut World, at: &ObjectRef, edit: impl FnOnce(&mut Value)) {

@@ -1,14 +1,14 @@
 //! Other people's objects, whatever they are called and labelled: adopt, release, reject, leave, and nothing of them is changed
 //! but what adoption states, which is given back.
 
-use crate::sim::World;
-use crate::sim::laws_of_others::bare;
-use crate::sim::manifests::{NAMESPACE, canary, deployment};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use sidetrack::api::keys;
 use sidetrack::api::status::Phase;
 use sidetrack::object::{Kind, ObjectRef};
+use sim::World;
+use sim::laws_of_others::bare;
+use sim::manifests::{NAMESPACE, canary, deployment};
 
 /// A namespace as somebody may have it.
 #[derive(Clone, Debug)]
@@ -208,7 +208,7 @@ fn stalled(world: &World) -> Option<String> {
 /// Plays a namespace; whether its application was adopted.
 fn play(namespace: &Namespace) -> bool {
     let mut world = World::empty(NAMESPACE, "app", "app", None);
-    world.names = world.names.in_layout(sidetrack::rollout::naming::Layout::parse(namespace.layout).unwrap());
+    world.names = world.names.in_layout(sidetrack::api::names::Layout::parse(namespace.layout).unwrap());
     world.by_replicas = namespace.provider == "kubernetes";
     world.apply(namespace.target("v1"));
     for object in namespace.others() {

@@ -1,14 +1,14 @@
 //! Two Canaries on one target.
 
-use crate::sim::World;
-use crate::sim::manifests::{NAMESPACE, canary, deployment, in_place};
-use crate::sim::process::Process;
-use crate::sim::world::revision;
 use serde_json::Value;
 use sidetrack::api::Verb;
+use sidetrack::api::names::{Layout, Names};
 use sidetrack::api::status::Phase;
 use sidetrack::object::{Kind, ObjectRef};
-use sidetrack::rollout::naming::{Layout, Names};
+use sim::World;
+use sim::manifests::{NAMESPACE, canary, deployment, in_place};
+use sim::process::Process;
+use sim::world::revision;
 use std::collections::BTreeMap;
 
 /// Longer than a label value can be.

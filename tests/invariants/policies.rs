@@ -1,11 +1,11 @@
 //! What a policy holds, in both layouts: nothing of it runs before its time, and nothing of it is lost.
 
-use crate::sim::World;
-use crate::sim::manifests::{canary, in_place};
-use crate::sim::world::revision;
 use sidetrack::api::status::{Outcome, Phase, RequestOutcome, Stage};
 use sidetrack::api::{Verb, keys};
-use sidetrack::rollout::guard::{Frozen, Gate, Guard, Turn};
+use sidetrack::rollout::model::gates::{Frozen, Gate, Guard, Turn};
+use sim::World;
+use sim::manifests::{canary, in_place};
+use sim::world::revision;
 
 fn layouts() -> [World; 2] {
     [World::initialised(canary(&[])), World::initialised(in_place(&[]))]

@@ -1,11 +1,11 @@
 //! The race suite: what must hold in each scenario, beside the invariants that hold everywhere.
 
-use crate::sim::World;
-use crate::sim::manifests::{canary, deployment, template};
 use serde_json::json;
 use sidetrack::api::keys;
 use sidetrack::api::status::Phase;
 use sidetrack::object::{Kind, ObjectRef};
+use sim::World;
+use sim::manifests::{canary, deployment, template};
 
 fn steps(world: &mut World, step: i64, max: i64) {
     world.edit_canary("/spec/analysis/stepWeight", json!(step));
@@ -21,7 +21,7 @@ fn r1_update_while_progressing_starts_over_with_the_newer_revision() {
     world.update("v3");
     world.until_weight(0);
     assert!(
-        world.target_pods().revisions().iter().all(|r| **r == crate::sim::world::revision("v2")),
+        world.target_pods().revisions().iter().all(|r| **r == sim::world::revision("v2")),
         "v3 ran at weight"
     );
     world.until_over(Phase::Succeeded);
@@ -54,7 +54,7 @@ fn r2_update_while_promoting_waits_for_its_own_run() {
     world.update("v3");
     world.until_phase(Phase::Succeeded);
     assert_eq!((world.image("app-primary").as_str(), world.image("app").as_str()), ("v2", "v3"));
-    let pending = format!("revision {} is held", crate::sim::world::revision("v3"));
+    let pending = format!("revision {} is held", sim::world::revision("v3"));
     let succeeded = world.statuses.iter().rfind(|s| s.phase == Phase::Succeeded).unwrap();
     assert!(succeeded.conditions.iter().any(|c| c.message.contains(&pending)), "{:?}", succeeded.conditions);
     world.until("v3", |w| w.image("app-primary") == "v3" && w.status().phase == Phase::Succeeded);
@@ -208,7 +208,7 @@ fn r9_replicas_from_git_start_no_pod_of_an_unapproved_revision() {
     assert_eq!((world.image("app-primary").as_str(), world.replicas("app-primary")), ("v3", 3));
     let checksums: Vec<_> =
         world.answers.calls[before..].iter().map(|c| c.body["checksum"].clone()).collect();
-    assert!(checksums.iter().all(|c| *c == crate::sim::world::revision("v3").short()), "{checksums:?}");
+    assert!(checksums.iter().all(|c| *c == sim::world::revision("v3").short()), "{checksums:?}");
 }
 
 #[test]
@@ -292,7 +292,7 @@ fn r14_a_primary_edited_by_hand_is_refused_or_reported() {
         d["spec"]["template"]["spec"]["containers"][0]["image"] = json!("app:hack")
     };
     assert!(world.edit(&at, hack).is_err());
-    world.webhook = crate::sim::writers::Webhook::Gone;
+    world.webhook = sim::writers::Webhook::Gone;
     world.edit(&at, hack).unwrap();
     world.run(5);
     assert!(world.has_said("was changed by hand"));
@@ -370,7 +370,7 @@ fn r17_a_deleted_canary_leaves_the_application_serving() {
         world.laws.off = true;
         world.update("v3");
         world.run(5);
-        assert_eq!(world.target_pods().revisions(), [&crate::sim::world::revision("v3")]);
+        assert_eq!(world.target_pods().revisions(), [&sim::world::revision("v3")]);
     }
 }
 
@@ -392,9 +392,9 @@ fn r25_a_deleted_target_gets_no_traffic() {
         world.run(1);
         let at = world.deployment("app");
         if !finalizer {
-            world.webhook = crate::sim::writers::Webhook::Gone;
+            world.webhook = sim::writers::Webhook::Gone;
             world.edit(&at, |d| d["metadata"]["finalizers"] = json!([])).unwrap();
-            world.webhook = crate::sim::writers::Webhook::Up;
+            world.webhook = sim::writers::Webhook::Up;
         }
         world.delete(&at);
         if finalizer {

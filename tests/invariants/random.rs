@@ -3,18 +3,18 @@
 
 #![expect(clippy::unit_arg, reason = "deeds that cannot fail stand beside those that can")]
 
-use crate::sim::World;
-use crate::sim::cluster::Defaults;
-use crate::sim::faults::Fault;
-use crate::sim::manifests::{by_replicas, canary, deployment, in_place};
-use crate::sim::world::Fuse;
-use crate::sim::writers::Webhook;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use serde_json::json;
+use sidetrack::api::revision::Revision;
 use sidetrack::api::status::Phase;
 use sidetrack::api::{Verb, keys};
-use sidetrack::rollout::revision::Revision;
+use sim::World;
+use sim::cluster::Defaults;
+use sim::faults::Fault;
+use sim::manifests::{by_replicas, canary, deployment, in_place};
+use sim::world::Fuse;
+use sim::writers::Webhook;
 
 /// Makes a Canary of a layout, with these hooks.
 type Canary = fn(&[(&str, &str)]) -> serde_json::Value;

@@ -1,13 +1,13 @@
 //! In place and without a router: the share of the traffic is the ratio of pods in the owner's Service.
 
-use crate::sim::World;
-use crate::sim::cluster::text;
-use crate::sim::manifests::{by_replicas, deployment, service};
-use crate::sim::world::revision;
 use serde_json::json;
 use sidetrack::api::keys;
 use sidetrack::api::status::{Phase, Share, ShareBy};
 use sidetrack::object::{Kind, ObjectRef};
+use sim::World;
+use sim::cluster::text;
+use sim::manifests::{by_replicas, deployment, service};
+use sim::world::revision;
 
 /// The application with this many pods.
 fn of(pods: i32, hooks: &[(&str, &str)]) -> World {

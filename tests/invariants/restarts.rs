@@ -1,11 +1,11 @@
 //! The restart of a primary that is held in place: pod by pod, as its template is the held one.
 
-use crate::sim::World;
-use crate::sim::manifests::in_place;
-use crate::sim::world::{Fuse, revision};
 use jiff::SignedDuration;
 use sidetrack::api::Verb::{Abort, Restart};
 use sidetrack::api::status::{Phase, RequestOutcome};
+use sim::World;
+use sim::manifests::in_place;
+use sim::world::{Fuse, revision};
 
 /// v1 runs, v2 was rejected and is held; all pods are of before the restart.
 fn rejected(pods: i32) -> World {

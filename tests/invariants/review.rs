@@ -1,15 +1,15 @@
 //! Attacks on the interlock from its review: what must come out, beside the invariants that hold everywhere.
 //! A.1 is R6, A.3 is R7, A.13 is R7 and R25, A.14 is R17; A.2, A.11 and A.16 are of the other layout.
 
-use crate::sim::World;
-use crate::sim::cluster::Manager;
-use crate::sim::manifests::{canary, deployment, template};
-use crate::sim::world::revision;
-use crate::sim::writers::Webhook;
 use serde_json::json;
 use sidetrack::api::keys;
 use sidetrack::api::status::Phase;
 use sidetrack::object::{Kind, ObjectRef};
+use sim::World;
+use sim::cluster::Manager;
+use sim::manifests::{canary, deployment, template};
+use sim::world::revision;
+use sim::writers::Webhook;
 
 /// A.3 (b): adoption, a crash, a held v2 before the primary exists.
 #[test]

@@ -1,12 +1,12 @@
 //! Runs that nobody disturbs, and the quiet between them.
 
-use crate::sim::World;
-use crate::sim::manifests::{canary, deployment};
-use crate::sim::world::revision;
 use serde_json::json;
 use sidetrack::api::keys;
 use sidetrack::api::status::{Condition, Phase, Stage};
 use sidetrack::object::{Kind, ObjectRef};
+use sim::World;
+use sim::manifests::{canary, deployment};
+use sim::world::revision;
 
 #[test]
 fn a_healthy_revision_is_promoted() {

@@ -1,8 +1,8 @@
 //! Promotions without analysis: what is skipped is the judging, not the canary.
 
-use crate::sim::World;
-use crate::sim::manifests::canary;
 use sidetrack::api::status::Phase;
+use sim::World;
+use sim::manifests::canary;
 
 /// I2, §5.4: a canary that lacks a pod is not promoted, also when nobody asks for an analysis any more.
 #[test]

@@ -1,12 +1,12 @@
 //! Nothing gets stuck: fixes get through, waits end, and what is deleted together leaves nothing behind.
 
-use crate::sim::World;
-use crate::sim::faults::Fault;
-use crate::sim::manifests::{canary, deployment, in_place};
-use crate::sim::world::{Fuse, revision};
 use serde_json::json;
 use sidetrack::api::keys;
 use sidetrack::api::status::{Phase, Stage};
+use sim::World;
+use sim::faults::Fault;
+use sim::manifests::{canary, deployment, in_place};
+use sim::world::{Fuse, revision};
 
 fn conditions(world: &World) -> Vec<String> {
     world.status().conditions.iter().map(|c| format!("{}={}", c.type_, c.status)).collect()
@@ -250,7 +250,7 @@ fn an_adopted_service_is_given_back_without_its_target_too() {
     for target_first in [true, false] {
         let mut world = World::empty("test", "app", "app", None);
         world.apply(deployment("v1", None, Some(2)));
-        world.apply(crate::sim::manifests::service(&json!({"app": "app"})));
+        world.apply(sim::manifests::service(&json!({"app": "app"})));
         world.run(5);
         world.note_others();
         world.apply(canary(&[]));

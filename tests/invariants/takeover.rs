@@ -1,15 +1,15 @@
 //! Moving over from Flagger: the cluster as Flagger leaves it, and Sidetrack looks at it for the first time.
 
-use crate::sim::World;
-use crate::sim::cluster::{Manager, Refused};
-use crate::sim::manifests::{NAMESPACE, canary, deployment, template};
-use crate::sim::world::revision;
-use crate::sim::writers::Webhook;
 use serde_json::{Value, json};
 use sidetrack::api::keys;
+use sidetrack::api::revision::Revision;
 use sidetrack::api::status::Phase;
 use sidetrack::object::{Kind, ObjectRef};
-use sidetrack::rollout::revision::Revision;
+use sim::World;
+use sim::cluster::{Manager, Refused};
+use sim::manifests::{NAMESPACE, canary, deployment, template};
+use sim::world::revision;
+use sim::writers::Webhook;
 
 /// What Flagger has made for Canary `app` (as recorded of Flagger 1.44 on a real API server): the target at 0 with the
 /// template `applied`, `app-primary` with the template `promoted`, Services, routes, and its own words in status.

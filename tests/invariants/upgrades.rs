@@ -1,16 +1,16 @@
 //! An API server that is replaced by one with other defaults: hashes change although nobody writes. And a
 //! break-glass that only the admission policy saw (B-5).
 
-use crate::sim::World;
-use crate::sim::cluster::Defaults;
-use crate::sim::manifests::{canary, deployment, in_place};
-use crate::sim::world::{Fuse, revision};
-use crate::sim::writers::Webhook;
 use serde_json::json;
 use sidetrack::api::keys;
+use sidetrack::api::revision::Revision;
 use sidetrack::api::status::Phase;
 use sidetrack::object::{Kind, ObjectRef};
-use sidetrack::rollout::revision::Revision;
+use sim::World;
+use sim::cluster::Defaults;
+use sim::manifests::{canary, deployment, in_place};
+use sim::world::{Fuse, revision};
+use sim::writers::Webhook;
 
 fn live(world: &World) -> String {
     Revision::of(&world.target().unwrap()["spec"]["template"]).as_str().to_owned()

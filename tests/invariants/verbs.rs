@@ -1,13 +1,13 @@
 //! What people ask of a release: each verb in each situation, and what becomes of it.
 
-use crate::sim::World;
-use crate::sim::manifests::{canary, deployment, in_place};
-use crate::sim::world::revision;
-use crate::sim::writers::Webhook;
 use serde_json::json;
 use sidetrack::api::Verb::{self, Abort, Approve, Pause, Promote, Restart, Resume, Retry, Skip};
 use sidetrack::api::keys;
 use sidetrack::api::status::{Phase, RequestOutcome, Stage};
+use sim::World;
+use sim::manifests::{canary, deployment, in_place};
+use sim::world::revision;
+use sim::writers::Webhook;
 
 const RESTARTED: &str = "/spec/template/metadata/annotations/kubectl.kubernetes.io~1restartedAt";
 
@@ -163,7 +163,7 @@ fn each_verb_in_each_situation_is_taken_or_refused_with_a_reason() {
                 _ => revision("v2").as_str().to_owned(),
             };
             let before = world.status();
-            world.request(verb, &sidetrack::rollout::revision::Revision::from_key(of), "2");
+            world.request(verb, &sidetrack::api::revision::Revision::from_key(of), "2");
             world.until("an answer", |w| w.answered().is_some_and(|a| a.outcome != RequestOutcome::Accepted));
             let answer = world.answered().unwrap();
             assert_eq!(answer.by, "admin");
@@ -333,7 +333,7 @@ fn an_aborted_promotion_brings_the_revision_before_back() {
         world.update_with("v2", Some(image)).unwrap();
         until_stage(&mut world, Stage::Promoting);
         let run = world.status().run.unwrap().revision;
-        world.request(Abort, &sidetrack::rollout::revision::Revision::from_key(run), "1");
+        world.request(Abort, &sidetrack::api::revision::Revision::from_key(run), "1");
         world.until_over(Phase::Failed);
         assert_eq!((world.image("app-primary").as_str(), world.weight()), ("v1", 0));
     }
@@ -456,7 +456,7 @@ fn in_place_the_verbs_steer_the_roll_of_the_target_itself() {
     rolling.update_with("v2", Some("slow")).unwrap();
     until_stage(&mut rolling, Stage::Promoting);
     let run = rolling.status().run.unwrap().revision;
-    rolling.request(Abort, &sidetrack::rollout::revision::Revision::from_key(run), "1");
+    rolling.request(Abort, &sidetrack::api::revision::Revision::from_key(run), "1");
     rolling.until("an answer", |w| w.answered().is_some());
     assert!(rolling.answered().unwrap().message.contains("apply the revision before it"));
     rolling.update("v1");

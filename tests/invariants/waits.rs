@@ -1,12 +1,12 @@
 //! Waits that must end, and traffic that must not wait.
 
-use crate::sim::World;
-use crate::sim::manifests::{canary, in_place, template};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
+use sidetrack::api::revision::Revision;
 use sidetrack::api::status::{Phase, Stage};
 use sidetrack::object::{Kind, ObjectRef};
-use sidetrack::rollout::revision::Revision;
+use sim::World;
+use sim::manifests::{canary, in_place, template};
 
 /// Whoever suspended the Canary, and whatever is wrong with its spec: pods that die lose their weight, and a run goes on from
 /// there when it may.

@@ -1,8 +1,8 @@
 //! What a policy selects and cannot release: it is left alone, and named.
 
-use crate::harness::{at, deployment, eventually, shared};
-use crate::stage::{enforced, enrolled, named, namespace, runs};
 use anyhow::{Result, ensure};
+use harness::stage::{enforced, enrolled, named, namespace, runs};
+use harness::{at, deployment, eventually, shared};
 use serde_json::{Value, json};
 
 fn alone(policy: &Value) -> Vec<String> {

@@ -1,11 +1,11 @@
 //! From the first write of a Deployment on: what a policy selects is enrolled at admission, released, and let go.
 
-use crate::harness::objects::pod_image;
-use crate::harness::{at, canary, deployment, eventually, image, shared};
-use crate::stage::{
+use anyhow::{Result, ensure};
+use harness::objects::pod_image;
+use harness::stage::{
     enforced, enrolled, in_configuration, key, message, namespace, phase, policy, runs, said,
 };
-use anyhow::{Result, ensure};
+use harness::{at, canary, deployment, eventually, image, shared};
 use serde_json::{Value, json};
 use sidetrack::api::keys;
 

@@ -1,8 +1,8 @@
 //! Who may let a revision through, and who may pass a policy.
 
-use crate::harness::{World, at, deployment, shared};
-use crate::stage::{enforced, message, namespace, phase, runs};
 use anyhow::{Context as _, Result, ensure};
+use harness::stage::{enforced, message, namespace, phase, runs};
+use harness::{World, at, deployment, shared};
 use serde_json::{Value, json};
 use sidetrack::api::keys;
 

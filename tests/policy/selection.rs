@@ -1,9 +1,11 @@
 //! What policies select: refused when it makes no sense, audited, limited, and one of two that counts.
 
-use crate::harness::{World, at, deployment, service_of, shared};
 use crate::people::person;
-use crate::stage::{TEAM, enforced, enrolled, in_configuration, named, namespace, phase, policy, runs, said};
 use anyhow::{Result, ensure};
+use harness::stage::{
+    TEAM, enforced, enrolled, in_configuration, named, namespace, phase, policy, runs, said,
+};
+use harness::{World, at, deployment, service_of, shared};
 use serde_json::json;
 use sidetrack::api::keys;
 

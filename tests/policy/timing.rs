@@ -1,12 +1,12 @@
 //! When releases may begin: freeze windows, turns, and revisions that were rejected.
 
-use crate::harness::{at, deployment, image, service_of, shared};
-use crate::stage::{enforced, key, message, named, namespace, phase, policy, runs};
 use anyhow::{Context as _, Result, ensure};
+use harness::stage::{enforced, key, message, named, namespace, phase, policy, runs};
+use harness::{at, deployment, image, service_of, shared};
 use jiff::{SignedDuration, tz::TimeZone};
 use serde_json::{Value, json};
 use sidetrack::api::keys;
-use sidetrack::controller::clock;
+use sidetrack::clock;
 
 const ALWAYS: &str = "* * * * *";
 

@@ -4,15 +4,8 @@
 //! `make races` prints a line a scenario. Each is also run against a controller that does what its guards forbid
 //! ([`naive`]), to show that the oracle can see the fault.
 
-#[path = "../harness/mod.rs"]
-mod harness;
-
-#[cfg(test)]
-mod laws;
 #[cfg(test)]
 mod naive;
-#[cfg(test)]
-mod oracle;
 #[cfg(test)]
 mod processes;
 #[cfg(test)]

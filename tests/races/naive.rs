@@ -3,11 +3,11 @@
 //! whether a backend has pods, and takes any template that it has stored as seen. What each scenario proves is worth
 //! something only if the oracle finds this one guilty.
 
-use crate::harness::objects::ready;
-use crate::harness::{World, at, weight};
 use anyhow::{Context, Result};
+use harness::objects::ready;
+use harness::{World, at, weight};
 use serde_json::{Value, json};
-use sidetrack::rollout::revision::Revision;
+use sidetrack::api::revision::Revision;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -166,8 +166,7 @@ impl Look<'_> {
         let mut template = at(&target, "/spec/template").clone();
         template["metadata"]["labels"]["app"] = "app-primary".into();
         // As Flagger stamps each copy; then it copies what the template refers to, which takes a while.
-        template["metadata"]["annotations"]["copied"] =
-            sidetrack::controller::clock::now().to_string().into();
+        template["metadata"]["annotations"]["copied"] = sidetrack::clock::now().to_string().into();
         let patch = json!([{"op": "replace", "path": "/spec/template", "value": template}]);
         self.world.edit(self.ns, "deploy", "app-primary", patch).await?;
         *waited = 0;
@@ -231,7 +230,7 @@ impl Look<'_> {
     async fn status(&self, phase: &str, stored: &str, weight: Option<i64>) -> Result<()> {
         let run = weight.map(|weight| {
             json!({"revision": stored, "stage": "Analysing", "since": "2026-01-01T00:00:00Z", "weight": weight,
-                "lastStep": sidetrack::controller::clock::now().to_string()})
+                "lastStep": sidetrack::clock::now().to_string()})
         });
         let status = json!({"status": {"phase": phase, "lastAppliedSpec": stored, "run": run,
             "canaryWeight": weight.unwrap_or(0), "failedChecks": 0, "iterations": 0,

@@ -1,8 +1,8 @@
 //! Controllers that are killed, doubled and interrupted: real processes on a control plane of their own.
 
-use crate::harness::{at, eventually};
 use crate::race::{Race, Side, raced, unless_rests_on};
 use anyhow::{Result, ensure};
+use harness::{at, eventually};
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::sync::Mutex;

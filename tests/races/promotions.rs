@@ -1,9 +1,9 @@
 //! Promotions that go wrong, and failed ones.
 
-use crate::harness::at;
-use crate::harness::objects::{pod_image, ready};
 use crate::race::{Race, race, unless_rests_on};
 use anyhow::Result;
+use harness::at;
+use harness::objects::{pod_image, ready};
 use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,13 +1,11 @@
 //! A scenario's hands: a namespace with v1 behind routes, a recording of all that happens in it, and its end.
 
-use crate::harness::objects::{Timeline, pod_image, ready};
-use crate::harness::outside::Outside;
-use crate::harness::{
-    Sidetrack, World, at, canary, deployment, eventually, free_port, image, shared, weight,
-};
 use crate::naive::Naive;
-use crate::oracle::{REACTION, Terms, Verdict, judge};
 use anyhow::{Context as _, Result, ensure};
+use harness::objects::{Timeline, pod_image, ready};
+use harness::oracle::{REACTION, Terms, Verdict, judge};
+use harness::outside::Outside;
+use harness::{Sidetrack, World, at, canary, deployment, eventually, free_port, image, shared, weight};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};

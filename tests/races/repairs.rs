@@ -1,9 +1,9 @@
 //! Somebody else's writes to what is generated, and to what a run has set.
 
-use crate::harness::objects::ready;
-use crate::harness::{at, weight};
 use crate::race::{Race, Side, race, unless_rests_on};
 use anyhow::Result;
+use harness::objects::ready;
+use harness::{at, weight};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]

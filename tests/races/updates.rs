@@ -1,8 +1,8 @@
 //! A newer template at a bad moment.
 
-use crate::harness::at;
 use crate::race::{Race, Side, race, raced, unless_rests_on};
 use anyhow::Result;
+use harness::at;
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -65,7 +65,7 @@ async fn r3() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn r4() -> Result<()> {
     let begin = async |side| {
-        let mut first = crate::harness::deployment("", "v1", 2);
+        let mut first = harness::deployment("", "v1", 2);
         first["spec"]["template"]["metadata"]["labels"]["ready"] = "slow".into();
         first["spec"]["template"]["metadata"]["labels"]["ready-after"] = "3".into();
         Race::before(side, "r4", json!({}), first).await

@@ -1,18 +1,18 @@
 //! One application of a round: what is done to it, how it ends, and what is written down when something was wrong.
 
 use crate::deeds::{Deed, HOOKS, Move, Pods, Says, Side, Version};
-use crate::harness::objects::{Timeline, pod_image, ready};
-use crate::harness::outside::{Outside, no_sample, sample};
-use crate::harness::{World, at, canary, deployment, image, weight};
-use crate::laws::ready_message;
-use crate::oracle::{REACTION, Terms, judge, written};
 use crate::stage::Suffered;
 use crate::story::story;
 use anyhow::{Context as _, Result, bail};
+use harness::laws::ready_message;
+use harness::objects::{Timeline, pod_image, ready};
+use harness::oracle::{REACTION, Terms, judge, written};
+use harness::outside::{Outside, no_sample, sample};
+use harness::{World, at, canary, deployment, image, weight};
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use sidetrack::api::keys;
-use sidetrack::rollout::revision::Revision;
+use sidetrack::api::revision::Revision;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -171,7 +171,7 @@ impl Application {
             }
             Deed::Scale(side, replicas) => merge(side, json!({"spec": {"replicas": replicas}})).await,
             Deed::Restart(side) => {
-                let now = json!({"kubectl.kubernetes.io/restartedAt": sidetrack::controller::clock::now().to_string()});
+                let now = json!({"kubectl.kubernetes.io/restartedAt": sidetrack::clock::now().to_string()});
                 merge(side, json!({"spec": {"template": {"metadata": {"annotations": now}}}})).await
             }
             Deed::Retry => {

@@ -4,19 +4,10 @@
 //!
 //! `make races SEED=n` plays a seed again, `make races LONG=1` an hour of new ones.
 
-#[path = "../harness/mod.rs"]
-mod harness;
-
 #[cfg(test)]
 mod application;
 #[cfg(test)]
 mod deeds;
-#[cfg(test)]
-#[path = "../races/laws.rs"]
-mod laws;
-#[cfg(test)]
-#[path = "../races/oracle.rs"]
-mod oracle;
 #[cfg(test)]
 mod stage;
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! What all applications share: the control plane, two processes, and their outages.
 
 use crate::deeds::{Move, Outage};
-use crate::harness::{PATIENCE, Sidetrack, World, free_port};
 use anyhow::{Context as _, Result};
+use harness::{PATIENCE, Sidetrack, World, free_port};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

@@ -1,12 +1,12 @@
 //! What was seen of an application, written down for a person who looks for the cause.
 
-use crate::harness::objects::{State, pod_image, ready};
-use crate::harness::outside::Heard;
-use crate::harness::{at, image, weight};
-use crate::laws::ready_message;
 use anyhow::Result;
+use harness::laws::ready_message;
+use harness::objects::{State, pod_image, ready};
+use harness::outside::Heard;
+use harness::{at, image, weight};
 use serde_json::Value;
-use sidetrack::rollout::revision::Revision;
+use sidetrack::api::revision::Revision;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Instant;

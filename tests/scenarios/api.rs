@@ -1,7 +1,7 @@
 //! What the API server makes of our kinds, and what a Canary says of itself.
 
-use crate::harness::{at, canary, deployment, image, initialized, shared};
 use anyhow::{Context as _, Result, bail, ensure};
+use harness::{at, canary, deployment, image, initialized, shared};
 use kube::api::{Api, DynamicObject, PostParams};
 use kube::core::{GroupVersionKind, TypeMeta};
 use kube::discovery::pinned_kind;

@@ -13,10 +13,10 @@ mod trace;
 #[expect(dead_code, reason = "writes are seen in what they leave")]
 mod view;
 
-use crate::harness::objects::Timeline;
-use crate::harness::outside::{Outside, no_sample, sample};
-use crate::harness::{Sidetrack, World, at, eventually, shared};
 use anyhow::{Context as _, Result, ensure};
+use harness::objects::Timeline;
+use harness::outside::{Outside, no_sample, sample};
+use harness::{Sidetrack, World, at, eventually, shared};
 use serde_json::{Value, json};
 use tables::Deviations;
 use trace::Trace;

@@ -1,8 +1,8 @@
 //! What pages tell people to type is typed as it stands there, in another namespace.
 
-use crate::harness::outside::Outside;
-use crate::harness::{World, at, deployment, image, initialized, shared};
 use anyhow::{Result, ensure};
+use harness::outside::Outside;
+use harness::{World, at, deployment, image, initialized, shared};
 use serde_json::json;
 
 /// Types the first block below a heading of docs/rejected.md, and expects these words of it.

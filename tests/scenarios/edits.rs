@@ -1,8 +1,8 @@
 //! What people change on a Canary while it serves, and who else writes on what it made.
 
-use crate::harness::{at, deployment, eventually, image, initialized, service_of, shared, weight};
 use crate::in_place::adopted;
 use anyhow::{Result, ensure};
+use harness::{at, deployment, eventually, image, initialized, service_of, shared, weight};
 use serde_json::{Value, json};
 
 fn adopted_service(canary: &Value) -> &Value {

@@ -1,9 +1,9 @@
 //! Writers that write again and again what they want: Flux with its very requests, server-side apply without force, and
 //! those who say how many pods there shall be. What is as they want it must not move.
 
-use crate::harness::flux::reconcile;
-use crate::harness::{World, at, canary, deployment, image, initialized, shared, weight};
 use anyhow::{Result, ensure};
+use harness::flux::reconcile;
+use harness::{World, at, canary, deployment, image, initialized, shared, weight};
 use serde_json::{Value, json};
 
 const CLOSED: &str = "http://127.0.0.1:1/";

@@ -1,9 +1,9 @@
 //! Hooks: gates that wait, checks that reject, and what each of them is told.
 
-use crate::harness::objects::{pod_image, pods_of};
-use crate::harness::outside::Outside;
-use crate::harness::{at, deployment, eventually, image, initialized, shared, weight};
 use anyhow::{Result, ensure};
+use harness::objects::{pod_image, pods_of};
+use harness::outside::Outside;
+use harness::{at, deployment, eventually, image, initialized, shared, weight};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
@@ -214,7 +214,7 @@ async fn a_question_ends_with_the_revision_and_with_the_canary() -> Result<()> {
     let hook = json!([{"name": "ask", "type": "confirm-rollout", "url": url, "timeout": "10m"}]);
     let ns = world.cp.namespace("silent").await?;
     world.flux(deployment(&ns, "v1", 1)).await?;
-    world.cp.apply(crate::harness::canary(&ns, &hooks(hook))).await?;
+    world.cp.apply(harness::canary(&ns, &hooks(hook))).await?;
     world.phase(&ns, "Initialized").await?;
     world.flux(deployment(&ns, "v2", 1)).await?;
     let (mut of_v2, _) = silent.accept().await?;

@@ -1,8 +1,8 @@
 //! Deletion of a Canary: its application stands on its own again, without a moment in which it does not serve.
 
-use crate::harness::objects::{Cluster, ready};
-use crate::harness::{World, at, deployment, image, initialized, shared, weight};
 use anyhow::{Context, Result, ensure};
+use harness::objects::{Cluster, ready};
+use harness::{World, at, deployment, image, initialized, shared, weight};
 use serde_json::{Value, json};
 
 /// Whether a Service has a ready pod.
@@ -86,7 +86,7 @@ async fn canary_deleted_at_weight_ends_its_run_first() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn canary_deleted_after_a_rejection_leaves_the_promoted_revision() -> Result<()> {
     let (world, _) = shared().await;
-    let outside = crate::harness::outside::Outside::start().await?;
+    let outside = harness::outside::Outside::start().await?;
     outside.says("/check", 400, "no");
     let hook = json!([{"name": "check", "type": "pre-rollout", "url": outside.url("/check")}]);
     let ns = initialized("leavefail", &json!({"analysis": {"threshold": 1, "webhooks": hook}})).await?;
@@ -102,11 +102,11 @@ async fn what_is_deleted_together_in_a_release_leaves_nothing_behind() -> Result
     let cases =
         [["canary", "deploy"], ["deploy", "canary"], ["namespace", ""]].map(async |order| -> Result<()> {
             let ns = world.cp.namespace("together").await?;
-            world.cp.apply(crate::harness::service(&ns)).await?;
+            world.cp.apply(harness::service(&ns)).await?;
             world.flux(deployment(&ns, "v1", 2)).await?;
             world
                 .cp
-                .apply(crate::harness::canary(&ns, &json!({"analysis": {"stepWeight": 2, "maxWeight": 100}})))
+                .apply(harness::canary(&ns, &json!({"analysis": {"stepWeight": 2, "maxWeight": 100}})))
                 .await?;
             world.phase(&ns, "Initialized").await?;
             world.flux(deployment(&ns, "v2", 2)).await?;

@@ -1,9 +1,6 @@
 //! Scenarios on a real control plane: etcd, kube-apiserver, kube-controller-manager and KWOK, with the `sidetrack` binary
 //! under its ServiceAccount's rights, its webhook and its admission policies. Each has a namespace of its own.
 
-#[path = "../harness/mod.rs"]
-mod harness;
-
 mod api;
 #[cfg(test)]
 mod conformance;

@@ -1,8 +1,8 @@
 //! Metric checks against a server that says what it is told to.
 
-use crate::harness::outside::{Outside, no_sample, sample};
-use crate::harness::{at, deployment, initialized, shared, weight};
 use anyhow::{Result, ensure};
+use harness::outside::{Outside, no_sample, sample};
+use harness::{at, deployment, initialized, shared, weight};
 use serde_json::{Value, json};
 
 fn success_rate(outside: &Outside) -> Value {
@@ -68,7 +68,7 @@ async fn metric_without_a_usable_answer_halts_the_analysis() -> Result<()> {
     world.event(&ns, "context deadline exceeded").await?;
     outside.says("istio_requests_total", 200, &sample("NaN"));
     let asked = outside.heard("istio_requests_total").len();
-    crate::harness::eventually("NaN has been asked for", async || {
+    harness::eventually("NaN has been asked for", async || {
         Ok((outside.heard("istio_requests_total").len() > asked + 1).then_some(()))
     })
     .await?;
@@ -187,7 +187,7 @@ async fn a_running_process_exports_what_flagger_does() -> Result<()> {
         format!("flagger_info{{mesh_provider=\"istio\",version=\"{}\"}} 1", env!("CARGO_PKG_VERSION")),
     ];
     // Weight and state are those of the last look.
-    let found = crate::harness::eventually("the scrape is complete", async || {
+    let found = harness::eventually("the scrape is complete", async || {
         let mut found = scrape(sidetrack.port, &ns).await?;
         found.sort();
         Ok((found.len() >= expected.len() && found.iter().any(|l| *l == expected[3])).then_some(found))
@@ -196,7 +196,7 @@ async fn a_running_process_exports_what_flagger_does() -> Result<()> {
     ensure!(found == expected, "{found:#?}");
     world.delete(&ns, "canary", "app").await?;
     world.gone(&ns, "canary", "app").await?;
-    crate::harness::eventually("no series is left of a Canary that is gone", async || {
+    harness::eventually("no series is left of a Canary that is gone", async || {
         Ok((scrape(sidetrack.port, &ns).await?.len() == 1).then_some(()))
     })
     .await

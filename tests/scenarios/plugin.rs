@@ -1,7 +1,7 @@
 //! `kubectl sidetrack` on a real control plane: what it prints, what it does, and its exit codes.
 
-use crate::harness::{World, at, deployment, image, initialized, shared, weight};
 use anyhow::{Context as _, Result, ensure};
+use harness::{World, at, deployment, image, initialized, shared, weight};
 use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -204,7 +204,7 @@ impl Follow {
             }
             anyhow::bail!("the output ended")
         };
-        let read = tokio::time::timeout(crate::harness::PATIENCE, reads).await;
+        let read = tokio::time::timeout(harness::PATIENCE, reads).await;
         read.map_err(anyhow::Error::from)
             .flatten()
             .with_context(|| format!("{text}: {}", self.seen.join("\n")))

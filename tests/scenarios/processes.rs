@@ -1,12 +1,12 @@
 //! Processes that come and go, on a control plane of their own: crashes, hand-overs, and rest.
 
-use crate::harness::objects::{lawful, pod_image, pods_of};
-use crate::harness::outside::Outside;
-use crate::harness::{
-    Sidetrack, World, at, canary, deployment, eventually, free_port, image, in_place, service, weight,
-};
 use anyhow::{Context, Result, ensure};
 use ground::{AuditRequest, Mark, SIDETRACK};
+use harness::objects::{lawful, pod_image, pods_of};
+use harness::outside::Outside;
+use harness::{
+    Sidetrack, World, at, canary, deployment, eventually, free_port, image, in_place, service, weight,
+};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};

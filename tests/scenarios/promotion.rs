@@ -1,7 +1,7 @@
 //! Promotions that go wrong, are skipped, are suspended or tried again, and autoscalers.
 
-use crate::harness::{at, canary, deployment, image, initialized, shared, weight};
 use anyhow::{Result, ensure};
+use harness::{at, canary, deployment, image, initialized, shared, weight};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -69,7 +69,7 @@ async fn suspended_canary_holds_revisions_and_releases_them_when_resumed() -> Re
 #[tokio::test(flavor = "multi_thread")]
 async fn rejected_revision_is_tried_again_when_its_mark_is_removed() -> Result<()> {
     let (world, _) = shared().await;
-    let outside = crate::harness::outside::Outside::start().await?;
+    let outside = harness::outside::Outside::start().await?;
     outside.says("/check", 400, "no");
     let hook = json!([{"name": "check", "type": "pre-rollout", "url": outside.url("/check")}]);
     let ns = initialized("retry", &json!({"analysis": {"threshold": 1, "webhooks": hook}})).await?;

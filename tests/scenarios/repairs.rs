@@ -1,8 +1,8 @@
 //! What Sidetrack puts right between releases, and what it takes for a wish.
 
-use crate::harness::{at, deployment, image, initialized, shared};
 use anyhow::{Result, ensure};
 use ground::SIDETRACK;
+use harness::{at, deployment, image, initialized, shared};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,10 +1,10 @@
 //! In place and without a router on a real control plane: what the EndpointSlices of the owner's Service say is the share.
 
-use crate::harness::objects::{Cluster, pod_image};
-use crate::harness::outside::Outside;
-use crate::harness::{World, at, canary, deployment, eventually, image, service, shared};
 use crate::in_place::plain;
 use anyhow::{Result, ensure};
+use harness::objects::{Cluster, pod_image};
+use harness::outside::Outside;
+use harness::{World, at, canary, deployment, eventually, image, service, shared};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 

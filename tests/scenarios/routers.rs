@@ -1,9 +1,9 @@
 //! Every router: the weights of a release, and what other people do to the routes meanwhile.
 
-use crate::harness::outside::{Outside, no_sample, sample};
-use crate::harness::{at, deployment, eventually, image, initialized, shared, weight};
 use crate::in_place::adopted;
 use anyhow::{Result, ensure};
+use harness::outside::{Outside, no_sample, sample};
+use harness::{at, deployment, eventually, image, initialized, shared, weight};
 use serde_json::{Value, json};
 
 /// Plays a release and compares the weights that the route passed through.
@@ -171,7 +171,7 @@ async fn routes_and_service_of_the_owner_are_adopted_and_kept_when_the_canary_go
         "metadata": metadata, "spec": {"hosts": ["shop.example.com"],
         "http": [{"route": [{"destination": {"host": "app"}}]}]}}))
         .await?;
-    world.cp.apply(crate::harness::canary(&ns, &json!({"service": {"hosts": ["shop.example.com"]}}))).await?;
+    world.cp.apply(harness::canary(&ns, &json!({"service": {"hosts": ["shop.example.com"]}}))).await?;
     world.phase(&ns, "Initialized").await?;
     let service = world.get(&ns, "svc", "app").await?;
     ensure!(

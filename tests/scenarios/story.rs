@@ -1,7 +1,7 @@
 //! The story that Sidetrack always tells: initialisation, a release, a rejected one, a reverted one.
 
-use crate::harness::{at, deployment, image, initialized, shared, weight};
 use anyhow::{Result, ensure};
+use harness::{at, deployment, image, initialized, shared, weight};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,9 +1,9 @@
 //! A revision that arrives while another one is on its way.
 
-use crate::harness::objects::{Cluster, lawful, pod_image, pods_of};
-use crate::harness::outside::{Outside, no_sample, sample};
-use crate::harness::{at, deployment, image, initialized, shared, weight};
 use anyhow::{Result, ensure};
+use harness::objects::{Cluster, lawful, pod_image, pods_of};
+use harness::outside::{Outside, no_sample, sample};
+use harness::{at, deployment, image, initialized, shared, weight};
 use serde_json::json;
 
 fn weight_in(cluster: &Cluster) -> i64 {

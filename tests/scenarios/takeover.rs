@@ -1,7 +1,7 @@
 //! Moving over from Flagger: its objects, as it makes them, under a Sidetrack that has not seen them before.
 
-use crate::harness::{World, at, canary, deployment, image, shared, weight};
 use anyhow::{Result, ensure};
+use harness::{World, at, canary, deployment, image, shared, weight};
 use serde_json::{Value, json};
 use sidetrack::api::keys;
 

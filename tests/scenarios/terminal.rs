@@ -1,8 +1,8 @@
 //! The plugin on a real (pseudo-)terminal: colours, widths, the full screen and the way out of it.
 
-use crate::harness::objects::PERSON;
-use crate::harness::{World, deployment, eventually, initialized, shared, weight};
 use anyhow::{Context as _, Result, ensure};
+use harness::objects::PERSON;
+use harness::{World, deployment, eventually, initialized, shared, weight};
 use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
 use serde_json::json;
 use std::io::{Read as _, Write};

@@ -1,7 +1,7 @@
 //! Verbs as people use them: an annotation, whom the API server knows, and the rights that RBAC gives.
 
-use crate::harness::{World, at, canary, deployment, image, initialized, shared, weight};
 use anyhow::{Context as _, Result, ensure};
+use harness::{World, at, canary, deployment, image, initialized, shared, weight};
 use serde_json::{Value, json};
 use sidetrack::api::keys;
 

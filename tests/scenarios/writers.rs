@@ -1,8 +1,8 @@
 //! Who writes to an enrolled Deployment, in which situation, and what comes of it: kubectl, told by what it prints and by
 //! what is stored. Each write that kubectl can try out is tried first, and the trial must tell the truth.
 
-use crate::harness::{World, at, canary, deployment, image, shared};
 use anyhow::{Context as _, Result, ensure};
+use harness::{World, at, canary, deployment, image, shared};
 use serde_json::{Value, json};
 
 /// A namespace with Deployment `app`, applied by kubectl, and its Canary; and hands to write with.

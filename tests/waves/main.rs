@@ -1,18 +1,12 @@
 //! Waves across clusters: three real control planes with a Sidetrack each, which read each other's Canaries by the account of
 //! `manifests/peer-reader.yaml`, and one source that applies the same Deployment to all three.
 
-#[path = "../harness/mod.rs"]
-mod harness;
-#[path = "../policy/stage.rs"]
-#[expect(dead_code, reason = "the scenarios of policies use the rest")]
-mod stage;
-
-use crate::harness::flux::reconcile;
-use crate::harness::objects::Timeline;
-use crate::harness::outside::Outside;
-use crate::harness::{Sidetrack, World, at, deployment, eventually, image, service};
-use crate::stage::{TEAM, enforced, message, phase, runs};
 use anyhow::{Context as _, Result, ensure};
+use harness::flux::reconcile;
+use harness::objects::Timeline;
+use harness::outside::Outside;
+use harness::stage::{TEAM, enforced, message, phase, runs};
+use harness::{Sidetrack, World, at, deployment, eventually, image, service};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -211,7 +205,7 @@ async fn rejected(first: &Cluster, second: &Cluster, third: &Cluster) -> Result<
     .await?;
     ensure!(!ever_released(&timeline, &third.world, "v3").await?, "v3 had pods in us-1");
     let pods = third.world.list(NAMESPACE, "pod", "app=app").await?;
-    let of_v2 = |pod: &Value| crate::harness::objects::pod_image(pod) == "app:v2";
+    let of_v2 = |pod: &Value| harness::objects::pod_image(pod) == "app:v2";
     ensure!(!pods.is_empty() && pods.iter().all(of_v2), "{pods:#?}");
     Ok(())
 }

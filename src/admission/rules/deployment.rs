@@ -9,7 +9,7 @@ use crate::admission::outcome::{Change, Outcome, Rule};
 use crate::admission::review::Request;
 use crate::admission::view::View;
 use crate::api::keys;
-use crate::rollout::revision::Revision;
+use crate::api::revision::Revision;
 use serde_json::Value;
 use std::borrow::Cow;
 

@@ -12,8 +12,8 @@ use crate::admission::outcome::{Change, Outcome, Rule};
 use crate::admission::review::{Operation, Request};
 use crate::admission::view::View;
 use crate::api::keys;
-use crate::rollout::naming::label_value;
-use crate::rollout::revision::Revision;
+use crate::api::names::label_value;
+use crate::api::revision::Revision;
 use serde_json::Value;
 use std::borrow::Cow;
 

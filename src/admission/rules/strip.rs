@@ -6,7 +6,7 @@
 use crate::admission::outcome::{Change, Outcome, Rule};
 use crate::admission::view::View;
 use crate::api::keys;
-use crate::rollout::revision::Revision;
+use crate::api::revision::Revision;
 
 /// What a Deployment that was held when it was saved keeps: what it was held on, and what ran instead.
 const SAVED: [&str; 2] = [keys::HOLD, keys::PROMOTED];

@@ -3,7 +3,7 @@
 use crate::admission::outcome::Rule;
 use crate::admission::testing::{Write, hash, template};
 use crate::api::keys;
-use crate::rollout::revision::RESTARTED_AT;
+use crate::api::revision::RESTARTED_AT;
 use serde_json::json;
 
 #[test]

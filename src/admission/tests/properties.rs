@@ -7,7 +7,7 @@ use crate::admission::outcome::{Rule, Verdict};
 use crate::admission::review::{Operation, Request};
 use crate::admission::testing::{Answered, answer, owner, recorded};
 use crate::api::keys;
-use crate::rollout::revision::{RESTARTED_AT, Revision};
+use crate::api::revision::{RESTARTED_AT, Revision};
 use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::{Value, json};

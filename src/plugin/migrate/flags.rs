@@ -1,6 +1,6 @@
 //! Flagger's arguments, and what stands for each of them here.
 
-use crate::cli::check::settings;
+use crate::install::settings;
 use serde_json::Value;
 
 /// What becomes of an argument.
@@ -79,7 +79,7 @@ impl Arguments {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::manifests::installation;
+    use crate::install::installation;
     use serde_json::json;
 
     #[test]

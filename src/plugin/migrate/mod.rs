@@ -7,11 +7,12 @@ use super::{DONE, Out, duration, view};
 use crate::admission::configuration;
 use crate::api::keys;
 use crate::api::status::Phase;
-use crate::cli::check::facts::{Facts, key, text};
-use crate::cli::check::gather::{gather, path};
-use crate::cli::check::settings;
-use crate::cli::manifests::{installation, workload};
-use crate::controller::clock;
+use crate::check::facts::Facts;
+use crate::check::gather::gather;
+use crate::clock;
+use crate::install::{installation, workload};
+use crate::kubernetes::path;
+use crate::object::{key, text};
 use crate::rollout::subject::Subject;
 use anyhow::bail;
 use flags::Arguments;
@@ -75,7 +76,7 @@ impl Move {
         plan.arguments = flaggers.first().map(Arguments::of).unwrap_or_default();
         plan.unset = plan.arguments.unset(facts.live("Deployment", workload::NAME));
         plan.missing = facts.installed.iter().filter(|i| matches!(i.live, Ok(None))).count();
-        let mut config = settings::config(facts);
+        let mut config = facts.config();
         // What names no provider has had Flagger's.
         if let Some(provider) = &plan.arguments.mesh_provider {
             config.mesh_provider.clone_from(provider);
@@ -208,7 +209,7 @@ impl Migrate {
             for mut object in installation(image)?.into_iter().flat_map(|(_, objects)| objects) {
                 plan.arguments.add_to(&mut object);
                 let object = &object;
-                let uri = format!("{}?fieldManager={FIELD_MANAGER}&force=true", path(object));
+                let uri = format!("{}?fieldManager={FIELD_MANAGER}&force=true", path::of_manifest(object));
                 at.send(http::Method::PATCH, &uri, "application/apply-patch+yaml", object).await?;
                 out.line(&format!("applied {} {}", text(object, "/kind"), text(object, "/metadata/name")))?;
             }

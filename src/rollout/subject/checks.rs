@@ -10,7 +10,7 @@ use crate::metrics::prometheus::{ONLINE_QUERY, Prometheus, online, sample};
 use crate::metrics::render::{Model, RenderError};
 use crate::object::{Kind, ObjectRef};
 use crate::outbound::{Exchange, HttpRequest};
-use crate::rollout::plan::{Answer, Check, Level, Message};
+use crate::rollout::model::plan::{Answer, Check, Level, Message};
 use base64::Engine as _;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -219,7 +219,7 @@ impl Subject<'_> {
         let status = self.canary.status.as_ref();
         status
             .and_then(|s| s.run.as_ref())
-            .map(|run| crate::rollout::revision::Revision::from_key(&run.revision).short().to_owned())
+            .map(|run| crate::api::revision::Revision::from_key(&run.revision).short().to_owned())
             .or_else(|| status.and_then(|s| s.last_applied_spec.clone()))
             .unwrap_or_default()
     }

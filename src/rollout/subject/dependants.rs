@@ -2,12 +2,12 @@
 //! the pods that are to be made.
 
 use super::{Subject, traffic_of};
-use crate::api::validate::Review;
+use crate::api::names::Names;
 use crate::api::{Canary, CanarySpec};
 use crate::object::Kind;
+use crate::review::Review;
 use crate::rollout::leaves_alone;
-use crate::rollout::naming::Names;
-use crate::rollout::neighbours::{Neighbours, controller, matches, selects, shown};
+use crate::rollout::model::neighbours::{Neighbours, controller, matches, selects, shown};
 use crate::rollout::objects;
 use crate::router::{Provider, Traffic};
 use serde_json::{Map, Value};

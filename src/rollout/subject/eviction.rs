@@ -2,7 +2,7 @@
 
 use super::Subject;
 use crate::object::{Kind, ObjectRef, Write};
-use crate::rollout::workload::Workload;
+use crate::rollout::model::workload::Workload;
 use jiff::Timestamp;
 use serde_json::Value;
 

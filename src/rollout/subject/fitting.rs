@@ -43,8 +43,8 @@ impl Subject<'_> {
 
 #[cfg(test)]
 mod tests {
+    use crate::api::names::Names;
     use crate::object::{Kind, ObjectRef};
-    use crate::rollout::naming::Names;
     use crate::rollout::subject::testing::subject;
     use serde_json::json;
     use std::sync::Arc;

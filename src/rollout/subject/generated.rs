@@ -2,11 +2,12 @@
 
 use super::Subject;
 use super::observe::annotation;
+use crate::api::carried;
 use crate::api::keys;
+use crate::api::revision::Revision;
 use crate::object::{Write, escape};
-use crate::rollout::carried::{self, Carried};
-use crate::rollout::patch::Edit;
-use crate::rollout::revision::Revision;
+use crate::rollout::objects::carried::Carried;
+use crate::rollout::objects::patch::Edit;
 use json_patch::PatchOperation;
 use serde_json::Value;
 
@@ -82,7 +83,7 @@ impl Subject<'_> {
 mod tests {
     use super::*;
     use crate::object::{Kind, ObjectRef};
-    use crate::rollout::plan::Step;
+    use crate::rollout::model::plan::Step;
     use crate::rollout::subject::testing::subject;
     use serde_json::json;
     use std::sync::Arc;

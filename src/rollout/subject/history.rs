@@ -2,10 +2,10 @@
 
 use super::Subject;
 use crate::api::keys;
+use crate::api::revision::Revision;
 use crate::object::{Kind, ObjectRef, Write};
+use crate::rollout::objects::patch::Edit;
 use crate::rollout::objects::{POD_TEMPLATE_HASH, replica_set_template};
-use crate::rollout::patch::Edit;
-use crate::rollout::revision::Revision;
 use serde_json::{Value, json};
 
 impl Subject<'_> {

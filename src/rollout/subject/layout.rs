@@ -1,9 +1,9 @@
 //! Which layout a Canary has: what its target is labelled with, else what its annotation asks for.
 
 use crate::api::keys;
-use crate::api::validate::Review;
+use crate::api::names::{Layout, Names};
 use crate::object::{Kind, ObjectRef, Objects};
-use crate::rollout::naming::{Layout, Names};
+use crate::review::Review;
 use serde_json::Value;
 
 /// Returns the names in the layout that applies. A layout is for as long as the target is enrolled: another wish is

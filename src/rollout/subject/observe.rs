@@ -2,12 +2,12 @@
 
 use super::{Subject, adopted};
 use crate::api::keys;
+use crate::api::revision::Revision;
 use crate::api::status::Adopted;
 use crate::object::{Kind, Write};
+use crate::rollout::model::observed::{Asked, Backend, Observed, Routes, Services, Settings};
+use crate::rollout::model::workload::Workload;
 use crate::rollout::objects;
-use crate::rollout::observed::{Asked, Backend, Observed, Routes, Services, Settings};
-use crate::rollout::revision::Revision;
-use crate::rollout::workload::Workload;
 use crate::router::services::ApexSelects;
 use crate::router::{RouteError, Settled};
 use jiff::SignedDuration;

@@ -3,9 +3,9 @@
 
 use super::{Subject, traffic_of};
 use crate::api::keys;
+use crate::api::names::{Layout, label_value};
 use crate::object::{Kind, ObjectRef};
-use crate::rollout::naming::{Layout, label_value};
-use crate::rollout::neighbours::{controller, selects, shown};
+use crate::rollout::model::neighbours::{controller, selects, shown};
 use crate::rollout::objects;
 use crate::router::{Live, Provider, Router, Traffic};
 use serde_json::Value;

@@ -3,10 +3,10 @@
 use super::Subject;
 use super::writes::Impossible;
 use crate::api::keys;
+use crate::api::revision::Revision;
 use crate::object::Write;
 use crate::rollout::objects;
-use crate::rollout::patch::Edit;
-use crate::rollout::revision::Revision;
+use crate::rollout::objects::patch::Edit;
 use crate::router::replicas::Set;
 use serde_json::Value;
 

@@ -8,11 +8,11 @@ use super::Subject;
 use super::observe::annotation;
 use super::writes::{Impossible, missing, one};
 use crate::api::keys;
+use crate::api::revision::Revision;
 use crate::object::{Kind, Write};
+use crate::rollout::model::observed::{Pods, Routes};
+use crate::rollout::model::workload::Workload;
 use crate::rollout::objects;
-use crate::rollout::observed::{Pods, Routes};
-use crate::rollout::revision::Revision;
-use crate::rollout::workload::Workload;
 use crate::router::replicas::{Set, count, percent};
 use serde_json::Value;
 

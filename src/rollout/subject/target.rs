@@ -3,12 +3,12 @@
 use super::Subject;
 use super::writes::{Impossible, missing, one};
 use crate::api::keys;
+use crate::api::revision::Revision;
 use crate::object::Write;
+use crate::rollout::model::plan::Step;
+use crate::rollout::model::workload::Workload;
 use crate::rollout::objects;
-use crate::rollout::patch::Edit;
-use crate::rollout::plan::Step;
-use crate::rollout::revision::Revision;
-use crate::rollout::workload::Workload;
+use crate::rollout::objects::patch::Edit;
 use serde_json::Value;
 
 impl Subject<'_> {

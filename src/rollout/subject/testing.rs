@@ -1,8 +1,8 @@
 //! A Canary with a target, for tests of single steps.
 
 use super::{Config, Subject};
+use crate::api::revision::Revision;
 use crate::object::{Kind, ObjectRef, Objects};
-use crate::rollout::revision::Revision;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::LazyLock;

@@ -3,14 +3,14 @@
 use super::Subject;
 use super::kept::keep_unknown;
 use crate::api::keys;
+use crate::api::revision::{RESTARTED_AT, Revision};
 use crate::object::{Kind, ObjectRef, Write};
-use crate::rollout::carried::Carried;
+use crate::rollout::model::observed::Backend;
+use crate::rollout::model::plan::{Message, Step};
+use crate::rollout::model::workload::Workload;
 use crate::rollout::objects;
-use crate::rollout::observed::Backend;
-use crate::rollout::patch::Edit;
-use crate::rollout::plan::{Message, Step};
-use crate::rollout::revision::{RESTARTED_AT, Revision};
-use crate::rollout::workload::Workload;
+use crate::rollout::objects::carried::Carried;
+use crate::rollout::objects::patch::Edit;
 use crate::router::services::ApexSelects;
 use serde_json::{Value, json};
 

@@ -1,9 +1,9 @@
 //! What is adopted, and when: a Deployment as its owner left it.
 
 use super::{adopted, pods};
-use crate::harness::objects::pod_image;
-use crate::harness::{World, at, deployment, image, in_place, service, service_of, shared, weight};
 use anyhow::{Result, ensure};
+use harness::objects::pod_image;
+use harness::{World, at, deployment, image, in_place, service, service_of, shared, weight};
 use serde_json::{Value, json};
 
 /// Waits until status says this, and makes sure that nothing was touched.
@@ -92,7 +92,7 @@ async fn in_place_an_application_without_pods_is_adopted_and_released_when_it_ha
         .obeys(world, |cluster, _| {
             let held =
                 cluster.get(&("deploy", "app".to_owned())).is_some_and(|d| at(d, "/spec/paused") == true);
-            let old = crate::harness::objects::pods_of(cluster, "app");
+            let old = harness::objects::pods_of(cluster, "app");
             ensure!(!held || old.iter().all(|p| pod_image(p) == "app:v1"), "a pod runs what is held");
             Ok(())
         })
@@ -153,7 +153,7 @@ async fn in_place_two_canaries_in_one_namespace_do_not_meet() -> Result<()> {
     world.flux(service_of(&ns, "other")).await?;
     world.flux(other("v1", &ns)?).await?;
     world.until(&ns, "deploy", "other", "it runs", |d| at(d, "/status/readyReplicas") == 2).await?;
-    let outside = crate::harness::outside::Outside::start().await?;
+    let outside = harness::outside::Outside::start().await?;
     outside.says("/load", 400, "no");
     let hook = json!([{"name": "load", "type": "rollout", "url": outside.url("/load")}]);
     world.cp.apply(renamed(in_place(&ns, &json!({"analysis": {"threshold": 1, "webhooks": hook}})))?).await?;

@@ -2,10 +2,10 @@
 
 use super::adopted;
 use crate::flux::{annotation, unchanged};
-use crate::harness::flux::reconcile;
-use crate::harness::outside::Outside;
-use crate::harness::{at, deployment, image, in_place, shared, weight};
 use anyhow::{Result, ensure};
+use harness::flux::reconcile;
+use harness::outside::Outside;
+use harness::{at, deployment, image, in_place, shared, weight};
 use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,10 +1,10 @@
 //! A primary that is held: who scales and restarts it meets what runs, never what is held.
 
 use super::{adopted, pods};
-use crate::harness::objects::{pods_of, ready};
-use crate::harness::outside::Outside;
-use crate::harness::{World, at, deployment, eventually, shared};
 use anyhow::{Context as _, Result, ensure};
+use harness::objects::{pods_of, ready};
+use harness::outside::Outside;
+use harness::{World, at, deployment, eventually, shared};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -61,7 +61,7 @@ async fn in_place_an_autoscaler_scales_what_runs_also_from_nothing() -> Result<(
     timeline
         .obeys(world, |cluster, _| {
             let all = pods_of(cluster, "app");
-            let held = all.iter().any(|p| crate::harness::objects::pod_image(p) == "app:v2");
+            let held = all.iter().any(|p| harness::objects::pod_image(p) == "app:v2");
             ensure!(!held, "a pod runs what is held");
             Ok(())
         })
@@ -99,7 +99,7 @@ async fn in_place_a_held_primary_is_restarted_pod_by_pod_within_its_budget() -> 
         let all = world.list(&ns, "pod", "app=app").await?;
         let made: Vec<i64> =
             all.iter().filter_map(|p| second(at(p, "/metadata/creationTimestamp").as_str()?).ok()).collect();
-        let now = sidetrack::controller::clock::now().as_second();
+        let now = sidetrack::clock::now().as_second();
         Ok(made.iter().all(|made| *made < now).then_some(()))
     })
     .await?;

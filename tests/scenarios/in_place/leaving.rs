@@ -1,10 +1,10 @@
 //! Leaving from wherever a release stands: a plain Deployment, on the right revision, with its pods.
 
 use super::{adopted, plain, pods};
-use crate::harness::objects::{pod_image, pods_of};
-use crate::harness::outside::Outside;
-use crate::harness::{World, at, deployment, eventually, image, in_place, service, shared, weight};
 use anyhow::{Context as _, Result, ensure};
+use harness::objects::{pod_image, pods_of};
+use harness::outside::Outside;
+use harness::{World, at, deployment, eventually, image, in_place, service, shared, weight};
 use serde_json::{Value, json};
 
 async fn gone(world: &World, ns: &str) -> Result<()> {

@@ -7,9 +7,9 @@ mod leaving;
 mod plugin;
 mod promotion;
 
-use crate::harness::objects::{pod_image, pods_of, ready};
-use crate::harness::{World, at, canary, deployment, image, in_place, service, shared, weight};
 use anyhow::{Result, ensure};
+use harness::objects::{pod_image, pods_of, ready};
+use harness::{World, at, canary, deployment, image, in_place, service, shared, weight};
 use serde_json::{Value, json};
 
 /// An application that runs already is adopted.
@@ -111,7 +111,7 @@ async fn adopting_and_releasing_in_place_touch_nothing_of_the_owner() -> Result<
 #[tokio::test(flavor = "multi_thread")]
 async fn in_place_a_rejected_revision_never_meets_the_primary_and_a_fix_does() -> Result<()> {
     let (world, _) = shared().await;
-    let outside = crate::harness::outside::Outside::start().await?;
+    let outside = harness::outside::Outside::start().await?;
     outside.says("/load", 400, "no");
     let hook = json!([{"name": "load", "type": "rollout", "url": outside.url("/load")}]);
     let ns = adopted("inplacebad", &json!({"analysis": {"threshold": 1, "webhooks": hook}})).await?;

@@ -1,8 +1,8 @@
 //! `kubectl sidetrack` where the target is the primary.
 
 use super::{adopted, pods};
-use crate::harness::{at, deployment, image, shared, weight};
 use anyhow::{Result, ensure};
+use harness::{at, deployment, image, shared, weight};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,10 +1,10 @@
 //! Gates and rolls: what lets a revision through, and how the primary takes it.
 
 use super::adopted;
-use crate::harness::objects::{pods_of, ready};
-use crate::harness::outside::Outside;
-use crate::harness::{at, deployment, image, in_place, service, shared, weight};
 use anyhow::{Result, ensure};
+use harness::objects::{pods_of, ready};
+use harness::outside::Outside;
+use harness::{at, deployment, image, in_place, service, shared, weight};
 use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,8 +1,8 @@
 //! Who else lives on the pods of the target.
 
 use super::{bare, behind, canary, condition, service, stalled, workload};
-use crate::harness::{at, shared};
 use anyhow::{Result, ensure};
+use harness::{at, shared};
 use serde_json::{Value, json};
 
 fn labels() -> Value {

@@ -8,8 +8,8 @@ mod rules;
 mod selectors;
 mod services;
 
-use crate::harness::{World, at, shared};
 use anyhow::{Result, ensure};
+use harness::{World, at, shared};
 use serde_json::{Map, Value, json};
 
 /// A Deployment with these labels on its pods, by all of which it selects them.
@@ -34,7 +34,7 @@ pub(crate) fn service(namespace: &str, name: &str, selector: &Value) -> Value {
 
 /// A Canary of this name for the Deployment of this name, in a layout.
 pub(crate) fn canary(namespace: &str, name: &str, layout: &str, spec: &Value) -> Value {
-    let mut canary = crate::harness::canary(namespace, spec);
+    let mut canary = harness::canary(namespace, spec);
     let named = json!({"metadata": {"name": name, "annotations": {"sidetrack.dev/layout": layout}},
         "spec": {"targetRef": {"name": name}}});
     json_patch::merge(&mut canary, &named);

@@ -1,8 +1,8 @@
 //! Names that Sidetrack would use, and that somebody else has.
 
 use super::{bare, canary, service, stalled, workload};
-use crate::harness::{at, deployment, eventually, shared};
 use anyhow::{Context as _, Result, ensure};
+use harness::{at, deployment, eventually, shared};
 use serde_json::{Value, json};
 
 /// The kind by its short name here, and an object of it that stands where Sidetrack would make its own.
@@ -141,7 +141,7 @@ async fn two_canaries_do_not_meet_in_one_service() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stored_template_of_somebody_else_is_not_taken_for_ours() -> Result<()> {
     let (world, _) = shared().await;
-    let ns = crate::harness::initialized("revisions", &json!({})).await?;
+    let ns = harness::initialized("revisions", &json!({})).await?;
     let stored = world.list(&ns, "controllerrevision", "sidetrack.dev/canary=app").await?;
     let name = stored.first().and_then(|s| at(s, "/metadata/name").as_str()).unwrap_or_default().to_owned();
     world.delete(&ns, "canary", "app").await?;

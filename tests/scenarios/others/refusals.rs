@@ -1,8 +1,8 @@
 //! Writes that the API server refuses are stated, counted, and tried again.
 
 use super::{canary, condition, service, stalled, workload};
-use crate::harness::{at, deployment, eventually, image, shared};
 use anyhow::{Result, ensure};
+use harness::{at, deployment, eventually, image, shared};
 use serde_json::{Value, json};
 
 /// An admission policy on the namespaces with this label value, and its binding.
@@ -82,8 +82,7 @@ async fn a_refused_object_is_told_in_the_api_servers_words() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_promotion_ends_as_a_rejection_with_the_reason() -> Result<()> {
     let (world, _) = shared().await;
-    let ns =
-        crate::harness::initialized("refusedpromotion", &json!({"analysis": {"stepWeight": 50}})).await?;
+    let ns = harness::initialized("refusedpromotion", &json!({"analysis": {"stepWeight": 50}})).await?;
     let expression = "!object.metadata.name.endsWith('-primary') || object.spec.template.spec.containers[0].image == 'app:v1'";
     in_force(
         &ns,
@@ -100,7 +99,7 @@ async fn a_refused_promotion_ends_as_a_rejection_with_the_reason() -> Result<()>
     ensure!(why.contains("the rule primary-stays says no"), "{why}");
     ensure!(at(&failed, "/status/canaryWeight") == 0);
     let route = world.get(&ns, "vs", "app").await?;
-    ensure!(crate::harness::weight(&route) == Some(0), "{route:#}");
+    ensure!(harness::weight(&route) == Some(0), "{route:#}");
     ensure!(image(&world.get(&ns, "deploy", "app-primary").await?) == "app:v1");
     lifted(&ns).await
 }
@@ -109,11 +108,8 @@ async fn a_refused_promotion_ends_as_a_rejection_with_the_reason() -> Result<()>
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_weight_is_not_stated_as_set() -> Result<()> {
     let (world, _) = shared().await;
-    let ns = crate::harness::initialized(
-        "refusedweight",
-        &json!({"analysis": {"stepWeight": 25, "threshold": 3}}),
-    )
-    .await?;
+    let ns = harness::initialized("refusedweight", &json!({"analysis": {"stepWeight": 25, "threshold": 3}}))
+        .await?;
     let expression = "object.spec.http.all(h, h.route.all(r, !r.destination.host.endsWith('-canary') || r.?weight.orValue(0) < 50))";
     let mut probe = world.get(&ns, "vs", "app").await?;
     if let Some(weight) = probe.pointer_mut("/spec/http/0/route/1/weight") {
@@ -131,7 +127,7 @@ async fn a_refused_weight_is_not_stated_as_set() -> Result<()> {
             let refused = cluster
                 .get(&("canary", "app".to_owned()))
                 .filter(|c| condition(c, "Stalled", "WriteRefused").is_some());
-            let route = cluster.get(&("vs", "app".to_owned())).and_then(crate::harness::weight);
+            let route = cluster.get(&("vs", "app".to_owned())).and_then(harness::weight);
             let stated = refused.and_then(|c| at(c, "/status/canaryWeight").as_i64());
             ensure!(stated.is_none() || stated == route, "{stated:?} stated, {route:?} set: {state:?}");
             Ok(())
@@ -144,7 +140,7 @@ async fn a_refused_weight_is_not_stated_as_set() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_holds_up_a_release_is_told_and_nobody_takes_it_for_done() -> Result<()> {
     let (world, _) = shared().await;
-    let ns = crate::harness::initialized("heldup", &json!({"service": {"portDiscovery": true}})).await?;
+    let ns = harness::initialized("heldup", &json!({"service": {"portDiscovery": true}})).await?;
     let expression = "object.metadata.name == 'app' || object.spec.ports.size() < 2";
     let mut probe = service(&ns, "probe", &json!({"app": "probe"}));
     if let Some(ports) = probe.pointer_mut("/spec/ports") {

@@ -1,8 +1,8 @@
 //! Routes that applications had before.
 
 use super::{bare, canary, service, stalled, workload};
-use crate::harness::{World, at, shared};
 use anyhow::{Result, ensure};
+use harness::{World, at, shared};
 use serde_json::{Value, json};
 
 const GATE: &str = r#"{"webhooks": [{"name": "gate", "type": "confirm-promotion", "url": "http://127.0.0.1:9/"}], "stepWeight": 50}"#;

@@ -1,9 +1,9 @@
 //! Kubernetes' own rules, and those of others about what we write.
 
 use super::{canary, service, workload};
-use crate::harness::{at, deployment, eventually, shared};
 use crate::in_place::adopted;
 use anyhow::{Result, ensure};
+use harness::{at, deployment, eventually, shared};
 use serde_json::{Value, json};
 
 /// What an admission policy makes of our write is what we wrote: no loop, and nobody is blamed for it.
@@ -77,7 +77,7 @@ async fn pods_of_the_promoted_revision_come_back_without_any_history() -> Result
         })
         .await?;
     let pods = world.list(&ns, "pod", "app=app").await?;
-    ensure!(pods.iter().all(|p| crate::harness::objects::pod_image(p) == "app:v1"), "{pods:#?}");
+    ensure!(pods.iter().all(|p| harness::objects::pod_image(p) == "app:v1"), "{pods:#?}");
     let sets = world.list(&ns, "rs", "app=app").await?;
     ensure!(sets.len() == 1 && at(&sets[0], "/metadata/ownerReferences/0/kind") == "Deployment", "{sets:#?}");
     Ok(())

@@ -1,8 +1,8 @@
 //! Labels that applications share.
 
 use super::{behind, canary, service, stalled, workload};
-use crate::harness::{at, shared};
 use anyhow::{Result, ensure};
+use harness::{at, shared};
 use serde_json::{Value, json};
 
 fn component(name: &str) -> Value {

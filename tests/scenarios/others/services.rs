@@ -1,8 +1,8 @@
 //! Services that applications had before: adopting is an edit, leaving an undo.
 
 use super::{bare, canary, service, stalled, workload};
-use crate::harness::{at, shared};
 use anyhow::{Result, ensure};
+use harness::{at, shared};
 use serde_json::{Value, json};
 
 /// A Service with everything that an owner may state.
