@@ -38,23 +38,26 @@ pub enum Kind {
     Secret,
     /// `autoscaling/v2` HorizontalPodAutoscaler.
     HorizontalPodAutoscaler,
-    /// `networking.istio.io/v1beta1` VirtualService.
-    VirtualService,
-    /// `networking.istio.io/v1beta1` DestinationRule.
-    DestinationRule,
-    /// `split.smi-spec.io/v1alpha1` TrafficSplit.
-    TrafficSplitV1Alpha1,
-    /// `split.smi-spec.io/v1alpha2` TrafficSplit.
-    TrafficSplitV1Alpha2,
-    /// `split.smi-spec.io/v1alpha3` TrafficSplit.
-    TrafficSplitV1Alpha3,
-    /// `gateway.networking.k8s.io/v1` HTTPRoute.
-    HttpRoute,
+    /// A kind that comes with a traffic router, as [`crate::router`] states it.
+    Route(&'static RouteKind),
+}
+
+/// How the API server names a kind that comes with a traffic router.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RouteKind {
+    /// The API group.
+    pub group: &'static str,
+    /// The version that is read and written.
+    pub version: &'static str,
+    /// The kind.
+    pub kind: &'static str,
+    /// The resource, as it stands in a path.
+    pub plural: &'static str,
 }
 
 impl Kind {
-    /// Every kind, in declaration order.
-    pub const ALL: [Self; 18] = [
+    /// Every kind of Kubernetes and Sidetrack, in declaration order; those of routers are in [`crate::router::kinds`].
+    pub const OWN: [Self; 12] = [
         Self::Canary,
         Self::MetricTemplate,
         Self::AlertProvider,
@@ -67,12 +70,6 @@ impl Kind {
         Self::Service,
         Self::Secret,
         Self::HorizontalPodAutoscaler,
-        Self::VirtualService,
-        Self::DestinationRule,
-        Self::TrafficSplitV1Alpha1,
-        Self::TrafficSplitV1Alpha2,
-        Self::TrafficSplitV1Alpha3,
-        Self::HttpRoute,
     ];
 
     /// Returns group, version, kind and plural.
@@ -93,14 +90,7 @@ impl Kind {
             Self::HorizontalPodAutoscaler => {
                 ("autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
             }
-            Self::VirtualService => ("networking.istio.io", "v1beta1", "VirtualService", "virtualservices"),
-            Self::DestinationRule => {
-                ("networking.istio.io", "v1beta1", "DestinationRule", "destinationrules")
-            }
-            Self::TrafficSplitV1Alpha1 => ("split.smi-spec.io", "v1alpha1", "TrafficSplit", "trafficsplits"),
-            Self::TrafficSplitV1Alpha2 => ("split.smi-spec.io", "v1alpha2", "TrafficSplit", "trafficsplits"),
-            Self::TrafficSplitV1Alpha3 => ("split.smi-spec.io", "v1alpha3", "TrafficSplit", "trafficsplits"),
-            Self::HttpRoute => ("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes"),
+            Self::Route(kind) => (kind.group, kind.version, kind.kind, kind.plural),
         }
     }
 
@@ -117,10 +107,18 @@ impl Kind {
         self.names().2
     }
 
-    /// Returns the kind that a manifest's `apiVersion` and `kind` name.
+    /// Returns the kind of Kubernetes or Sidetrack that a manifest's `apiVersion` and `kind` name.
     #[must_use]
     pub fn parse(api_version: &str, kind: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|k| k.as_str() == kind && k.api_version() == api_version)
+        Self::OWN.into_iter().find(|k| k.is(api_version, kind))
+    }
+
+    /// Whether a manifest's `apiVersion` and `kind` name it.
+    #[must_use]
+    pub fn is(self, api_version: &str, kind: &str) -> bool {
+        let (group, version, name, _) = self.names();
+        kind == name
+            && api_version.strip_suffix(version).is_some_and(|rest| rest.trim_end_matches('/') == group)
     }
 }
 
@@ -141,15 +139,18 @@ impl ObjectRef {
         Self { kind, namespace: namespace.into(), name: name.into() }
     }
 
-    /// Returns the address that a manifest states; `None` for a kind we do not know or a missing name.
+    /// Returns the address that a manifest states; `None` for a kind that is not of Kubernetes or Sidetrack, or without a name.
+    /// [`crate::router::address`] knows routes too.
     #[must_use]
     pub fn of(object: &Value) -> Option<Self> {
-        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
-        Some(Self::new(
-            Kind::parse(text("/apiVersion")?, text("/kind")?)?,
-            text("/metadata/namespace").unwrap_or_default(),
-            text("/metadata/name")?,
-        ))
+        Self::of_kind(Kind::parse(text(object, "/apiVersion"), text(object, "/kind"))?, object)
+    }
+
+    /// Returns the address of an object of this kind; `None` without a name.
+    #[must_use]
+    pub fn of_kind(kind: Kind, object: &Value) -> Option<Self> {
+        let (namespace, name) = key(object);
+        (!name.is_empty()).then(|| Self::new(kind, namespace, name))
     }
 }
 
@@ -168,6 +169,8 @@ impl fmt::Display for ObjectRef {
 pub enum Write {
     /// POST of a whole object.
     Create {
+        /// What is made.
+        target: ObjectRef,
         /// The object, with apiVersion, kind, namespace and name.
         object: Value,
     },
@@ -212,14 +215,20 @@ pub enum Write {
 }
 
 impl Write {
+    /// Makes an object, which states its namespace and name.
+    #[must_use]
+    pub fn create(kind: Kind, object: Value) -> Self {
+        let (namespace, name) = key(&object);
+        Self::Create { target: ObjectRef::new(kind, namespace, name), object }
+    }
+
     /// Returns what is written to; `None` when a whole object does not say what it is.
     #[must_use]
     pub fn target(&self) -> Option<ObjectRef> {
         match self {
-            Self::Create { object } | Self::Replace { object } | Self::ReplaceStatus { object } => {
-                ObjectRef::of(object)
-            }
-            Self::Patch { target, .. }
+            Self::Replace { object } | Self::ReplaceStatus { object } => ObjectRef::of(object),
+            Self::Create { target, .. }
+            | Self::Patch { target, .. }
             | Self::PatchStatus { target, .. }
             | Self::Evict { target, .. }
             | Self::Delete { target, .. } => Some(target.clone()),
@@ -261,7 +270,7 @@ mod tests {
 
     #[test]
     fn every_kind_is_found_by_its_own_names() {
-        for kind in Kind::ALL {
+        for kind in Kind::OWN {
             assert_eq!(Kind::parse(&kind.api_version(), kind.as_str()), Some(kind));
         }
     }

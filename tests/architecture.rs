@@ -26,9 +26,9 @@ const ROOMS: &str = "
     kubernetes: api clock object rollout
     tls: clock kubernetes
     controller: admission api clock foreign kubernetes object outbound policy rollout router telemetry
-    install: admission api go object rollout
+    install: admission api go object rollout router
     check: admission api clock controller install kubernetes object policy rollout telemetry
-    cli: admission api check clock controller go install kubernetes rollout telemetry tls
+    cli: admission api check clock controller go install kubernetes rollout router telemetry tls
     plugin: admission api check clock go install kubernetes object rollout
 ";
 

@@ -149,7 +149,8 @@ fn alert_provider(edit: &mut Editor) {
     edit.required("spec.secretRef", &["name"]);
 }
 
-const PROVIDERS: [&str; 19] = [
+/// The values of `spec.provider` that Flagger knows.
+pub const PROVIDERS: [&str; 19] = [
     "apisix",
     "appmesh",
     "appmesh:v1beta2",

@@ -118,7 +118,7 @@ impl Looks {
         }
         for write in plan(&roster, clock::now()).writes {
             match write {
-                Write::Create { object } if by_it(&object) => selected.canaries.push(object),
+                Write::Create { object, .. } if by_it(&object) => selected.canaries.push(object),
                 Write::ReplaceStatus { object } if text(&object, "/metadata/name") == name => {
                     let others = object.pointer("/status/others").and_then(Value::as_array);
                     selected.others.extend(others.into_iter().flatten().map(|other| {

@@ -3,7 +3,6 @@
 use super::facts::{Adoption, Facts};
 use super::finding::Finding;
 use super::finding::Level::{Error, Info, Warning};
-use super::gather::is_route;
 use super::installation::deployment_of;
 use crate::api::keys;
 use crate::check::adoption::changes;
@@ -117,7 +116,7 @@ fn canary(facts: &Facts, subject: &Subject<'_>, config: &Config) -> Vec<Finding>
     let mut unserved: Vec<Kind> = Subject::references(&subject.canary, config)
         .into_iter()
         .map(|reference| reference.kind)
-        .filter(|kind| is_route(*kind) && facts.served.get(kind) == Some(&Ok(false)))
+        .filter(|kind| matches!(kind, Kind::Route(_)) && facts.served.get(kind) == Some(&Ok(false)))
         .collect();
     unserved.dedup();
     for kind in unserved {

@@ -8,7 +8,7 @@ use super::pre;
 use crate::api::{Canary, keys};
 use crate::check::adoption::{Looks, is_adopted};
 use crate::controller::watch::served;
-use crate::install::rights::{LEASE, RIGHTS, Scope};
+use crate::install::rights::{LEASE, Scope, rights};
 use crate::install::{IMAGE, SERVICE_ACCOUNT, installation};
 use crate::kubernetes::path;
 use crate::object::{Key, key, text};
@@ -46,7 +46,7 @@ pub async fn gather(client: Client, now: Timestamp) -> anyhow::Result<Facts> {
     let installed =
         all(wanted, async |wanted| Installed { live: api.read(&path::of_manifest(&wanted)).await, wanted })
             .await;
-    let verbs = RIGHTS.into_iter().flat_map(|right| right.verbs.iter().map(move |verb| (right, *verb)));
+    let verbs = rights().into_iter().flat_map(|right| right.verbs.iter().map(move |verb| (right, *verb)));
     let rights = all(verbs.collect(), async |(right, verb)| {
         let namespace = if right.scope == Scope::Cluster { "" } else { keys::NAMESPACE };
         let allowed = api.allowed(namespace, right.group, right.resource, verb, right.name).await;
@@ -400,7 +400,7 @@ impl Needs {
                         needs.namespaces.insert(namespace.clone());
                         needs.deployments.insert((namespace, name));
                     }
-                    kind if is_route(kind) => {
+                    Kind::Route(_) => {
                         needs.kinds.insert(kind);
                     }
                     _ => {}
@@ -409,19 +409,6 @@ impl Needs {
         }
         needs
     }
-}
-
-/// Whether a kind comes with a traffic router rather than with Kubernetes or Sidetrack.
-pub(super) const fn is_route(kind: Kind) -> bool {
-    matches!(
-        kind,
-        Kind::VirtualService
-            | Kind::DestinationRule
-            | Kind::TrafficSplitV1Alpha1
-            | Kind::TrafficSplitV1Alpha2
-            | Kind::TrafficSplitV1Alpha3
-            | Kind::HttpRoute
-    )
 }
 
 #[cfg(test)]

@@ -3,10 +3,10 @@
 use super::facts::{Answer, Asked, Facts, Installed, MetricsServer, Probe, Refusal, Reply, SecretUse};
 use super::finding::{Finding, Level};
 use crate::api::keys;
-use crate::install::rights::RIGHTS;
+use crate::install::rights::rights;
 use crate::install::{IMAGE, installation};
-use crate::object::Kind;
 use crate::object::text;
+use crate::router::{DESTINATION_RULE, VIRTUAL_SERVICE};
 use crate::tls::issue;
 use crate::tls::plan::{Policy, Step};
 use base64::Engine as _;
@@ -64,7 +64,7 @@ fn lease(holder: &str, seconds: i64, renewed: Timestamp) -> Value {
 
 fn healthy() -> Facts {
     let wanted = installation(IMAGE).unwrap().into_iter().flat_map(|(_, objects)| objects);
-    let verbs = RIGHTS.into_iter().flat_map(|right| right.verbs.iter().map(move |verb| (right, *verb)));
+    let verbs = rights().into_iter().flat_map(|right| right.verbs.iter().map(move |verb| (right, *verb)));
     let key = |name: &str| ("test".to_owned(), name.to_owned());
     Facts {
         now: NOW,
@@ -77,7 +77,7 @@ fn healthy() -> Facts {
             .map(|webhook| Probe { webhook, answer: Ok(json!({"metadata": {"labels": {"app": "a"}}})) })
             .into(),
         canaries: Ok(vec![canary("app")]),
-        served: BTreeMap::from([Kind::VirtualService, Kind::DestinationRule].map(|kind| (kind, Ok(true)))),
+        served: BTreeMap::from([VIRTUAL_SERVICE, DESTINATION_RULE].map(|kind| (kind, Ok(true)))),
         deployments: BTreeMap::from([
             (key("app"), Ok(Some(app("app", 0)))),
             (key("app-primary"), Ok(Some(app("app-primary", 2)))),
@@ -358,7 +358,7 @@ fn each_doubt_about_a_canary_is_said() {
         Level::Error,
         "networking.istio.io/v1beta1 VirtualService, which this cluster does not serve",
         |facts| {
-            facts.served.insert(Kind::VirtualService, Ok(false));
+            facts.served.insert(VIRTUAL_SERVICE, Ok(false));
         },
     );
     one(Level::Warning, "Deployment app, which does not exist", |facts| {

@@ -9,6 +9,7 @@ use crate::kubernetes::election::{Election, Leadership, identity};
 use crate::kubernetes::lease;
 use crate::kubernetes::serve::{Limits, Shutdown, serve_plain, serve_tls};
 use crate::rollout::subject::Config;
+use crate::router::served;
 use crate::telemetry::health::{self, Readiness, Signal};
 use crate::telemetry::log::{self, Format};
 use crate::telemetry::metrics::Metrics;
@@ -46,9 +47,8 @@ pub struct RunArgs {
     /// Restrict the controller to one namespace.
     #[arg(long, default_value = "")]
     pub namespace: String,
-    /// Traffic provider of Canaries that name none: istio, smi:v1alpha1, smi:v1alpha2, smi:v1alpha3, linkerd, osm, gatewayapi:v1,
-    /// gatewayapi:v1beta1 or kubernetes.
-    #[arg(long, default_value = "istio")]
+    /// Traffic provider of Canaries that name none.
+    #[arg(long, default_value = "istio", help = format!("Traffic provider of Canaries that name none: {} or kubernetes", served()))]
     pub mesh_provider: String,
     /// URL of the Prometheus that answers built-in checks and inline queries.
     #[arg(long, default_value = "http://prometheus:9090")]

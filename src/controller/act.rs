@@ -103,7 +103,7 @@ fn refusal(step: &Step, error: &ActError) -> Option<Refused> {
 
 /// Whether an object is controlled by the owner that was to control the one which was to be made.
 fn same_owner(write: &Write, found: &Value) -> bool {
-    let Write::Create { object } = write else { return false };
+    let Write::Create { object, .. } = write else { return false };
     let uid = |object: &Value| object.pointer("/metadata/ownerReferences/0/uid").cloned();
     uid(object).is_some() && uid(object) == uid(found)
 }
@@ -309,7 +309,7 @@ impl Actor {
     async fn refresh(&self, key: &CanaryKey, at: &ObjectRef) -> Result<(), WriteError> {
         let read = self.writer.read(at).await?;
         self.take_in(key, |cache| match read {
-            Some(object) => cache.upsert(object),
+            Some(object) => cache.upsert(at.kind, object),
             None => cache.forget(at),
         })
         .await;
@@ -412,8 +412,8 @@ impl Actor {
                 if let Write::Delete { target, .. } = write {
                     lock(&self.cache).stored_no_more(target);
                 }
-                if let Some(object) = answer.clone() {
-                    self.take_in(key, |cache| cache.upsert(object)).await;
+                if let (Some(object), Some(at)) = (answer.clone(), write.target()) {
+                    self.take_in(key, |cache| cache.upsert(at.kind, object)).await;
                 }
                 Ok(answer)
             }
@@ -514,7 +514,7 @@ impl Actor {
                     let seen = self.writer.read(&at).await?;
                     if !subject.shows_same_template(seen.as_ref()) {
                         if let Some(object) = seen {
-                            self.take_in(key, |cache| cache.upsert(object)).await;
+                            self.take_in(key, |cache| cache.upsert(at.kind, object)).await;
                         }
                         return Err(error.into());
                     }

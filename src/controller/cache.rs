@@ -49,9 +49,9 @@ fn version(object: &Value) -> u64 {
 }
 
 impl Cache {
-    /// Takes in an object that exists. Returns the Canaries to look at.
-    pub fn upsert(&mut self, mut object: Value) -> Vec<CanaryKey> {
-        let Some(at) = ObjectRef::of(&object) else { return Vec::new() };
+    /// Takes in an object of this kind that exists. Returns the Canaries to look at.
+    pub fn upsert(&mut self, kind: Kind, mut object: Value) -> Vec<CanaryKey> {
+        let Some(at) = ObjectRef::of_kind(kind, &object) else { return Vec::new() };
         if at.kind == Kind::ControllerRevision {
             // Of these the metadata is followed; this is one that we have just stored.
             let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
@@ -62,7 +62,7 @@ impl Cache {
             return Vec::new();
         }
         if is_gone(&object) {
-            return self.remove(&object);
+            return self.remove(kind, &object);
         }
         let version = version(&object);
         let newest = self.objects.get(&at).map(|known| known.version);
@@ -87,8 +87,8 @@ impl Cache {
     }
 
     /// Takes in that an object of this version is gone; an object that was made anew since stays.
-    pub fn remove(&mut self, object: &Value) -> Vec<CanaryKey> {
-        let Some(at) = ObjectRef::of(object) else { return Vec::new() };
+    pub fn remove(&mut self, kind: Kind, object: &Value) -> Vec<CanaryKey> {
+        let Some(at) = ObjectRef::of_kind(kind, object) else { return Vec::new() };
         if self.objects.get(&at).is_some_and(|known| known.version > version(object)) {
             return Vec::new();
         }
@@ -322,7 +322,7 @@ mod tests {
     #[test]
     fn a_template_that_was_just_stored_is_known_at_once() {
         let mut cache = Cache::default();
-        cache.upsert(json!({
+        cache.upsert(Kind::ControllerRevision, json!({
             "apiVersion": "apps/v1", "kind": "ControllerRevision",
             "metadata": {"namespace": "test", "name": "app-1", "uid": "u", "labels": {keys::CANARY: "app"},
                 "creationTimestamp": "2026-01-01T00:00:00Z"},
@@ -352,10 +352,10 @@ mod tests {
     #[test]
     fn objects_that_no_canary_refers_to_are_not_kept() {
         let mut cache = Cache::default();
-        assert!(cache.upsert(deployment("x", 1)).is_empty());
+        assert!(cache.upsert(Kind::Deployment, deployment("x", 1)).is_empty());
         cache.refer(&key("c"), vec![at("x")]);
         assert_eq!(cache.unknown(&key("c")), [at("x")]);
-        assert_eq!(cache.upsert(deployment("x", 1)), [key("c")]);
+        assert_eq!(cache.upsert(Kind::Deployment, deployment("x", 1)), [key("c")]);
         assert!(cache.unknown(&key("c")).is_empty());
     }
 
@@ -363,12 +363,12 @@ mod tests {
     fn an_older_state_never_replaces_a_newer_one() {
         let mut cache = Cache::default();
         cache.refer(&key("c"), vec![at("x")]);
-        cache.upsert(deployment("x", 5));
-        assert!(cache.upsert(deployment("x", 4)).is_empty());
-        assert!(cache.upsert(deployment("x", 5)).is_empty());
-        assert!(cache.remove(&deployment("x", 4)).is_empty());
+        cache.upsert(Kind::Deployment, deployment("x", 5));
+        assert!(cache.upsert(Kind::Deployment, deployment("x", 4)).is_empty());
+        assert!(cache.upsert(Kind::Deployment, deployment("x", 5)).is_empty());
+        assert!(cache.remove(Kind::Deployment, &deployment("x", 4)).is_empty());
         assert!(cache.get(&at("x")).is_some());
-        assert_eq!(cache.remove(&deployment("x", 6)), [key("c")]);
+        assert_eq!(cache.remove(Kind::Deployment, &deployment("x", 6)), [key("c")]);
         assert!(cache.get(&at("x")).is_none());
     }
 
@@ -376,11 +376,11 @@ mod tests {
     fn the_same_version_is_taken_where_it_is_shown_otherwise() {
         let mut cache = Cache::default();
         cache.refer(&key("c"), vec![at("x")]);
-        cache.upsert(deployment("x", 5));
+        cache.upsert(Kind::Deployment, deployment("x", 5));
         let mut shown = deployment("x", 5);
         json_patch::merge(&mut shown, &json!({"spec": {"template": {"spec": {"aNewDefault": true}}}}));
-        assert_eq!(cache.upsert(shown.clone()), [key("c")]);
-        assert!(cache.upsert(shown.clone()).is_empty());
+        assert_eq!(cache.upsert(Kind::Deployment, shown.clone()), [key("c")]);
+        assert!(cache.upsert(Kind::Deployment, shown.clone()).is_empty());
         assert_eq!(cache.get(&at("x")), Some(shown));
     }
 
@@ -388,11 +388,11 @@ mod tests {
     fn a_late_answer_does_not_bring_back_what_is_gone() {
         let mut cache = Cache::default();
         cache.refer(&key("c"), vec![at("x")]);
-        cache.upsert(deployment("x", 5));
-        cache.remove(&deployment("x", 7));
-        assert!(cache.upsert(deployment("x", 6)).is_empty());
+        cache.upsert(Kind::Deployment, deployment("x", 5));
+        cache.remove(Kind::Deployment, &deployment("x", 7));
+        assert!(cache.upsert(Kind::Deployment, deployment("x", 6)).is_empty());
         assert!(cache.get(&at("x")).is_none());
-        assert_eq!(cache.upsert(deployment("x", 9)), [key("c")], "made anew");
+        assert_eq!(cache.upsert(Kind::Deployment, deployment("x", 9)), [key("c")], "made anew");
     }
 
     /// Whichever of the answer to the last write and the watch comes first.
@@ -408,16 +408,16 @@ mod tests {
         let last = json!({"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": null});
         for watch_first in [true, false] {
             let mut cache = Cache::default();
-            cache.upsert(canary(1, json!({})));
-            cache.upsert(canary(2, ends.clone()));
+            cache.upsert(Kind::Canary, canary(1, json!({})));
+            cache.upsert(Kind::Canary, canary(2, ends.clone()));
             assert_eq!(cache.canaries(), [key("c")], "its finalizer keeps it");
             if watch_first {
-                cache.remove(&canary(3, last.clone()));
+                cache.remove(Kind::Canary, &canary(3, last.clone()));
             }
-            assert_eq!(cache.upsert(canary(3, last.clone())), [key("c")]);
+            assert_eq!(cache.upsert(Kind::Canary, canary(3, last.clone())), [key("c")]);
             assert!(cache.canaries().is_empty());
-            cache.upsert(canary(4, json!({})));
-            cache.upsert(canary(3, last.clone()));
+            cache.upsert(Kind::Canary, canary(4, json!({})));
+            cache.upsert(Kind::Canary, canary(3, last.clone()));
             assert_eq!(cache.canaries(), [key("c")], "made anew");
         }
     }
@@ -426,14 +426,14 @@ mod tests {
     fn what_a_complete_list_lacks_does_not_exist() {
         let mut cache = Cache::default();
         cache.refer(&key("c"), vec![at("x"), at("y")]);
-        cache.upsert(deployment("x", 1));
+        cache.upsert(Kind::Deployment, deployment("x", 1));
         let dirty = cache.synced(Kind::Deployment, &HashSet::from([at("z")]));
         assert!(dirty.contains(&key("c")));
         assert!(cache.get(&at("x")).is_none());
         assert_eq!(cache.unknown(&key("c")), [at("x")], "it may have been made since: it is read");
         cache.forget(&at("x"));
         assert!(cache.unknown(&key("c")).is_empty());
-        cache.upsert(deployment("y", 3));
+        cache.upsert(Kind::Deployment, deployment("y", 3));
         cache.unserved(Kind::Deployment);
         assert!(cache.unknown(&key("c")).is_empty() && cache.get(&at("y")).is_none());
     }
@@ -443,8 +443,8 @@ mod tests {
         let mut cache = Cache::default();
         cache.refer(&key("c"), vec![at("x"), at("y")]);
         cache.refer(&key("d"), vec![at("y")]);
-        cache.upsert(deployment("x", 1));
-        cache.upsert(deployment("y", 1));
+        cache.upsert(Kind::Deployment, deployment("x", 1));
+        cache.upsert(Kind::Deployment, deployment("y", 1));
         cache.refer(&key("c"), Vec::new());
         assert!(cache.get(&at("x")).is_none());
         assert!(cache.get(&at("y")).is_some());

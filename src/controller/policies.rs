@@ -213,7 +213,7 @@ impl Policies {
                 if let Some(at) = write.target()
                     && let Some(object) = self.writer.read(&at).await?
                 {
-                    let dirty = lock(&self.cache).upsert(object);
+                    let dirty = lock(&self.cache).upsert(at.kind, object);
                     let _ = self.changes.send(Change::Dirty(dirty)).await;
                 }
                 self.changed.notify_one();
@@ -221,8 +221,9 @@ impl Policies {
             }
             answer => answer?,
         };
-        if let Some(object) = answer.filter(|_| !matches!(write, Write::Delete { .. })) {
-            let dirty = lock(&self.cache).upsert(object);
+        let answer = answer.filter(|_| !matches!(write, Write::Delete { .. }));
+        if let (Some(object), Some(at)) = (answer, write.target()) {
+            let dirty = lock(&self.cache).upsert(at.kind, object);
             let _ = self.changes.send(Change::Dirty(dirty)).await;
         }
         Ok(())

@@ -96,11 +96,11 @@ pub async fn follow(
                 Ok(Event::Init) => continue,
                 Ok(Event::InitApply(object)) => {
                     let object = json(object);
-                    seen.extend(ObjectRef::of(&object));
-                    Change::Dirty(lock(&cache).upsert(object))
+                    seen.extend(ObjectRef::of_kind(kind, &object));
+                    Change::Dirty(lock(&cache).upsert(kind, object))
                 }
-                Ok(Event::Apply(object)) => Change::Dirty(lock(&cache).upsert(json(object))),
-                Ok(Event::Delete(object)) => Change::Dirty(lock(&cache).remove(&json(object))),
+                Ok(Event::Apply(object)) => Change::Dirty(lock(&cache).upsert(kind, json(object))),
+                Ok(Event::Delete(object)) => Change::Dirty(lock(&cache).remove(kind, &json(object))),
                 Ok(Event::InitDone) => {
                     pauses = Pauses::default();
                     let dirty = lock(&cache).synced(kind, &seen);

@@ -4,6 +4,7 @@ use super::{SERVICE_ACCOUNT, labels};
 use crate::admission::policy_webhooks;
 use crate::admission::{configuration, policy_lock};
 use crate::api::keys;
+use crate::router;
 use serde_json::{Value, json};
 
 /// Name of the Secret that keeps the self-managed certificates.
@@ -72,8 +73,21 @@ const MAKE: &[&str] = &["get", "list", "watch", "create", "patch"];
 /// What is made for a Canary, and goes when the Canary takes over something else.
 const OWN: &[&str] = &["get", "list", "watch", "create", "patch", "delete"];
 
-/// Every right of the controller. Secrets of applications are not among them: see [`secrets_role`].
-pub const RIGHTS: [Right; 34] = [
+/// Every right of the controller, those on the objects of traffic routers among them. Secrets of applications are not: see
+/// [`secrets_role`].
+#[must_use]
+pub fn rights() -> Vec<Right> {
+    let mut all = OTHERS.to_vec();
+    for kind in router::kinds() {
+        let (group, _, _, plural) = kind.names();
+        if !all.iter().any(|right| (right.group, right.resource) == (group, plural)) {
+            all.push(Right::new(group, plural, OWN));
+        }
+    }
+    all
+}
+
+const OTHERS: [Right; 30] = [
     Right::new("flagger.app", "canaries", OWN),
     Right::new("flagger.app", "canaries/status", &["update"]),
     // What a Canary owns names it with blockOwnerDeletion, which admission plugin
@@ -93,10 +107,6 @@ pub const RIGHTS: [Right; 34] = [
     Right::new("apps", "controllerrevisions", &["get", "list", "watch", "create", "delete"]),
     Right::new("", "services", OWN),
     Right::new("autoscaling", "horizontalpodautoscalers", OWN),
-    Right::new("networking.istio.io", "virtualservices", OWN),
-    Right::new("networking.istio.io", "destinationrules", OWN),
-    Right::new("split.smi-spec.io", "trafficsplits", OWN),
-    Right::new("gateway.networking.k8s.io", "httproutes", OWN),
     // Who else lives on the pods of a Deployment that is to be adopted.
     Right::new("apps", "statefulsets", LIST),
     Right::new("apps", "daemonsets", LIST),
@@ -239,7 +249,7 @@ pub fn peer_reader() -> [Value; 3] {
 }
 
 fn rules(scope: Scope) -> Vec<Value> {
-    RIGHTS.iter().filter(|right| right.scope == scope).map(Right::rule).collect()
+    rights().iter().filter(|right| right.scope == scope).map(Right::rule).collect()
 }
 
 fn role_and_binding(kind: &str, name: &str, namespace: Option<&str>, rules: &[Value]) -> [Value; 2] {
@@ -270,10 +280,11 @@ mod tests {
     fn every_kind_that_is_followed_can_be_watched_in_the_whole_cluster() {
         // ReplicaSets and Pods are looked at when they are needed.
         let followed = |kind: &Kind| !matches!(kind, Kind::Secret | Kind::ReplicaSet | Kind::Pod);
-        for kind in Kind::ALL.into_iter().filter(followed) {
+        let rights = rights();
+        for kind in Kind::OWN.into_iter().chain(router::kinds()).filter(followed) {
             let (group, _, _, plural) = kind.names();
             let right =
-                RIGHTS.iter().find(|r| (r.group, r.resource, r.scope) == (group, plural, Scope::Cluster));
+                rights.iter().find(|r| (r.group, r.resource, r.scope) == (group, plural, Scope::Cluster));
             let verbs = right.unwrap_or_else(|| panic!("no right on {plural}")).verbs;
             assert!(READ.iter().all(|verb| verbs.contains(verb)), "{plural}: {verbs:?}");
         }
@@ -281,7 +292,7 @@ mod tests {
 
     #[test]
     fn no_right_is_wider_than_a_name_and_a_verb() {
-        for right in RIGHTS {
+        for right in rights() {
             assert!(!right.resource.contains('*') && !right.group.contains('*'));
             assert!(right.verbs.iter().all(|verb| !["*", "escalate", "bind", "impersonate"].contains(verb)));
             if right.resource == "secrets" {

@@ -46,7 +46,10 @@ mod tests {
         let at = |kind| of(&ObjectRef::new(kind, "a", "b"));
         assert_eq!(at(Kind::Service), "/api/v1/namespaces/a/services/b");
         assert_eq!(at(Kind::Deployment), "/apis/apps/v1/namespaces/a/deployments/b");
-        assert_eq!(at(Kind::HttpRoute), "/apis/gateway.networking.k8s.io/v1/namespaces/a/httproutes/b");
+        assert_eq!(
+            at(crate::router::HTTP_ROUTE),
+            "/apis/gateway.networking.k8s.io/v1/namespaces/a/httproutes/b"
+        );
         assert_eq!(collection(Kind::Canary, None), "/apis/flagger.app/v1beta1/canaries");
     }
 

@@ -140,7 +140,7 @@ impl Writer {
             |value: &Value| serde_json::to_vec(value).map_err(|e| WriteError::Malformed(e.to_string()));
         let manager = format!("fieldManager={FIELD_MANAGER}{option}");
         let (verb, method, uri, content, body) = match write {
-            Write::Create { object } => (
+            Write::Create { object, .. } => (
                 "create",
                 http::Method::POST,
                 format!("{}?{manager}", path::collection(at.kind, Some(&at.namespace))),

@@ -180,7 +180,9 @@ fn deployment(
     let policy = held.policy.metadata.name.as_deref().unwrap_or_default();
     let maker = Maker { name: policy, uid, layout: held.policy.spec.layout.as_str() };
     match roster.canaries.get(key) {
-        None => work.writes.push(Write::Create { object: generate::canary(maker, namespace, name, &spec) }),
+        None => {
+            work.writes.push(Write::create(Kind::Canary, generate::canary(maker, namespace, name, &spec)))
+        }
         // It is made anew when it is gone.
         Some(facts) if facts.terminating => {}
         Some(facts) if facts.target != *name => {

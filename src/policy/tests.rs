@@ -55,7 +55,7 @@ fn policy(name: &str, change: &Value) -> Value {
 /// What is made, as `namespace/name port`.
 fn made(work: &Work) -> Vec<String> {
     let canary = |write: &Write| match write {
-        Write::Create { object } => {
+        Write::Create { object, .. } => {
             let text = |pointer: &str| {
                 object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
             };
@@ -69,7 +69,7 @@ fn made(work: &Work) -> Vec<String> {
 
 fn created(work: &Work) -> Vec<Value> {
     let object = |write: &Write| match write {
-        Write::Create { object } => {
+        Write::Create { object, .. } => {
             let mut object = object.clone();
             object["metadata"]["uid"] = "c".into();
             Some(object)

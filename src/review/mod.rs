@@ -9,12 +9,8 @@ use crate::api::keys::{LAYOUT, LAYOUT_IN_PLACE};
 use crate::api::names::Layout;
 use crate::api::service::CanaryService;
 use crate::go;
-use crate::router::Traffic;
+use crate::router::{Traffic, served};
 use std::time::Duration;
-
-/// The traffic routers that this version serves. The flag may name a mesh after a version: `smi:v1alpha2:linkerd`.
-const SERVED: &str =
-    "istio, gatewayapi:v1, gatewayapi:v1beta1, smi:v1alpha1, smi:v1alpha2, smi:v1alpha3, linkerd, osm";
 
 /// How often a hook may be called again for one question.
 const MAX_RETRIES: u32 = 10;
@@ -86,15 +82,15 @@ fn references(spec: &CanarySpec, review: &mut Review) {
 fn routing(spec: &CanarySpec, layout: Layout, default_provider: &str, review: &mut Review) {
     let provider = spec.provider(default_provider);
     let traffic = Traffic::parse(provider);
-    let served = traffic.is_ok();
     if traffic == Ok(Traffic::Replicas) {
         by_replicas(&spec.analysis, layout, review);
     }
-    if !served {
+    if traffic.is_err() {
         review.refuse(format!(
-            "spec.provider is {provider:?}{}: traffic could not be shifted, because this version serves only {SERVED}, \
+            "spec.provider is {provider:?}{}: traffic could not be shifted, because this version serves only {}, \
              and \"kubernetes\" in layout {LAYOUT_IN_PLACE:?}; choose one of them.",
-            if spec.provider("").is_empty() { " by default" } else { "" }
+            if spec.provider("").is_empty() { " by default" } else { "" },
+            served(),
         ));
     }
     if provider.starts_with("gatewayapi:") && spec.service.gateway_refs.is_empty() {
@@ -118,7 +114,7 @@ fn routing(spec: &CanarySpec, layout: Layout, default_provider: &str, review: &m
         ("routeRef", spec.route_ref.is_some()),
         ("upstreamRef", spec.upstream_ref.is_some()),
     ] {
-        if given && served {
+        if given && traffic.is_ok() {
             review.warn(format!("spec.{field} is not used by provider {provider:?}."));
         }
     }
@@ -130,7 +126,8 @@ fn by_replicas(analysis: &Analysis, layout: Layout, review: &mut Review) {
         review.refuse(format!(
             "spec.provider is \"kubernetes\": blue/green is not served yet, and without a router weights can be set by \
              the number of pods only, in layout {LAYOUT_IN_PLACE:?}; set annotation {LAYOUT}: {LAYOUT_IN_PLACE}, or choose \
-             one of {SERVED}."
+             one of {}.",
+            served(),
         ));
     } else if analysis.max_weight() > 50 {
         review.warn(format!(

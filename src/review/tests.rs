@@ -28,7 +28,7 @@ fn with(changes: &[(&str, Value)]) -> Review {
 #[test]
 fn a_sound_canary_has_nothing_to_be_said_about() {
     assert_eq!(with(&[]), Review::default());
-    for provider in SERVED.split(", ").chain(["smi:v1alpha3:linkerd"]) {
+    for provider in served().split(", ").chain(["smi:v1alpha3:linkerd"]) {
         let gateways = json!([{"name": "public"}]);
         let review = with(&[("/provider", json!(provider)), ("/service/gatewayRefs", gateways)]);
         assert_eq!(review, Review::default(), "{provider}");

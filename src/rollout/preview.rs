@@ -9,6 +9,7 @@ use crate::rollout::model::observed::PodsSaid;
 use crate::rollout::model::plan::{Answer, Step};
 use crate::rollout::subject::{Config, Snapshot, Subject};
 use crate::rollout::{Memory, advance};
+use crate::router::HTTP_ROUTE;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -186,7 +187,7 @@ impl World {
     fn apply(&mut self, write: &Write) {
         let Some(at) = write.target() else { return };
         match write {
-            Write::Create { object } => {
+            Write::Create { object, .. } => {
                 let mut object = object.clone();
                 json_patch::merge(
                     &mut object,
@@ -222,7 +223,7 @@ impl World {
                         "readyReplicas": pods, "availableReplicas": pods, "conditions": null});
                     json_patch::merge(object, &json!({"status": status}));
                 }
-                Kind::HttpRoute => {
+                HTTP_ROUTE => {
                     let parents = object.pointer_mut("/status/parents").and_then(Value::as_array_mut);
                     for condition in parents
                         .into_iter()
@@ -390,9 +391,9 @@ mod tests {
                 "Service app is edited: spec.selector.app",
                 "Service app-canary is made",
                 "Service app-primary is made",
-                "VirtualService app is made",
                 "DestinationRule app-canary is made",
                 "DestinationRule app-primary is made",
+                "VirtualService app is made",
             ]
         );
         let seen = played("in-place", &shop());
@@ -402,9 +403,9 @@ mod tests {
                 "Deployment app gets labels and annotations of sidetrack.dev, nothing else",
                 "Service app-canary is made",
                 "Service app-primary is made",
-                "VirtualService app is made",
                 "DestinationRule app-canary is made",
                 "DestinationRule app-primary is made",
+                "VirtualService app is made",
             ]
         );
     }

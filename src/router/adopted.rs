@@ -7,7 +7,7 @@
 use super::object::{self, set, settle};
 use super::record::{self, Record};
 use super::service::Metadata;
-use super::{RouteError, Router, Weights, istio, refused, weight_of};
+use super::{RouteError, Router, Weights, refused, weight_of};
 use crate::api::names::Names;
 use crate::object::{ObjectRef, Write};
 use serde_json::{Value, json};
@@ -123,6 +123,12 @@ impl Shape {
     }
 }
 
+/// Whether a list of texts in a `spec` lacks one that is stated.
+pub(super) fn lacks(spec: &Value, list: &str, stated: &[String]) -> bool {
+    let live = elements(spec.get(list));
+    stated.iter().any(|s| !live.iter().any(|l| l.as_str() == Some(s)))
+}
+
 pub(super) fn elements(list: Option<&Value>) -> &[Value] {
     list.and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
@@ -133,10 +139,9 @@ pub(super) fn elements(list: Option<&Value>) -> &[Value] {
 ///
 /// When a rule is to be added that cannot be.
 pub(super) fn reconcile(router: &Router, at: &ObjectRef, live: &Value) -> Result<Option<Write>, RouteError> {
-    if !refused::route(router, at, live).is_empty() {
+    let Some(shape) = router.shape().filter(|_| refused::route(router, at, live).is_empty()) else {
         return Ok(None);
-    }
-    let shape = router.shape();
+    };
     let spec = live.get("spec").cloned().unwrap_or_else(|| json!({}));
     let record = Record::of(live);
     let weights = carried(router, &shape, &spec);
@@ -178,7 +183,7 @@ fn carried(router: &Router, shape: &Shape, spec: &Value) -> Weights {
 ///
 /// When such a rule cannot be.
 pub(super) fn edited(router: &Router, spec: &Value, weights: Weights) -> Result<Value, RouteError> {
-    let shape = router.shape();
+    let Some(shape) = router.shape() else { return Ok(spec.clone()) };
     let mut next = spec.clone();
     if (shape.is_empty)(spec) {
         settle(&mut next, shape.key(), router.spec(weights)?.get(shape.key()));
@@ -200,7 +205,7 @@ fn kept(
     if let Some(former) = router.former_shape() {
         record::turn_back(router, &former, &mut next, original);
     }
-    let shape = router.shape();
+    let Some(shape) = router.shape() else { return Ok(next) };
     if original.is_some_and(shape.is_empty) {
         // Rules that we added follow the Canary, as those of a route of its own.
         let wanted = router.spec(weights)?;
@@ -244,5 +249,5 @@ pub(super) fn split(router: &Router, shape: &Shape, rule: &mut Value, weights: W
         entries.reverse();
     }
     set(rule, shape.list, Value::Array(entries));
-    istio::without_mirror(router, rule);
+    router.provider.routing.without_leftovers(router, rule);
 }

@@ -222,16 +222,16 @@ prop_compose! {
         };
         let at = router.route();
         let protocol = if router.service.is_tcp() { "tcp" } else { "http" };
-        let (rules, list, host, spec) = match &router.provider {
-            Provider::Istio => {
+        let (rules, list, host, spec) = match router.route().kind {
+            VIRTUAL_SERVICE => {
                 let spec = json!({"hosts": ["shop.example.com"], "gateways": ["infra/public"], protocol: http});
                 (Some(protocol), "route", "/destination/host", with(spec, rest))
             }
-            Provider::GatewayApi => {
+            HTTP_ROUTE => {
                 let spec = json!({"parentRefs": [{"name": "gw", "sectionName": "https"}], "hostnames": ["a"], "rules": gateway});
                 (Some("rules"), "backendRefs", "/name", spec)
             }
-            Provider::Smi { .. } => {
+            _ => {
                 let mut backends = vec![json!({"service": "app", "weight": 1, "extra": "a"})];
                 backends.extend(split.iter().map(|_| json!({"service": "app-canary", "weight": 0, "extra": "a"})));
                 (None, "backends", "/service", json!({"service": "app", "backends": backends, "matches": ["a"]}))

@@ -1,29 +1,26 @@
-//! Routers: how traffic is split between the primary and the canary, one file a provider.
+//! Routers: how traffic is split between the primary and the canary, one file a provider in `providers/`; what a provider
+//! has to know is the trait `Routing`.
 //!
 //! Pure: live objects come in as raw JSON, [`Write`]s go out. Every write to an object that exists is a
 //! JSON Patch which tests `metadata.resourceVersion`, so a weight that somebody else set in between is never
 //! overwritten.
 //!
-//! Weights have one writer: [`Router::set_weights`]. [`Router::reconcile`] repairs everything else and
-//! carries the live
+//! Weights have one writer: [`Router::set_weights`]. [`Router::reconcile`] repairs everything else and carries the live
 //! weights over, where Flagger resets them to 100/0 in the middle of an analysis.
 //!
 //! A route that was there before the Canary stays its owner's: it is edited where it leads to the application, and
 //! [`Router::restore`] undoes that. What cannot be edited so is refused, in words ([`Router::refusals`]).
 
 mod adopted;
-mod gateway_api;
-mod gateway_rules;
-mod istio;
 mod object;
 pub mod ports;
-mod provider;
+mod providers;
 mod record;
 mod refused;
 pub mod replicas;
+mod routing;
 mod service;
 pub mod services;
-mod smi;
 
 #[cfg(test)]
 mod adopted_cases;
@@ -39,14 +36,16 @@ mod replay;
 pub(crate) mod traces;
 
 pub use object::Owner;
-pub use provider::{Provider, ProviderError, SmiVersion, Traffic};
+pub use providers::{
+    DESTINATION_RULE, HTTP_ROUTE, Provider, ProviderError, TRAEFIK_SERVICE, TRAFFIC_SPLIT_V1ALPHA1,
+    TRAFFIC_SPLIT_V1ALPHA2, TRAFFIC_SPLIT_V1ALPHA3, Traffic, VIRTUAL_SERVICE, address, kinds, served,
+};
 pub use service::{Metadata, Rewrite, ServiceSpec, UnmanagedMetadata};
 
 use crate::api::names::Names;
 use crate::object::{ObjectRef, Write};
 use adopted::Shape;
 use json_patch::jsonptr::PointerBuf;
-use json_patch::{AddOperation, PatchOperation};
 use serde_json::Value;
 
 /// Finds an object as it was last observed; `None` when it does not exist.
@@ -193,11 +192,7 @@ impl Router {
     /// Names the objects that the routing consists of, the weighted one first.
     #[must_use]
     pub fn objects(&self) -> Vec<ObjectRef> {
-        match &self.provider {
-            Provider::Istio => istio::objects(self),
-            Provider::Smi { version, .. } => vec![smi::route(self, *version)],
-            Provider::GatewayApi => vec![gateway_api::route(self)],
-        }
+        self.provider.routing.objects(self)
     }
 
     /// Reads the weights of the live route; `None` when there is no route yet.
@@ -214,12 +209,7 @@ impl Router {
     /// Says whether the data plane has taken up the live route, where the route's status tells (Gateway API).
     #[must_use]
     pub fn settled(&self, live: &Live<'_>) -> Settled {
-        match &self.provider {
-            Provider::GatewayApi => {
-                live(&self.route()).map_or(Settled::Yes, |r| gateway_api::settled(self, r))
-            }
-            Provider::Istio | Provider::Smi { .. } => Settled::Yes,
-        }
+        live(&self.route()).map_or(Settled::Yes, |route| self.provider.routing.settled(self, route))
     }
 
     /// Makes what is missing, with all traffic on the primary, and repairs everything but weights in what is
@@ -230,11 +220,7 @@ impl Router {
     ///
     /// When the Canary asks for a route that cannot be.
     pub fn reconcile(&self, live: &Live<'_>) -> Result<Vec<Write>, RouteError> {
-        match &self.provider {
-            Provider::Istio => istio::reconcile(self, live),
-            Provider::Smi { version, mesh } => smi::reconcile(self, *version, mesh.as_deref(), live),
-            Provider::GatewayApi => gateway_api::reconcile(self, live),
-        }
+        self.provider.routing.reconcile(self, live)
     }
 
     /// Says why objects that were there before cannot be used: what, why, and the way out, a sentence or two each. Nothing
@@ -250,9 +236,8 @@ impl Router {
         refused::warnings(self, live)
     }
 
-    /// Gives the canary its share of the traffic, in percent (clamped to 0–100), and the primary the rest;
-    /// changes
-    /// nothing else, and writes nothing when it is so already. In an adopted route every pair gets the weights.
+    /// Gives the canary its share of the traffic, in percent (clamped to 0–100), and the primary the rest; changes nothing
+    /// else, and writes nothing when it is so already. In an adopted route every pair gets the weights.
     ///
     /// # Errors
     ///
@@ -260,30 +245,12 @@ impl Router {
     pub fn set_weights(&self, live: &Live<'_>, canary: i32) -> Result<Vec<Write>, RouteError> {
         let route = self.route();
         let object = live(&route).ok_or_else(|| self.absent(&route))?;
-        let owned = self.owner.owns(object);
         if let Some(other) = self.owner.foreign_controller(object) {
             let (kind, ObjectRef { name, namespace, .. }) = (route.kind.as_str(), route);
             return Err(RouteError::Controlled { kind, name, namespace, other });
         }
-        let mut pairs = self.pairs(object);
-        let Some(last @ Backends { primary: Some(_), canary: Some(_) }) = pairs.pop() else {
-            return Err(self.no_routes(&route));
-        };
-        // A sticky rule of Flagger's session affinity stands before the weighted one in a route that was made for the Canary.
-        let others = if owned { Vec::new() } else { pairs };
-        let wanted = Weights::of_canary(canary);
-        let changes = others
-            .into_iter()
-            .chain([last])
-            .filter_map(|pair| Some([(pair.primary?, wanted.primary), (pair.canary?, wanted.canary)]))
-            .flatten()
-            .filter(|(backend, weight)| backend.weight != Some(*weight))
-            // "add" to a member of an object replaces it when it is there.
-            .map(|(backend, weight)| {
-                PatchOperation::Add(AddOperation { path: backend.weight_at, value: self.weight(weight) })
-            })
-            .collect();
-        Ok(object::guarded(&route, object, changes).into_iter().collect())
+        let write = self.provider.routing.set_weights(self, object, Weights::of_canary(canary))?;
+        Ok(write.into_iter().collect())
     }
 
     /// Gives an adopted route back to its owner: as it was, or with the owner's changes since and our edits undone. What was
@@ -293,13 +260,16 @@ impl Router {
         record::restored(self, &self.route(), live).into_iter().collect()
     }
 
+    /// Whether what is routed is what clients send to the apex Service; else they come through a gateway, by other names.
+    #[must_use]
+    pub fn called_by_service(&self) -> bool {
+        self.provider.routing.called_by_service(&self.names.apex, &self.service)
+    }
+
     /// Names the weighted object.
-    fn route(&self) -> ObjectRef {
-        match &self.provider {
-            Provider::Istio => istio::route(self),
-            Provider::Smi { version, .. } => smi::route(self, *version),
-            Provider::GatewayApi => gateway_api::route(self),
-        }
+    #[must_use]
+    pub fn route(&self) -> ObjectRef {
+        self.provider.routing.route(self)
     }
 
     /// Finds the pair whose weights are read.
@@ -308,59 +278,35 @@ impl Router {
     }
 
     fn pairs(&self, object: &Value) -> Vec<Backends> {
-        match &self.provider {
-            Provider::Istio => istio::pairs(self, object),
-            Provider::Smi { .. } => smi::pairs(self, object),
-            Provider::GatewayApi => gateway_api::pairs(self, object),
-        }
+        self.provider.routing.pairs(self, object)
     }
 
-    /// How the route says where traffic goes.
-    fn shape(&self) -> Shape {
-        match &self.provider {
-            Provider::Istio => istio::shape(self.service.is_tcp()),
-            Provider::Smi { .. } => smi::SHAPE,
-            Provider::GatewayApi => gateway_api::SHAPE,
-        }
+    fn shape(&self) -> Option<Shape> {
+        self.provider.routing.shape(self)
     }
 
-    /// How it said so before the application spoke another protocol.
     fn former_shape(&self) -> Option<Shape> {
-        (self.provider == Provider::Istio).then(|| istio::shape(!self.service.is_tcp()))
+        self.provider.routing.former_shape(self)
     }
 
     fn shapes(&self) -> impl Iterator<Item = Shape> {
-        [Some(self.shape()), self.former_shape()].into_iter().flatten()
+        [self.shape(), self.former_shape()].into_iter().flatten()
     }
 
-    /// Builds the `spec` of a route that is made for the Canary.
     fn spec(&self, weights: Weights) -> Result<Value, RouteError> {
-        match &self.provider {
-            Provider::Istio => Ok(istio::spec(self, weights)),
-            Provider::Smi { version, .. } => Ok(smi::spec(self, *version, weights)),
-            Provider::GatewayApi => gateway_api::spec(self, weights),
-        }
+        self.provider.routing.spec(self, weights)
     }
 
-    /// Lays a rule of such a route over a live one.
     fn merged_rule(&self, live: Value, wanted: Value) -> Value {
-        match &self.provider {
-            Provider::Istio => istio::merged_rule(self, live, wanted),
-            Provider::Smi { .. } => live,
-            Provider::GatewayApi => gateway_api::merged_rule(self, live, wanted),
-        }
+        self.provider.routing.merged_rule(self, live, wanted)
     }
 
     fn weight(&self, weight: i32) -> Value {
-        match &self.provider {
-            Provider::Smi { version, .. } => smi::weight(*version, weight),
-            Provider::Istio | Provider::GatewayApi => weight.into(),
-        }
+        self.provider.routing.weight(weight)
     }
 
-    /// Labels and annotations of an Istio or Gateway API route that is made for the Canary. Flagger puts the selector label on it only
-    /// when
-    /// the Canary gives apex metadata.
+    /// Labels and annotations of a route that is made for the Canary. Flagger puts the selector label on it only when the Canary
+    /// gives apex metadata.
     fn route_metadata(&self) -> Metadata {
         let apex = self.service.apex.clone().unwrap_or_default();
         let mut labels = apex.labels;

@@ -128,7 +128,8 @@ pub(super) fn undone(router: &Router, live: &Value, record: Option<&Value>) -> V
 }
 
 fn without_weights(router: &Router, spec: &Value) -> Value {
-    let (shape, mut spec) = (router.shape(), spec.clone());
+    let mut spec = spec.clone();
+    let Some(shape) = router.shape() else { return spec };
     for rule in shape.rules_mut(&mut spec) {
         *rule = without_weight(router, &shape, rule);
     }

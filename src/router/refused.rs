@@ -1,10 +1,8 @@
 //! Routes that cannot be adopted as they are, and what of a Canary an adopted route does not get, in words.
 
-use super::adopted::{Leads, Shape, elements};
-use super::gateway_rules::{filled, filled_parent, filters};
-use super::object::{same, without_toolkit};
-use super::service::ServiceSpec;
-use super::{Live, Provider, Router, Weights};
+use super::adopted::{Leads, Shape};
+use super::object::without_toolkit;
+use super::{Live, Router};
 use crate::object::{ObjectRef, Write};
 use serde_json::{Value, json};
 
@@ -42,9 +40,10 @@ fn taken(router: &Router, at: &ObjectRef, object: &Value) -> String {
 
 /// Says why a route that is not the Canary's cannot be edited; nothing when it can.
 pub(super) fn route(router: &Router, at: &ObjectRef, object: &Value) -> Vec<String> {
-    if router.owner.foreign_controller(object).is_some() {
+    let shape = router.shape();
+    let Some(shape) = shape.filter(|_| router.owner.foreign_controller(object).is_none()) else {
         return vec![taken(router, at, object)];
-    }
+    };
     let apex = &router.names.apex;
     let route = named(at);
     let instead = format!("or choose a spec.service.name other than {apex}");
@@ -55,10 +54,9 @@ pub(super) fn route(router: &Router, at: &ObjectRef, object: &Value) -> Vec<Stri
              Take the conditions out, {instead}."
         ));
     }
-    let shape = router.shape();
     let spec = object.get("spec").unwrap_or(&Value::Null);
     if shape.rules.is_none() {
-        said.extend(split(router, &route, spec, &instead));
+        said.extend(split(router, &shape, &route, spec, &instead));
         return said;
     }
     let rules = shape.rules(spec);
@@ -94,8 +92,7 @@ pub(super) fn route(router: &Router, at: &ObjectRef, object: &Value) -> Vec<Stri
 }
 
 /// A TrafficSplit of another Service, or between other backends.
-fn split(router: &Router, route: &str, spec: &Value, instead: &str) -> Option<String> {
-    let shape = router.shape();
+fn split(router: &Router, shape: &Shape, route: &str, spec: &Value, instead: &str) -> Option<String> {
     let apex = &router.names.apex;
     let service = spec.get("service").and_then(Value::as_str).unwrap_or_default();
     let leads = shape.leads(&router.names, spec);
@@ -105,7 +102,7 @@ fn split(router: &Router, route: &str, spec: &Value, instead: &str) -> Option<St
         format!(
             "{route} splits the traffic of {service:?} between {}, not that of {apex} between {apex}, {} and {}. \
              Change or delete it, {instead}.",
-            hosts(router, &shape, spec),
+            hosts(router, shape, spec),
             router.names.apex_primary,
             router.names.apex_canary,
         )
@@ -170,40 +167,10 @@ pub(super) fn warnings(router: &Router, live: &Live<'_>) -> Vec<String> {
 
 fn unwritten(router: &Router, object: &Value) -> Vec<&'static str> {
     let service = &router.service;
-    let shape = router.shape();
+    let Some(shape) = router.shape() else { return Vec::new() };
     let spec = object.get("spec").unwrap_or(&Value::Null);
     let rules: Vec<&Value> = shape.rules(spec).iter().filter(|r| shape.is_edited(&router.names, r)).collect();
-    let lacks = |list: &str, stated: &[String]| {
-        let live = elements(spec.get(list));
-        stated.iter().any(|s| !live.iter().any(|l| l.as_str() == Some(s)))
-    };
-    let mut fields: Vec<&'static str> = Vec::new();
-    match &router.provider {
-        Provider::Istio => {
-            fields.extend(lacks("hosts", &service.hosts).then_some("hosts"));
-            fields.extend(lacks("gateways", &service.gateways).then_some("gateways"));
-            let wanted = router.spec(Weights::INITIAL).unwrap_or_default();
-            let wanted = shape.rules(&wanted).first().cloned().unwrap_or_default();
-            for field in ["match", "rewrite", "timeout", "retries", "corsPolicy", "headers"] {
-                let stated = wanted.get(field).filter(|v| !same(Some(v), None));
-                let differs = stated.is_some() && rules.iter().any(|r| !same(r.get(field), stated));
-                fields.extend(differs.then_some(field));
-            }
-        }
-        Provider::GatewayApi => {
-            fields.extend(lacks("hostnames", &service.hosts).then_some("hosts"));
-            let filled = |p: &Value| filled_parent(p, &router.names.namespace);
-            let parents: Vec<Value> = elements(spec.get("parentRefs")).iter().map(filled).collect();
-            let stated = |p: &Value| parents.iter().any(|live| same(Some(live), Some(&filled(p))));
-            fields.extend((!service.gateway_refs.iter().all(stated)).then_some("gatewayRefs"));
-            fields.extend(unwritten_rule(service, &rules));
-        }
-        Provider::Smi { .. } => {
-            let host = service.hosts.first().map(String::as_str);
-            let differs = host.is_some() && spec.get("service").and_then(Value::as_str) != host;
-            fields.extend(differs.then_some("hosts"));
-        }
-    }
+    let mut fields = router.provider.routing.unwritten(router, spec, &rules);
     let apex = service.apex.clone().unwrap_or_default();
     let has = |at: &str, stated: &std::collections::BTreeMap<String, String>| {
         stated.iter().all(|(key, value)| object.pointer(at).and_then(|m| m.get(key)) == Some(&json!(value)))
@@ -211,42 +178,5 @@ fn unwritten(router: &Router, object: &Value) -> Vec<&'static str> {
     let annotations = without_toolkit(&apex.annotations);
     let marked = has("/metadata/labels", &apex.labels) && has("/metadata/annotations", &annotations);
     fields.extend((!marked).then_some("apex"));
-    fields
-}
-
-/// The fields behind an HTTPRoute's rule.
-fn unwritten_rule(service: &ServiceSpec, rules: &[&Value]) -> Vec<&'static str> {
-    let rules: Vec<Value> = rules.iter().map(|r| filled(r)).collect();
-    let mut fields = Vec::new();
-    let wanted = super::gateway_rules::conditions(&service.r#match).map(|c| filled(&json!({ "matches": c })));
-    let matches = |wanted: &Value| rules.iter().all(|r| same(r.get("matches"), wanted.get("matches")));
-    if !service.r#match.is_empty() && !wanted.is_ok_and(|w| matches(&w)) {
-        fields.push("match");
-    }
-    let none = ServiceSpec::default;
-    for (field, only) in [
-        ("rewrite", ServiceSpec { rewrite: service.rewrite.clone(), ..none() }),
-        ("headers", ServiceSpec { headers: service.headers.clone(), ..none() }),
-        ("corsPolicy", ServiceSpec { cors_policy: service.cors_policy.clone(), ..none() }),
-        ("mirror", ServiceSpec { mirror: service.mirror.clone(), ..none() }),
-    ] {
-        let wanted = filled(&json!({ "filters": filters(&only) }));
-        let has = |rule: &Value, filter: &Value| {
-            elements(rule.get("filters")).iter().any(|f| same(Some(f), Some(filter)))
-        };
-        if !elements(wanted.get("filters")).iter().all(|filter| rules.iter().all(|r| has(r, filter))) {
-            fields.push(field);
-        }
-    }
-    for (field, stated, at) in [
-        ("timeout", &service.timeout, "/timeouts/request"),
-        ("backendTimeout", &service.backend_timeout, "/timeouts/backendRequest"),
-    ] {
-        let stated = stated.as_deref().filter(|t| !t.is_empty());
-        let differs = |rule: &Value| rule.pointer(at).and_then(Value::as_str) != stated;
-        if stated.is_some() && rules.iter().any(differs) {
-            fields.push(field);
-        }
-    }
     fields
 }

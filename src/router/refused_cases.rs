@@ -115,7 +115,7 @@ fn what_others_control_is_never_written() {
     let router = istio();
     let mut theirs = Store::new();
     for (name, owners) in [("app-primary", json!([])), ("app-canary", other)] {
-        let at = ObjectRef::new(crate::object::Kind::DestinationRule, "test", name);
+        let at = ObjectRef::new(crate::router::DESTINATION_RULE, "test", name);
         let mut rule = object(&at, &json!({"host": name, "trafficPolicy": {"tls": {"mode": "DISABLE"}}}));
         rule["metadata"]["ownerReferences"] = owners;
         theirs.insert(at, rule);

@@ -269,7 +269,7 @@ impl Replay<'_> {
             object["metadata"]["resourceVersion"] = "1".into();
             object
         });
-        let at = ObjectRef::of(&self.as_ours(theirs)).unwrap();
+        let at = address(&self.as_ours(theirs)).unwrap();
         let mut ours = before.clone();
         let step = |ours: &mut Option<Value>, writes: &dyn Fn(&Live<'_>) -> Vec<Write>| {
             let held = ours.clone();
@@ -317,20 +317,20 @@ impl Replay<'_> {
     fn as_ours(&self, theirs: &Value) -> Value {
         let mut object = theirs.clone();
         if object["kind"] == "HTTPRoute" {
-            object["apiVersion"] = Kind::HttpRoute.api_version().into();
+            object["apiVersion"] = crate::router::HTTP_ROUTE.api_version().into();
         }
         object
     }
 }
 
 fn at_route(kind: &str) -> bool {
-    matches!(kind, "VirtualService" | "TrafficSplit" | "HTTPRoute")
+    kind != "DestinationRule"
 }
 
 fn apply(object: &mut Option<Value>, at: &ObjectRef, writes: &[Write]) {
     for write in writes.iter().filter(|w| w.target().as_ref() == Some(at)) {
         match write {
-            Write::Create { object: new } => {
+            Write::Create { object: new, .. } => {
                 assert!(object.is_none(), "created twice");
                 let mut new = new.clone();
                 new["metadata"]["resourceVersion"] = "1".into();
@@ -409,7 +409,7 @@ fn live_objects_with_defaults_need_no_write() {
             let canary = items.iter().find(|o| o["kind"] == "Canary").unwrap();
             let name = canary["metadata"]["name"].as_str().unwrap();
             let namespace = canary["metadata"]["namespace"].as_str().unwrap();
-            let live = |r: &ObjectRef| items.iter().find(|o| ObjectRef::of(o).as_ref() == Some(r));
+            let live = |r: &ObjectRef| items.iter().find(|o| address(o).as_ref() == Some(r));
             let flag = if provider == "gatewayapi" { "gatewayapi:v1" } else { provider };
             let flag = if flag == "smi-v1alpha2" { "smi:v1alpha2:linkerd" } else { flag };
             let router = Router {

@@ -139,7 +139,7 @@ impl Services {
             .into_iter()
             .filter(|(at, _)| self.selector.pods.is_none() || at.name != self.names.apex_primary)
             .filter_map(|(at, desired)| match live(&at) {
-                None => Some(Write::Create { object: desired }),
+                None => Some(Write::Create { target: at, object: desired }),
                 Some(found) if at.name != self.names.apex && !self.owner.owns(found) => None,
                 Some(found) => object::update(&at, found, &self.repaired(&at, found, &desired)),
             })

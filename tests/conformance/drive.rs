@@ -64,7 +64,7 @@ fn pass(world: &mut World, seconds: f64, gateway: bool) {
 /// A gateway that takes up every generation of the routes that it reports on.
 fn accept_routes(world: &mut World) {
     let routes: Vec<ObjectRef> =
-        world.cluster.objects.keys().filter(|at| at.kind == Kind::HttpRoute).cloned().collect();
+        world.cluster.objects.keys().filter(|at| at.kind == sidetrack::router::HTTP_ROUTE).cloned().collect();
     for at in routes {
         let mut route = world.cluster.get(&at).cloned().unwrap();
         let generation = route["metadata"]["generation"].clone();
@@ -109,7 +109,7 @@ fn answer_hook(world: &mut World, hook: &str, answer: &Value) {
 fn at(world: &World, action: &Value) -> Option<ObjectRef> {
     let kind = action["kind"].as_str()?;
     let routed = |k: &Kind| k.as_str() == kind;
-    let kind = Kind::ALL.into_iter().find(routed)?;
+    let kind = Kind::OWN.into_iter().chain(sidetrack::router::kinds()).find(routed)?;
     Some(ObjectRef::new(kind, &world.names.namespace, action["name"].as_str()?))
 }
 
@@ -149,7 +149,7 @@ fn apply(world: &mut World, mut object: Value) {
             object["data"][key] = encode(value).into();
         }
     }
-    if ObjectRef::of(&object).is_some() {
+    if sidetrack::router::address(&object).is_some() {
         world.apply(object);
     }
 }

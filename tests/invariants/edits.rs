@@ -30,11 +30,13 @@ fn a_service_that_is_renamed_in_a_run_keeps_its_weight_until_the_run_is_over() {
         world.until_weight(20);
         world.edit_canary("/spec/service/name", json!("web"));
         world.until_weight(40);
-        assert!(world.cluster.get(&at(Kind::VirtualService, "web")).is_none());
+        assert!(world.cluster.get(&at(sidetrack::router::VIRTUAL_SERVICE, "web")).is_none());
         let warned = world.status().warnings.join(" ");
         assert!(warned.contains("spec.service.name was app and is web"), "{warned}");
         world.until("the promotion", |w| w.image(&w.names.primary.clone()) == "v2");
-        world.until("it is given back", |w| w.cluster.get(&at(Kind::VirtualService, "app")).is_none());
+        world.until("it is given back", |w| {
+            w.cluster.get(&at(sidetrack::router::VIRTUAL_SERVICE, "app")).is_none()
+        });
         assert_eq!(world.image("app"), "v2");
         if !in_place {
             // Whoever calls the old name would reach nobody between releases: that one is to be deleted first.
@@ -48,7 +50,7 @@ fn a_service_that_is_renamed_in_a_run_keeps_its_weight_until_the_run_is_over() {
         world.until("it is taken over", |w| {
             w.status().phase == Phase::Initialized && adopted(w) == named("app", "web", "istio")
         });
-        assert!(world.cluster.get(&at(Kind::VirtualService, "web")).is_some());
+        assert!(world.cluster.get(&at(sidetrack::router::VIRTUAL_SERVICE, "web")).is_some());
         let past: Vec<String> = world.status().history.into_iter().map(|past| past.revision).collect();
         assert_eq!(
             past,
@@ -75,8 +77,8 @@ fn another_provider_is_taken_up_between_releases() {
     world.until("it is taken over", |w| {
         w.status().phase == Phase::Initialized && adopted(w) == named("app", "app", "smi:v1alpha2")
     });
-    assert!(world.cluster.get(&at(Kind::VirtualService, "app")).is_none());
-    assert!(world.cluster.get(&at(Kind::TrafficSplitV1Alpha2, "app")).is_some());
+    assert!(world.cluster.get(&at(sidetrack::router::VIRTUAL_SERVICE, "app")).is_none());
+    assert!(world.cluster.get(&at(sidetrack::router::TRAFFIC_SPLIT_V1ALPHA2, "app")).is_some());
     assert_eq!(
         (world.image("app-primary").as_str(), world.status().revisions.primary.is_some()),
         ("v2", true)

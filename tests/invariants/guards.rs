@@ -144,7 +144,7 @@ fn a_superseded_revision_loses_its_weight_first() {
 #[test]
 fn the_first_pods_go_only_when_the_routes_have_left_them() {
     let mut world = World::with(canary(&[]));
-    let route = ObjectRef::new(Kind::VirtualService, "test", "app");
+    let route = ObjectRef::new(sidetrack::router::VIRTUAL_SERVICE, "test", "app");
     world.until("a route", |w| w.cluster.get(&route).is_some());
     world.run(3);
     world.set_route(50);

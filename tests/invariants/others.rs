@@ -183,7 +183,7 @@ impl Namespace {
         objects.extend(self.apex());
         objects.extend(self.route());
         let mut seen = std::collections::BTreeSet::new();
-        objects.retain(|object| seen.insert(ObjectRef::of(object).unwrap()));
+        objects.retain(|object| seen.insert(sidetrack::router::address(object).unwrap()));
         objects
     }
 

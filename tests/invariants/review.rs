@@ -4,7 +4,7 @@
 use serde_json::json;
 use sidetrack::api::keys;
 use sidetrack::api::status::Phase;
-use sidetrack::object::{Kind, ObjectRef};
+use sidetrack::object::ObjectRef;
 use sim::World;
 use sim::cluster::Manager;
 use sim::manifests::{canary, deployment, template};
@@ -383,7 +383,7 @@ fn a_deleted_route_is_made_again_and_the_run_goes_on() {
     let mut world = World::initialised(canary(&[]));
     world.update("v2");
     world.until_weight(40);
-    let at = ObjectRef::new(Kind::VirtualService, "test", "app");
+    let at = ObjectRef::new(sidetrack::router::VIRTUAL_SERVICE, "test", "app");
     world.delete(&at);
     world.run(1);
     assert_eq!(world.weight(), 40);

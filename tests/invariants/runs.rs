@@ -3,7 +3,7 @@
 use serde_json::json;
 use sidetrack::api::keys;
 use sidetrack::api::status::{Condition, Phase, Stage};
-use sidetrack::object::{Kind, ObjectRef};
+use sidetrack::object::ObjectRef;
 use sim::World;
 use sim::manifests::{canary, deployment};
 use sim::world::revision;
@@ -286,7 +286,7 @@ fn a_route_that_is_not_accepted_halts_the_analysis_and_counts_nothing() {
     world.answers.metrics = vec![("histogram_quantile".into(), json!("0.05")), (String::new(), json!("100"))];
     world.update("v2");
     world.until_weight(20);
-    let at = ObjectRef::new(Kind::HttpRoute, "test", "app");
+    let at = ObjectRef::new(sidetrack::router::HTTP_ROUTE, "test", "app");
     let accept = |world: &mut World, status: &str| {
         let mut route = world.cluster.get(&at).cloned().unwrap();
         route["status"]["parents"] = json!([{

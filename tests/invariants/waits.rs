@@ -4,7 +4,7 @@ use jiff::SignedDuration;
 use serde_json::{Value, json};
 use sidetrack::api::revision::Revision;
 use sidetrack::api::status::{Phase, Stage};
-use sidetrack::object::{Kind, ObjectRef};
+use sidetrack::object::ObjectRef;
 use sim::World;
 use sim::manifests::{canary, in_place, template};
 
@@ -53,7 +53,7 @@ fn gateway() -> Value {
 
 /// What the gateway's controller says of the route as it is now.
 fn report(world: &mut World, conditions: &Value) {
-    let at = ObjectRef::new(Kind::HttpRoute, "test", "app");
+    let at = ObjectRef::new(sidetrack::router::HTTP_ROUTE, "test", "app");
     let mut route = world.cluster.get(&at).cloned().unwrap();
     let mut conditions = conditions.clone();
     for condition in conditions.as_array_mut().unwrap() {

@@ -162,17 +162,17 @@ async fn releases_wait_for_their_turn_and_the_longest_in_line_goes_first() -> Re
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rejected_revision_is_not_tried_again_until_somebody_says_so() -> Result<()> {
     let (world, _) = shared().await;
-    enforced(world, "quarantine", &json!({"canary": {"progressDeadlineSeconds": 2}})).await?;
+    enforced(world, "quarantine", &json!({"canary": {"progressDeadlineSeconds": 8}})).await?;
     let ns = namespace(world, "quarantine").await?;
     world.flux(deployment(&ns, "v1", 1)).await?;
     phase(world, &ns, "app", "Initialized").await?;
     let mut bad = deployment(&ns, "v2", 1);
     json_patch::merge(
         &mut bad,
-        &json!({"spec": {"progressDeadlineSeconds": 2, "template": {"metadata": {"labels": {"ready": "never"}}}}}),
+        &json!({"spec": {"progressDeadlineSeconds": 8, "template": {"metadata": {"labels": {"ready": "never"}}}}}),
     );
     let mut good = deployment(&ns, "v1", 1);
-    json_patch::merge(&mut good, &json!({"spec": {"progressDeadlineSeconds": 2}}));
+    json_patch::merge(&mut good, &json!({"spec": {"progressDeadlineSeconds": 8}}));
     world.flux(bad.clone()).await?;
     phase(world, &ns, "app", "Failed").await?;
     world.flux(good).await?;

@@ -7,7 +7,7 @@ use serde_json::json;
 #[tokio::test(flavor = "multi_thread")]
 async fn promotion_whose_primary_never_gets_ready_is_taken_back() -> Result<()> {
     let (world, _) = shared().await;
-    let ns = initialized("takeback", &json!({"progressDeadlineSeconds": 5})).await?;
+    let ns = initialized("takeback", &json!({"progressDeadlineSeconds": 15})).await?;
     let mut broken = deployment(&ns, "v2", 2);
     broken["spec"]["template"]["metadata"]["labels"]["ready"] = json!("canaryonly");
     world.flux(broken).await?;

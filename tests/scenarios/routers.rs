@@ -55,6 +55,48 @@ async fn smi_v1alpha3_splits_the_traffic() -> Result<()> {
     both("smi3", "smi:v1alpha3", "split:v1alpha3").await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_traefik_service_splits_the_traffic() -> Result<()> {
+    let spec = json!({"provider": "traefik"});
+    let ns = initialized("traefik", &spec).await?;
+    story(&ns, "traefikservice", traefik_weight).await?;
+    let (world, _) = shared().await;
+    let route = world.get(&ns, "traefikservice", "app").await?;
+    let services = json!([{"name": "app-primary", "namespace": ns, "port": 80, "weight": 100}]);
+    ensure!(route["spec"] == json!({"weighted": {"services": services}}), "{route:#}");
+    let ns = adopted("traefikinplace", &spec).await?;
+    story(&ns, "traefikservice", traefik_weight).await
+}
+
+/// One that was there before is its owner's: nothing is released behind it, and it is not touched.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_traefik_service_of_somebody_elses_is_left_alone() -> Result<()> {
+    let (world, _) = shared().await;
+    let ns = world.cp.namespace("traefiktaken").await?;
+    let theirs = json!({"apiVersion": "traefik.io/v1alpha1", "kind": "TraefikService",
+        "metadata": {"name": "app", "namespace": ns},
+        "spec": {"weighted": {"services": [{"name": "app", "port": 80}]}}});
+    world.flux(theirs).await?;
+    let before = world.get(&ns, "traefikservice", "app").await?;
+    world.flux(deployment(&ns, "v1", 2)).await?;
+    world.cp.apply(harness::canary(&ns, &json!({"provider": "traefik"}))).await?;
+    let refused =
+        format!("TraefikService app.{ns} exists and was not made for this Canary; it is not overwritten.");
+    world
+        .until(&ns, "canary", "app", "the refusal", |canary| {
+            canary.pointer("/status/conditions").is_some_and(|c| c.to_string().contains(&refused))
+        })
+        .await?;
+    ensure!(world.get(&ns, "traefikservice", "app").await? == before);
+    Ok(())
+}
+
+fn traefik_weight(service: &Value) -> Option<i64> {
+    let all = service.pointer("/spec/weighted/services")?.as_array()?;
+    // The canary's entry is there only while it gets some.
+    all.iter().find(|b| b["name"] == "app-canary").map_or(Some(0), |b| b["weight"].as_i64())
+}
+
 fn behind_a_gateway() -> Value {
     json!({"provider": "gatewayapi:v1", "service": {"gatewayRefs": [{"name": "gateway", "namespace": "default"}]}})
 }

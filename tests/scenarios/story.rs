@@ -54,7 +54,7 @@ async fn a_revision_whose_pods_never_become_ready_is_rejected() -> Result<()> {
     let mut bad = deployment(&ns, "v2", 2);
     json_patch::merge(
         &mut bad,
-        &json!({"spec": {"progressDeadlineSeconds": 2, "template": {"metadata": {"labels": {"ready": "crashloop"}}}}}),
+        &json!({"spec": {"progressDeadlineSeconds": 10, "template": {"metadata": {"labels": {"ready": "crashloop"}}}}}),
     );
     world.flux(bad).await?;
     let failed = world.phase(&ns, "Failed").await?;

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::FIELD_MANAGER;
 use crate::go::{download, lock};
-use crate::parts::{GATEWAY_API, ISTIO_API, Module, cache_dir, hash};
+use crate::parts::{GATEWAY_API, ISTIO_API, Module, TRAEFIK, cache_dir, hash};
 use crate::wait::eventually;
 
 /// The CustomResourceDefinitions of one kind of traffic router.
@@ -27,6 +27,8 @@ pub enum RouterCrds {
     /// SMI's TrafficSplit, v1alpha1 to v1alpha3: ours, as the project's own are in a form that API servers since
     /// Kubernetes 1.22 refuse.
     Smi,
+    /// Traefik's TraefikService, out of the module github.com/traefik/traefik/v3.
+    Traefik,
 }
 
 /// The kinds of Istio that its router writes, of the fourteen that the module has.
@@ -35,7 +37,7 @@ const SMI: &str = include_str!("../../crds/smi-trafficsplit.yaml");
 
 impl RouterCrds {
     /// Every one.
-    pub const ALL: [Self; 3] = [Self::Istio, Self::GatewayApi, Self::Smi];
+    pub const ALL: [Self; 4] = [Self::Istio, Self::GatewayApi, Self::Smi, Self::Traefik];
 
     /// Returns the objects; the first call downloads the module, later ones read the cache.
     ///
@@ -52,6 +54,13 @@ impl RouterCrds {
                 &[],
             ),
             Self::Smi => parse_yaml(SMI),
+            Self::Traefik => module_crds(
+                "traefik",
+                &TRAEFIK,
+                "github.com/traefik/traefik/v3",
+                "docs/content/reference/dynamic-configuration/kubernetes-crd-definition-v1.yml",
+                &["traefikservices.traefik.io"],
+            ),
         }
     }
 }

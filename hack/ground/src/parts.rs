@@ -85,6 +85,7 @@ static KWOK: Module = module!("kwok");
 static KSTATUS: Module = module!("kstatus", "main.go");
 pub(crate) static ISTIO_API: Module = module!("istio-api");
 pub(crate) static GATEWAY_API: Module = module!("gateway-api");
+pub(crate) static TRAEFIK: Module = module!("traefik");
 
 /// One program of the control plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Who else lives on the target's pods: what adopting them would do to others in the namespace, and what others would do to
 //! the pods that are to be made.
 
-use super::{Subject, traffic_of};
+use super::Subject;
 use crate::api::names::Names;
 use crate::api::{Canary, CanarySpec};
 use crate::object::Kind;
@@ -9,7 +9,7 @@ use crate::review::Review;
 use crate::rollout::leaves_alone;
 use crate::rollout::model::neighbours::{Neighbours, controller, matches, selects, shown};
 use crate::rollout::objects;
-use crate::router::{Provider, Traffic};
+use crate::router::VIRTUAL_SERVICE;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
@@ -332,7 +332,7 @@ impl Subject<'_> {
 
     /// Istio's objects of other names for the very host that is to be routed.
     fn same_host(&self, around: &Neighbours, review: &mut Review) {
-        if traffic_of(&self.canary, self.config) != Some(Traffic::Routes(Provider::Istio)) {
+        if self.router().is_none_or(|router| router.route().kind != VIRTUAL_SERVICE) {
             return;
         }
         let names = &self.names;

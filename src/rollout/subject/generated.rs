@@ -35,7 +35,7 @@ impl Subject<'_> {
     pub fn unkept(&self, write: &Write, answer: &Value) -> Option<String> {
         let at = write.target()?;
         let (sent, made) = match write {
-            Write::Create { object } => (object.clone(), true),
+            Write::Create { object, .. } => (object.clone(), true),
             Write::Patch { patch, .. } => {
                 let mut next = self.live(&at)?.clone();
                 json_patch::patch(&mut next, patch).ok()?;
@@ -59,7 +59,7 @@ impl Subject<'_> {
     pub fn as_kept(&self, write: &Write, answer: &Value) -> Option<Write> {
         let at = write.target().filter(|at| *at == self.at(self.names.generated()))?;
         let noted = match write {
-            Write::Create { object } => annotation(object, keys::TEMPLATE)?.to_owned(),
+            Write::Create { object, .. } => annotation(object, keys::TEMPLATE)?.to_owned(),
             Write::Patch { patch, .. } => {
                 let path = format!("/metadata/annotations/{}", escape(keys::TEMPLATE));
                 patch.0.iter().find_map(|operation| match operation {
@@ -93,7 +93,7 @@ mod tests {
         let template = json!({"metadata": {"labels": {"app": "app"}}, "spec": {"image": "v1"}});
         let subject = subject(&template);
         let step = Step::CreatePrimary { revision: Revision::of(&template), replicas: 1 };
-        let [write @ Write::Create { object }] = &subject.writes(&step).unwrap()[..] else { panic!() };
+        let [write @ Write::Create { object, .. }] = &subject.writes(&step).unwrap()[..] else { panic!() };
         let mut kept = object.clone();
         json_patch::merge(&mut kept, &json!({"metadata": {"uid": "u", "generation": 1}}));
         assert_eq!(subject.as_kept(write, &kept), None);
@@ -112,7 +112,7 @@ mod tests {
         let subject = subject(&json!({"metadata": {"labels": {"app": "app"}}, "spec": {}}));
         let sent = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "test", "name": "app"},
             "spec": {"ports": [{"port": 80, "new": true}]}});
-        let write = Write::Create { object: sent.clone() };
+        let write = Write::create(Kind::Service, sent.clone());
         let mut kept = sent;
         kept["spec"]["clusterIP"] = "10.0.0.1".into();
         assert_eq!(subject.unkept(&write, &kept), None);
@@ -128,7 +128,7 @@ mod tests {
         let made = |subject: &Subject<'_>| {
             let step = Step::CreatePrimary { revision: Revision::of(&template), replicas: 1 };
             match subject.writes(&step).unwrap().remove(0) {
-                Write::Create { object } => object,
+                Write::Create { object, .. } => object,
                 other => panic!("{other:?}"),
             }
         };

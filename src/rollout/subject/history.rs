@@ -106,8 +106,9 @@ impl Subject<'_> {
             "apiVersion": Kind::Deployment.api_version(), "kind": Kind::Deployment.as_str(),
             "name": self.names.target, "uid": uid, "controller": true, "blockOwnerDeletion": true,
         });
-        Some(Write::Create {
-            object: json!({
+        Some(Write::create(
+            Kind::ReplicaSet,
+            json!({
                 "apiVersion": Kind::ReplicaSet.api_version(), "kind": Kind::ReplicaSet.as_str(),
                 "metadata": {
                     "name": format!("{}-{hash}", self.names.target), "namespace": self.names.namespace,
@@ -115,7 +116,7 @@ impl Subject<'_> {
                 },
                 "spec": {"replicas": replicas, "selector": selector, "template": template},
             }),
-        })
+        ))
     }
 }
 

@@ -1,13 +1,13 @@
 //! Whose an object is. What stands under a name that Sidetrack would use is its own only if its controller ownerReference is
 //! this very Canary; anything else is left alone, and said before a single object is touched.
 
-use super::{Subject, traffic_of};
+use super::Subject;
 use crate::api::keys;
 use crate::api::names::{Layout, label_value};
 use crate::object::{Kind, ObjectRef};
 use crate::rollout::model::neighbours::{controller, selects, shown};
 use crate::rollout::objects;
-use crate::router::{Live, Provider, Router, Traffic};
+use crate::router::{Live, Router};
 use serde_json::Value;
 
 impl Subject<'_> {
@@ -122,7 +122,7 @@ impl Subject<'_> {
         let names = &self.names;
         let way = "name the application's Service in spec.service.name.";
         let Some(apex) = self.get(Kind::Service, &names.apex) else {
-            return self.called_by_service().then(|| {
+            return self.router().is_some_and(|router| router.called_by_service()).then(|| {
                 format!(
                     "Service {} does not exist: the route would be for a host that nobody calls, and the analysis would \
                      judge a revision that met no request; apply it, or {way}",
@@ -139,23 +139,6 @@ impl Subject<'_> {
                 names.apex, names.target
             )
         })
-    }
-
-    /// Whether what is routed is what clients send to the apex Service; else they come through a gateway, by other names.
-    fn called_by_service(&self) -> bool {
-        let service = &self.spec().service;
-        match traffic_of(&self.canary, self.config) {
-            Some(Traffic::Routes(Provider::Istio)) => {
-                !service.delegation && !service.hosts.iter().any(|host| *host != self.names.apex)
-            }
-            Some(Traffic::Routes(Provider::Smi { .. })) => service.hosts.is_empty(),
-            Some(Traffic::Routes(Provider::GatewayApi)) => {
-                self.object.pointer("/spec/service/gatewayRefs").and_then(Value::as_array).is_some_and(
-                    |all| all.iter().any(|parent| parent.get("kind").is_some_and(|k| k == "Service")),
-                )
-            }
-            Some(Traffic::Replicas) | None => false,
-        }
     }
 
     /// A port that has to be added or renamed cannot have the name of another one.

@@ -92,7 +92,7 @@ impl Subject<'_> {
                     Carried::of(target, &self.config.label_prefixes, &label),
                     *replicas,
                 );
-                Ok(vec![Write::Create { object }])
+                Ok(vec![Write::create(Kind::Deployment, object)])
             }
             Step::ScaleCanary(replicas) => scale(self.generated_edit()?, *replicas),
             Step::DeleteCanary => Ok(self.delete_generated_deployment()),
@@ -222,7 +222,7 @@ impl Subject<'_> {
     pub fn store(&self, template: &Value, revision: &Revision) -> Writes {
         let number = i64::try_from(self.snapshots.len()).unwrap_or(i64::MAX).saturating_add(1);
         let object = objects::snapshot(template, revision, &self.names, self.uid(), number);
-        Ok(vec![Write::Create { object }])
+        Ok(vec![Write::create(Kind::ControllerRevision, object)])
     }
 
     fn write_primary(&self, revision: &Revision, replicas: Option<i32>) -> Writes {
@@ -289,7 +289,7 @@ impl Subject<'_> {
         )?;
         let name = format!("{}-primary", reference.name);
         match self.get(Kind::HorizontalPodAutoscaler, &name) {
-            None => Some(Write::Create { object: desired }),
+            None => Some(Write::create(Kind::HorizontalPodAutoscaler, desired)),
             Some(live) if !self.owner().owns(live) => None,
             Some(live) => {
                 let at = ObjectRef::new(Kind::HorizontalPodAutoscaler, &self.names.namespace, name);
@@ -406,22 +406,30 @@ mod tests {
     fn what_is_made_or_repaired_is_logged_and_weights_are_not() {
         let at = |kind| ObjectRef::new(kind, "test", "app");
         let patch = |kind| Write::Patch { target: at(kind), patch: json_patch::Patch(Vec::new()) };
-        let made = |api_version: &str, kind: &str| Write::Create {
-            object: json!({"apiVersion": api_version, "kind": kind, "metadata": {"namespace": "test", "name": "app"}}),
+        let made = |kind: Kind| {
+            let metadata = json!({"namespace": "test", "name": "app"});
+            Write::create(
+                kind,
+                json!({"apiVersion": kind.api_version(), "kind": kind.as_str(), "metadata": metadata}),
+            )
         };
         let services = Step::EnsureServices { apex: Backend::Primary };
         for (step, write, text) in [
-            (&services, made("v1", "Service"), Some("Service app.test created")),
+            (&services, made(Kind::Service), Some("Service app.test created")),
             (&services, patch(Kind::Service), Some("Service app updated")),
-            (&Step::EnsureRoutes, patch(Kind::VirtualService), Some("VirtualService app.test updated")),
+            (
+                &Step::EnsureRoutes,
+                patch(crate::router::VIRTUAL_SERVICE),
+                Some("VirtualService app.test updated"),
+            ),
             (
                 &Step::SyncAutoscaler,
-                made("autoscaling/v2", "HorizontalPodAutoscaler"),
+                made(Kind::HorizontalPodAutoscaler),
                 Some("HorizontalPodAutoscaler v2 app.test created"),
             ),
-            (&Step::SetWeight(10), patch(Kind::VirtualService), None),
+            (&Step::SetWeight(10), patch(crate::router::VIRTUAL_SERVICE), None),
             (&Step::Disown, patch(Kind::Deployment), None),
-            (&Step::StoreSnapshot(Revision::from_key("a")), made("apps/v1", "ControllerRevision"), None),
+            (&Step::StoreSnapshot(Revision::from_key("a")), made(Kind::ControllerRevision), None),
         ] {
             assert_eq!(logged(step, &write).map(|m| m.text).as_deref(), text, "{step:?}");
         }

@@ -90,7 +90,7 @@ impl Cluster {
 
     /// POST.
     pub fn create(&mut self, mut object: Value, manager: Manager<'_>) -> Result<Value, Refused> {
-        let at = ObjectRef::of(&object).expect("a create names its object");
+        let at = sidetrack::router::address(&object).expect("a create names its object");
         if self.objects.contains_key(&at) {
             return Err(Refused(409));
         }
@@ -175,7 +175,7 @@ impl Cluster {
         let live = self.get(&at).cloned();
         let found = live.ok_or(Refused(404));
         match write {
-            Write::Create { object } => self.create(object.clone(), Manager::update(manager)).map(Some),
+            Write::Create { object, .. } => self.create(object.clone(), Manager::update(manager)).map(Some),
             Write::Patch { patch, .. } => {
                 let old = found?;
                 let mut new = old.clone();

@@ -15,14 +15,6 @@ pub struct Others {
     adopted: BTreeMap<ObjectRef, Value>,
 }
 
-const ROUTES: [Kind; 5] = [
-    Kind::VirtualService,
-    Kind::HttpRoute,
-    Kind::TrafficSplitV1Alpha1,
-    Kind::TrafficSplitV1Alpha2,
-    Kind::TrafficSplitV1Alpha3,
-];
-
 /// An object without what every write, and the Deployment controller, changes.
 pub fn bare(object: &Value) -> Value {
     let mut object = object.clone();
@@ -102,7 +94,7 @@ impl World {
     /// Notes whose everything is that is there now: the target and the Canary aside, it is somebody else's.
     pub fn note_others(&mut self) {
         let adopted = |at: &ObjectRef| {
-            at.name == self.names.apex && (at.kind == Kind::Service || ROUTES.contains(&at.kind))
+            at.name == self.names.apex && (at.kind == Kind::Service || matches!(at.kind, Kind::Route(_)))
         };
         let target = self.deployment(&self.names.target);
         let mut others = Others::default();
@@ -121,7 +113,8 @@ impl World {
         let after = self.cluster.get(at).cloned();
         let target = self.deployment(&self.names.target);
         let free = *at == self.canary || *at == target;
-        let apex = at.name == self.names.apex && (at.kind == Kind::Service || ROUTES.contains(&at.kind));
+        let apex =
+            at.name == self.names.apex && (at.kind == Kind::Service || matches!(at.kind, Kind::Route(_)));
         let mine = |object: Option<&Value>| object.is_none_or(|object| owned(object, &uid));
         // An apex Service that was made for the Canary outlives it.
         let may = free || apex || mine(before) && (mine(after.as_ref()) || before.is_some());

@@ -5,7 +5,9 @@
 //! itself decides is the shipped code. [`laws`] looks at every change from outside and panics when an invariant breaks.
 #![expect(missing_docs, reason = "what a name does not tell the tests beside it has a comment")]
 #![expect(
+    clippy::expect_used,
     clippy::panic,
+    clippy::unwrap_used,
     clippy::indexing_slicing,
     reason = "a law that is broken, and a world that a test has set up wrongly, end the test"
 )]

@@ -3,6 +3,7 @@
 use crate::cluster::{Cluster, text};
 use serde_json::Value;
 use sidetrack::object::{Kind, ObjectRef};
+use sidetrack::router;
 
 /// Shares of the traffic in percent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,14 +14,7 @@ pub struct Shares {
 
 /// The route, if there is one.
 pub fn route(cluster: &Cluster, namespace: &str, apex: &str) -> Option<(ObjectRef, Shares)> {
-    let kinds = [
-        Kind::VirtualService,
-        Kind::HttpRoute,
-        Kind::TrafficSplitV1Alpha1,
-        Kind::TrafficSplitV1Alpha2,
-        Kind::TrafficSplitV1Alpha3,
-    ];
-    kinds.into_iter().find_map(|kind| {
+    router::kinds().find_map(|kind| {
         let at = ObjectRef::new(kind, namespace, apex);
         let found = cluster.get(&at)?;
         of(found, apex).map(|shares| (at, shares))
@@ -29,7 +23,9 @@ pub fn route(cluster: &Cluster, namespace: &str, apex: &str) -> Option<(ObjectRe
 
 pub fn of(route: &Value, apex: &str) -> Option<Shares> {
     let share = |name: &str| backends(route, &format!("{apex}-{name}"));
-    Some(Shares { primary: share("primary")?, canary: share("canary")? })
+    // A TrafficSplit or a rule names both; a TraefikService the canary only while it gets some.
+    let none = route.pointer("/spec/weighted").map(|_| 0);
+    Some(Shares { primary: share("primary")?, canary: share("canary").or(none)? })
 }
 
 /// What Sidetrack says that it has set on a canary whose pods stand in the owner's Service.
@@ -45,7 +41,9 @@ fn backends(route: &Value, service: &str) -> Option<i64> {
         .or_else(|| route.pointer("/spec/rules"));
     let lists: Vec<&Value> = match rules.and_then(Value::as_array) {
         Some(rules) => rules.iter().filter_map(|r| r.get("route").or_else(|| r.get("backendRefs"))).collect(),
-        None => route.pointer("/spec/backends").into_iter().collect(),
+        None => {
+            ["/spec/backends", "/spec/weighted/services"].iter().filter_map(|p| route.pointer(p)).collect()
+        }
     };
     lists.into_iter().filter_map(Value::as_array).flatten().find_map(|backend| {
         let named =

@@ -93,7 +93,7 @@ impl World {
         if manifest["metadata"].get("namespace").is_none() {
             manifest["metadata"]["namespace"] = self.names.namespace.clone().into();
         }
-        let at = ObjectRef::of(&manifest).unwrap();
+        let at = sidetrack::router::address(&manifest).unwrap();
         let stated: Vec<String> =
             manifest["spec"].as_object().map_or_else(Vec::new, |s| s.keys().cloned().collect());
         let manager = Manager { name: FLUX, applies: Some(&stated), subresource: None };
@@ -221,7 +221,7 @@ impl World {
 
     /// Somebody sets the weights of an Istio route.
     pub fn set_route(&mut self, canary: i64) {
-        let at = ObjectRef::new(Kind::VirtualService, &self.names.namespace, &self.names.apex);
+        let at = ObjectRef::new(sidetrack::router::VIRTUAL_SERVICE, &self.names.namespace, &self.names.apex);
         let name = self.names.apex_canary.clone();
         let _ = self.edit(&at, |v| {
             for entry in v["spec"]["http"][0]["route"].as_array_mut().into_iter().flatten() {

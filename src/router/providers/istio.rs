@@ -1,26 +1,119 @@
 //! Istio: a VirtualService that splits, and a DestinationRule for each side.
 
-use super::adopted::{self, Shape, elements};
-use super::object::{self, same, set, settle, settle_stated, unset};
-use super::{Backends, Live, RouteError, Router, Weights};
-use crate::object::{Kind, ObjectRef, Write};
+use crate::object::{Kind, ObjectRef, RouteKind, Write};
+use crate::router::adopted::{self, Shape, elements, lacks};
+use crate::router::object::{self, same, set, settle, settle_stated, unset};
+use crate::router::routing::Routing;
+use crate::router::service::ServiceSpec;
+use crate::router::{Backends, Live, Metadata, RouteError, Router, Weights};
 use serde_json::{Map, Value, json};
 
 /// Fields of an HTTP or TCP rule that the Canary decides. Others (fault, name, …) are left as they are.
 const RULE_FIELDS: [&str; 7] = ["match", "rewrite", "timeout", "retries", "corsPolicy", "headers", "route"];
 
-pub(super) fn route(router: &Router) -> ObjectRef {
-    ObjectRef::new(Kind::VirtualService, &router.names.namespace, &router.names.apex)
-}
+/// The VirtualService.
+pub const VIRTUAL_SERVICE: Kind = Kind::Route(&RouteKind {
+    group: "networking.istio.io",
+    version: "v1beta1",
+    kind: "VirtualService",
+    plural: "virtualservices",
+});
+/// The DestinationRule.
+pub const DESTINATION_RULE: Kind = Kind::Route(&RouteKind {
+    group: "networking.istio.io",
+    version: "v1beta1",
+    kind: "DestinationRule",
+    plural: "destinationrules",
+});
 
-pub(super) fn objects(router: &Router) -> Vec<ObjectRef> {
-    let [primary, canary] = destination_rules(router);
-    vec![route(router), primary, canary]
+pub(super) struct Istio;
+
+impl Routing for Istio {
+    fn names(&self) -> &'static [&'static str] {
+        &["istio"]
+    }
+
+    fn kinds(&self) -> &'static [Kind] {
+        &[VIRTUAL_SERVICE, DESTINATION_RULE]
+    }
+
+    fn objects(&self, router: &Router) -> Vec<ObjectRef> {
+        let [primary, canary] = destination_rules(router);
+        vec![self.route(router), primary, canary]
+    }
+
+    fn reconcile(&self, router: &Router, live: &Live<'_>) -> Result<Vec<Write>, RouteError> {
+        let at = self.route(router);
+        let service = &router.service;
+        if service.delegation && !(service.hosts.is_empty() && service.gateways.is_empty()) {
+            return Err(RouteError::Delegation { name: at.name, namespace: at.namespace });
+        }
+        let mut writes = Vec::new();
+        for rule in destination_rules(router).iter().rev() {
+            writes.extend(destination_rule(router, rule, live(rule)));
+        }
+        let metadata = router.route_metadata();
+        writes.extend(match live(&at) {
+            None => {
+                let object = object::create(&at, &metadata, &router.owner, spec(router, Weights::INITIAL));
+                Some(Write::Create { target: at, object })
+            }
+            Some(found) if router.owner.owns(found) => {
+                let mut next = repaired(router, found);
+                object::add_metadata(&mut next, &metadata);
+                object::update(&at, found, &next)
+            }
+            Some(found) => adopted::reconcile(router, &at, found)?,
+        });
+        Ok(writes)
+    }
+
+    fn pairs(&self, router: &Router, route: &Value) -> Vec<Backends> {
+        crate::router::weighted_rules(&router.names, route, &["spec", protocol(router)], "route", host)
+    }
+
+    fn shape(&self, router: &Router) -> Option<Shape> {
+        Some(shape(router.service.is_tcp()))
+    }
+
+    fn former_shape(&self, router: &Router) -> Option<Shape> {
+        Some(shape(!router.service.is_tcp()))
+    }
+
+    fn spec(&self, router: &Router, weights: Weights) -> Result<Value, RouteError> {
+        Ok(spec(router, weights))
+    }
+
+    fn merged_rule(&self, router: &Router, live: Value, wanted: Value) -> Value {
+        merged_rule(router, live, wanted)
+    }
+
+    fn without_leftovers(&self, router: &Router, rule: &mut Value) {
+        without_mirror(router, rule);
+    }
+
+    fn unwritten(&self, router: &Router, spec: &Value, rules: &[&Value]) -> Vec<&'static str> {
+        let mut fields = Vec::new();
+        fields.extend(lacks(spec, "hosts", &router.service.hosts).then_some("hosts"));
+        fields.extend(lacks(spec, "gateways", &router.service.gateways).then_some("gateways"));
+        let wanted = self::spec(router, Weights::INITIAL);
+        let wanted = shape(router.service.is_tcp()).rules(&wanted).first().cloned().unwrap_or_default();
+        for field in ["match", "rewrite", "timeout", "retries", "corsPolicy", "headers"] {
+            let stated = wanted.get(field).filter(|v| !same(Some(v), None));
+            let differs = stated.is_some() && rules.iter().any(|r| !same(r.get(field), stated));
+            fields.extend(differs.then_some(field));
+        }
+        fields
+    }
+
+    fn called_by_service(&self, apex: &str, service: &ServiceSpec) -> bool {
+        !service.delegation && !service.hosts.iter().any(|host| host != apex)
+    }
 }
 
 fn destination_rules(router: &Router) -> [ObjectRef; 2] {
     [&router.names.apex_primary, &router.names.apex_canary]
-        .map(|host| ObjectRef::new(Kind::DestinationRule, &router.names.namespace, host))
+        .map(|host| ObjectRef::new(DESTINATION_RULE, &router.names.namespace, host))
 }
 
 /// Where the rules stand: `http`, or `tcp` for an application that speaks TCP.
@@ -32,12 +125,8 @@ fn host(entry: &Value) -> Option<&str> {
     entry.pointer("/destination/host").and_then(Value::as_str)
 }
 
-pub(super) fn pairs(router: &Router, object: &Value) -> Vec<Backends> {
-    super::weighted_rules(&router.names, object, &["spec", protocol(router)], "route", host)
-}
-
 /// The list of rules that is split, or the other one.
-pub(super) fn shape(tcp: bool) -> Shape {
+fn shape(tcp: bool) -> Shape {
     Shape {
         rules: Some(if tcp { "tcp" } else { "http" }),
         list: "route",
@@ -48,40 +137,14 @@ pub(super) fn shape(tcp: bool) -> Shape {
     }
 }
 
-pub(super) fn reconcile(router: &Router, live: &Live<'_>) -> Result<Vec<Write>, RouteError> {
-    let at = route(router);
-    let service = &router.service;
-    if service.delegation && !(service.hosts.is_empty() && service.gateways.is_empty()) {
-        return Err(RouteError::Delegation { name: at.name, namespace: at.namespace });
-    }
-    let mut writes = Vec::new();
-    for rule in destination_rules(router).iter().rev() {
-        writes.extend(destination_rule(router, rule, live(rule)));
-    }
-    let metadata = router.route_metadata();
-    writes.extend(match live(&at) {
-        None => Some(Write::Create {
-            object: object::create(&at, &metadata, &router.owner, spec(router, Weights::INITIAL)),
-        }),
-        Some(found) if router.owner.owns(found) => {
-            let mut next = repaired(router, found);
-            object::add_metadata(&mut next, &metadata);
-            object::update(&at, found, &next)
-        }
-        Some(found) => adopted::reconcile(router, &at, found)?,
-    });
-    Ok(writes)
-}
-
 fn destination_rule(router: &Router, at: &ObjectRef, live: Option<&Value>) -> Option<Write> {
     let policy = router.service.traffic_policy.as_ref();
     let host: Value = at.name.clone().into();
     let Some(found) = live else {
         let mut spec = json!({ "host": host });
         settle(&mut spec, "trafficPolicy", policy);
-        return Some(Write::Create {
-            object: object::create(at, &super::Metadata::default(), &router.owner, spec),
-        });
+        let object = object::create(at, &Metadata::default(), &router.owner, spec);
+        return Some(Write::Create { target: at.clone(), object });
     };
     // One that was there before has settings of its owner's.
     if !router.owner.owns(found) {
@@ -132,7 +195,7 @@ fn merged_rules(router: &Router, live: Option<&Value>, wanted: Option<&Value>) -
 }
 
 /// Lays a wanted rule over a live one. One that somebody led elsewhere is replaced as a whole.
-pub(super) fn merged_rule(router: &Router, live: Value, wanted: Value) -> Value {
+fn merged_rule(router: &Router, live: Value, wanted: Value) -> Value {
     if !is_ours(router, &live) {
         return wanted;
     }
@@ -150,7 +213,7 @@ pub(super) fn merged_rule(router: &Router, live: Value, wanted: Value) -> Value 
 }
 
 /// Removes a mirror to the canary: Sidetrack never mirrors, it is what an interrupted run of Flagger left.
-pub(super) fn without_mirror(router: &Router, rule: &mut Value) {
+fn without_mirror(router: &Router, rule: &mut Value) {
     if rule.pointer("/mirror/host").and_then(Value::as_str) == Some(&router.names.apex_canary) {
         unset(rule, "mirror");
         unset(rule, "mirrorPercentage");
@@ -178,7 +241,7 @@ fn merged_routes(live: Option<&Value>, wanted: Option<&Value>) -> Value {
 }
 
 /// Builds the whole `spec`.
-pub(super) fn spec(router: &Router, weights: Weights) -> Value {
+fn spec(router: &Router, weights: Weights) -> Value {
     let service = &router.service;
     let mut spec = json!({ "hosts": hosts(router) });
     if !service.delegation {
@@ -286,7 +349,7 @@ mod tests {
     #[test]
     fn zero_is_written_where_it_is_stated() {
         let router = |retries: Value| Router {
-            provider: Provider::Istio,
+            provider: Provider::parse("istio").unwrap(),
             names: Names::new("test", "app", "app", None),
             owner: Owner { name: "app".into(), uid: "1".into() },
             service: serde_json::from_value(json!({"port": 80, "retries": retries})).unwrap(),
@@ -297,8 +360,8 @@ mod tests {
         let made = spec(&router(off.clone()), Weights::INITIAL);
         assert_eq!(made["http"][0]["retries"], off);
         let mut live = object::create(
-            &route(&router(Value::Null)),
-            &super::super::Metadata::default(),
+            &router(Value::Null).route(),
+            &Metadata::default(),
             &router(Value::Null).owner,
             spec(&router(Value::Null), Weights::INITIAL),
         );

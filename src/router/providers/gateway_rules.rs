@@ -2,10 +2,10 @@
 //! that the
 //! API server fills in, so that they do not look like a difference.
 
-use super::RouteError;
-use super::object::{set, settle};
-use super::service::ServiceSpec;
 use crate::go::parse_duration;
+use crate::router::RouteError;
+use crate::router::object::{set, settle};
+use crate::router::service::ServiceSpec;
 use serde_json::{Value, json};
 
 /// Translates request conditions.

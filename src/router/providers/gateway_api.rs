@@ -1,31 +1,108 @@
 //! Gateway API: an HTTPRoute.
 
-use super::adopted::{self, Shape, elements};
 use super::gateway_rules::{conditions, filled, filled_parent, filters};
-use super::object::{self, same, set, settle, unset};
-use super::{Backends, Live, RouteError, Router, Settled, Weights};
 use crate::api::names::Names;
 use crate::foreign::cut;
-use crate::object::{Kind, ObjectRef, Write};
+use crate::object::{Kind, RouteKind, Write};
+use crate::router::adopted::{self, Shape, elements, lacks};
+use crate::router::object::{self, same, set, settle, unset};
+use crate::router::routing::Routing;
+use crate::router::service::ServiceSpec;
+use crate::router::{Backends, Live, RouteError, Router, Settled, Weights};
 use serde_json::{Value, json};
 
 /// Fields of a rule that the Canary decides. Others (name, retry, sessionPersistence, …) are left as they
 /// are.
 const RULE_FIELDS: [&str; 3] = ["matches", "filters", "timeouts"];
 
-pub(super) fn route(router: &Router) -> ObjectRef {
-    ObjectRef::new(Kind::HttpRoute, &router.names.namespace, &router.names.apex)
+/// The HTTPRoute, always written as `v1`: one of `v1beta1` is the same stored object.
+pub const HTTP_ROUTE: Kind = Kind::Route(&RouteKind {
+    group: "gateway.networking.k8s.io",
+    version: "v1",
+    kind: "HTTPRoute",
+    plural: "httproutes",
+});
+
+pub(super) struct GatewayApi;
+
+impl Routing for GatewayApi {
+    fn prefixes(&self) -> &'static [&'static str] {
+        &["gatewayapi:v1", "gatewayapi:v1beta1"]
+    }
+
+    fn kinds(&self) -> &'static [Kind] {
+        &[HTTP_ROUTE]
+    }
+
+    fn reconcile(&self, router: &Router, live: &Live<'_>) -> Result<Vec<Write>, RouteError> {
+        let at = self.route(router);
+        let live = live(&at);
+        if let Some(theirs) = live.filter(|o| !router.owner.owns(o)) {
+            return Ok(adopted::reconcile(router, &at, theirs)?.into_iter().collect());
+        }
+        if router.service.gateway_refs.is_empty() {
+            return Err(RouteError::NoGateways);
+        }
+        let metadata = router.route_metadata();
+        let write = match live {
+            None => {
+                let spec = spec(router, Weights::INITIAL)?;
+                let object = object::create(&at, &metadata, &router.owner, spec);
+                Some(Write::Create { target: at, object })
+            }
+            Some(found) => {
+                let weights = router.backends(found).weights().unwrap_or(Weights::INITIAL);
+                let mut next = repaired(router, found, &spec(router, weights)?);
+                object::add_metadata(&mut next, &metadata);
+                object::update(&at, found, &next)
+            }
+        };
+        Ok(write.into_iter().collect())
+    }
+
+    fn pairs(&self, router: &Router, route: &Value) -> Vec<Backends> {
+        crate::router::weighted_rules(&router.names, route, &["spec", "rules"], "backendRefs", host)
+    }
+
+    fn settled(&self, router: &Router, route: &Value) -> Settled {
+        settled(&router.names.namespace, &router.names.apex, route)
+    }
+
+    fn shape(&self, _: &Router) -> Option<Shape> {
+        Some(SHAPE)
+    }
+
+    fn spec(&self, router: &Router, weights: Weights) -> Result<Value, RouteError> {
+        spec(router, weights)
+    }
+
+    fn merged_rule(&self, router: &Router, live: Value, wanted: Value) -> Value {
+        merged_rule(router, live, wanted)
+    }
+
+    fn unwritten(&self, router: &Router, spec: &Value, rules: &[&Value]) -> Vec<&'static str> {
+        let service = &router.service;
+        let mut fields = Vec::new();
+        fields.extend(lacks(spec, "hostnames", &service.hosts).then_some("hosts"));
+        let filled = |p: &Value| filled_parent(p, &router.names.namespace);
+        let parents: Vec<Value> = elements(spec.get("parentRefs")).iter().map(filled).collect();
+        let stated = |p: &Value| parents.iter().any(|live| same(Some(live), Some(&filled(p))));
+        fields.extend((!service.gateway_refs.iter().all(stated)).then_some("gatewayRefs"));
+        fields.extend(unwritten_rule(service, rules));
+        fields
+    }
+
+    /// A Service as parent: the mesh behind it splits what clients send to the Service.
+    fn called_by_service(&self, _: &str, service: &ServiceSpec) -> bool {
+        service.gateway_refs.iter().any(|parent| parent.get("kind").is_some_and(|kind| kind == "Service"))
+    }
 }
 
 fn host(entry: &Value) -> Option<&str> {
     entry.get("name").and_then(Value::as_str)
 }
 
-pub(super) fn pairs(router: &Router, object: &Value) -> Vec<Backends> {
-    super::weighted_rules(&router.names, object, &["spec", "rules"], "backendRefs", host)
-}
-
-pub(super) const SHAPE: Shape = Shape {
+const SHAPE: Shape = Shape {
     rules: Some("rules"),
     list: "backendRefs",
     host_at: "/name",
@@ -48,17 +125,14 @@ fn service<'a>(names: &Names, entry: &'a Value) -> Option<&'a str> {
 /// Judges the route's status: each parent that reports must have accepted the present generation (Flagger,
 /// `gatewayapi:v1`), and found the Services that it leads to; a parent that does not report passes, since not every
 /// implementation does.
-pub(super) fn settled(router: &Router, object: &Value) -> Settled {
-    let at = route(router);
+fn settled(namespace: &str, name: &str, object: &Value) -> Settled {
     let generation = object.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0);
     let list =
         |pointer: &str| object.pointer(pointer).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     for parent in list("/spec/parentRefs") {
-        let wanted = filled_parent(parent, &at.namespace);
+        let wanted = filled_parent(parent, namespace);
         let reports = list("/status/parents").iter().filter(|report| {
-            report
-                .get("parentRef")
-                .is_some_and(|p| same(Some(&filled_parent(p, &at.namespace)), Some(&wanted)))
+            report.get("parentRef").is_some_and(|p| same(Some(&filled_parent(p, namespace)), Some(&wanted)))
         });
         for report in reports {
             let condition = |kind: &str| {
@@ -71,8 +145,7 @@ pub(super) fn settled(router: &Router, object: &Value) -> Settled {
             if status != "True" || observed < generation {
                 let parent = host(parent).unwrap_or_default();
                 return Settled::No(format!(
-                    "HTTPRoute {}.{} parent {parent} is not ready (status: {status}, observed generation: {observed}, current generation: {generation})",
-                    at.name, at.namespace,
+                    "HTTPRoute {name}.{namespace} parent {parent} is not ready (status: {status}, observed generation: {observed}, current generation: {generation})",
                 ));
             }
             // Requests to a backend that is not found are answered with an error (Gateway API, HTTPBackendRef).
@@ -81,9 +154,7 @@ pub(super) fn settled(router: &Router, object: &Value) -> Settled {
             if let Some(unresolved) = unresolved {
                 let text = |field: &str| unresolved.get(field).and_then(Value::as_str).unwrap_or_default();
                 return Settled::No(format!(
-                    "HTTPRoute {}.{} parent {} does not find what it leads to: {} {}",
-                    at.name,
-                    at.namespace,
+                    "HTTPRoute {name}.{namespace} parent {} does not find what it leads to: {} {}",
                     host(parent).unwrap_or_default(),
                     text("reason"),
                     cut(text("message")),
@@ -92,31 +163,6 @@ pub(super) fn settled(router: &Router, object: &Value) -> Settled {
         }
     }
     Settled::Yes
-}
-
-pub(super) fn reconcile(router: &Router, live: &Live<'_>) -> Result<Vec<Write>, RouteError> {
-    let at = route(router);
-    let live = live(&at);
-    if let Some(theirs) = live.filter(|o| !router.owner.owns(o)) {
-        return Ok(adopted::reconcile(router, &at, theirs)?.into_iter().collect());
-    }
-    if router.service.gateway_refs.is_empty() {
-        return Err(RouteError::NoGateways);
-    }
-    let metadata = router.route_metadata();
-    let write = match live {
-        None => {
-            let spec = spec(router, Weights::INITIAL)?;
-            Some(Write::Create { object: object::create(&at, &metadata, &router.owner, spec) })
-        }
-        Some(found) => {
-            let weights = router.backends(found).weights().unwrap_or(Weights::INITIAL);
-            let mut next = repaired(router, found, &spec(router, weights)?);
-            object::add_metadata(&mut next, &metadata);
-            object::update(&at, found, &next)
-        }
-    };
-    Ok(write.into_iter().collect())
 }
 
 /// Returns the live HTTPRoute with what the Canary decides put right. `wanted` carries the live weights.
@@ -146,7 +192,7 @@ fn list(value: Option<&Value>) -> Vec<Value> {
 
 /// Lays a wanted rule over a live one; the API server's defaults are no difference. One that somebody led elsewhere is
 /// replaced as a whole.
-pub(super) fn merged_rule(router: &Router, live: Value, wanted: Value) -> Value {
+fn merged_rule(router: &Router, live: Value, wanted: Value) -> Value {
     let names = &router.names;
     let ours = list(live.get("backendRefs"))
         .iter()
@@ -188,7 +234,7 @@ pub(super) fn merged_rule(router: &Router, live: Value, wanted: Value) -> Value 
 }
 
 /// Builds the whole `spec`.
-pub(super) fn spec(router: &Router, weights: Weights) -> Result<Value, RouteError> {
+fn spec(router: &Router, weights: Weights) -> Result<Value, RouteError> {
     let service = &router.service;
     let names = &router.names;
     let matches = conditions(&service.r#match)?;
@@ -252,4 +298,41 @@ fn merged_conditions(analysis: &[Value], service: &[Value]) -> Vec<Value> {
         merged
     };
     analysis.iter().flat_map(|a| service.iter().map(move |s| join(a, s))).collect()
+}
+
+/// The fields behind an HTTPRoute's rule.
+fn unwritten_rule(service: &ServiceSpec, rules: &[&Value]) -> Vec<&'static str> {
+    let rules: Vec<Value> = rules.iter().map(|r| filled(r)).collect();
+    let mut fields = Vec::new();
+    let wanted = conditions(&service.r#match).map(|c| filled(&json!({ "matches": c })));
+    let matches = |wanted: &Value| rules.iter().all(|r| same(r.get("matches"), wanted.get("matches")));
+    if !service.r#match.is_empty() && !wanted.is_ok_and(|w| matches(&w)) {
+        fields.push("match");
+    }
+    let none = ServiceSpec::default;
+    for (field, only) in [
+        ("rewrite", ServiceSpec { rewrite: service.rewrite.clone(), ..none() }),
+        ("headers", ServiceSpec { headers: service.headers.clone(), ..none() }),
+        ("corsPolicy", ServiceSpec { cors_policy: service.cors_policy.clone(), ..none() }),
+        ("mirror", ServiceSpec { mirror: service.mirror.clone(), ..none() }),
+    ] {
+        let wanted = filled(&json!({ "filters": filters(&only) }));
+        let has = |rule: &Value, filter: &Value| {
+            elements(rule.get("filters")).iter().any(|f| same(Some(f), Some(filter)))
+        };
+        if !elements(wanted.get("filters")).iter().all(|filter| rules.iter().all(|r| has(r, filter))) {
+            fields.push(field);
+        }
+    }
+    for (field, stated, at) in [
+        ("timeout", &service.timeout, "/timeouts/request"),
+        ("backendTimeout", &service.backend_timeout, "/timeouts/backendRequest"),
+    ] {
+        let stated = stated.as_deref().filter(|t| !t.is_empty());
+        let differs = |rule: &Value| rule.pointer(at).and_then(Value::as_str) != stated;
+        if stated.is_some() && rules.iter().any(differs) {
+            fields.push(field);
+        }
+    }
+    fields
 }
