@@ -54,13 +54,7 @@ impl RouterCrds {
                 &[],
             ),
             Self::Smi => parse_yaml(SMI),
-            Self::Traefik => module_crds(
-                "traefik",
-                &TRAEFIK,
-                "github.com/traefik/traefik/v3",
-                "docs/content/reference/dynamic-configuration/kubernetes-crd-definition-v1.yml",
-                &["traefikservices.traefik.io"],
-            ),
+            Self::Traefik => traefik_crds(&["traefikservices.traefik.io"]),
         }
     }
 }
@@ -72,6 +66,16 @@ impl RouterCrds {
 pub fn istio_crds(names: &[&str]) -> Result<Vec<Value>> {
     let file = "kubernetes/customresourcedefinitions.gen.yaml";
     module_crds("istio", &ISTIO_API, "istio.io/api", file, names)
+}
+
+/// Returns CustomResourceDefinitions of Traefik by their names, all where none is given: it waits for each of them before it
+/// serves any.
+///
+/// # Errors
+/// As [`RouterCrds::load`].
+pub fn traefik_crds(names: &[&str]) -> Result<Vec<Value>> {
+    let file = "docs/content/reference/dynamic-configuration/kubernetes-crd-definition-v1.yml";
+    module_crds("traefik", &TRAEFIK, "github.com/traefik/traefik/v3", file, names)
 }
 
 /// Returns the CustomResourceDefinitions in a file or folder of a Go module, or those of the given names; kept as JSON in

@@ -39,7 +39,7 @@ pub use crate::access::{Manifests, build_all};
 pub use crate::audit::{Audit, AuditRequest, Mark};
 pub use crate::binder::NODE;
 pub use crate::control_plane::ControlPlane;
-pub use crate::crds::{RouterCrds, istio_crds, module_crds, parse_yaml};
+pub use crate::crds::{RouterCrds, istio_crds, module_crds, parse_yaml, traefik_crds};
 pub use crate::data::DataDir;
 pub use crate::go::{build, build_program, lock, say};
 pub use crate::options::Options;

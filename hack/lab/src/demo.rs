@@ -28,7 +28,7 @@ const BAR: usize = 40;
 pub const fn parts(traffic: Traffic) -> [Part; 3] {
     let router = match traffic {
         Traffic::Istio => Part::Istio,
-        Traffic::Gateway => Part::Gateway,
+        Traffic::Gateway | Traffic::Traefik => Part::Gateway,
     };
     [router, Part::Prometheus, Part::Flux]
 }
@@ -48,6 +48,7 @@ pub async fn play(lab: &Lab, traffic: Traffic) -> Result<()> {
     let router = match traffic {
         Traffic::Istio => "Envoy, which istiod tells what Sidetrack writes into a VirtualService",
         Traffic::Gateway => "Traefik, which reads what Sidetrack writes into an HTTPRoute",
+        Traffic::Traefik => "Traefik, which reads what Sidetrack writes into a TraefikService",
     };
     story.say(
         "1. Git has v1 and a Canary for it; Flux applies both, Sidetrack makes the primary and the routes",
@@ -112,7 +113,7 @@ impl Story<'_> {
 
     async fn commit(&self, sample: &Sample, version: &str) -> Result<()> {
         let mut tree = BTreeMap::new();
-        for object in [sample.namespace(), sample.deployment(version), sample.canary()] {
+        for object in sample.objects(version) {
             let kind = object.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
             tree.insert(format!("{kind}.yaml"), object.to_string());
         }

@@ -113,7 +113,7 @@ impl SampleArgs {
             let (name, value) = variable.split_once('=').context("--env takes NAME=VALUE")?;
             sample = sample.env(name, value);
         }
-        Ok(vec![sample.namespace(), sample.deployment(&self.version), sample.canary()])
+        Ok(sample.objects(&self.version))
     }
 }
 

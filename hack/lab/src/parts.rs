@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
-use ground::{Module, Program, RouterCrds, cache_dir, hash, istio_crds, lock, module, module_crds, say};
+use ground::{
+    Module, Program, RouterCrds, cache_dir, hash, istio_crds, lock, module, module_crds, say, traefik_crds,
+};
 use serde_json::Value;
 
 static ISTIO: Module = module!("istio");
@@ -72,7 +74,11 @@ impl Part {
     pub fn crds(self) -> Result<Vec<Value>> {
         match self {
             Self::Istio => istio_crds(&ISTIO_KINDS),
-            Self::Gateway => RouterCrds::GatewayApi.load(),
+            Self::Gateway => {
+                let mut crds = RouterCrds::GatewayApi.load()?;
+                crds.extend(traefik_crds(&[])?);
+                Ok(crds)
+            }
             Self::Prometheus | Self::Helm => Ok(Vec::new()),
             Self::Flux => {
                 let place = "config/crd/bases";

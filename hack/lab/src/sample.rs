@@ -17,6 +17,8 @@ pub enum Traffic {
     Istio,
     /// Traefik, told by an HTTPRoute.
     Gateway,
+    /// Traefik, told by a TraefikService to which an IngressRoute leads.
+    Traefik,
 }
 
 impl Traffic {
@@ -25,7 +27,7 @@ impl Traffic {
     pub const fn address(self) -> &'static str {
         match self {
             Self::Istio => istio::ADDRESS,
-            Self::Gateway => gateway::ADDRESS,
+            Self::Gateway | Self::Traefik => gateway::ADDRESS,
         }
     }
 }
@@ -121,18 +123,44 @@ impl Sample {
         })
     }
 
+    /// Returns all that a team has in Git: Namespace, Deployment, Canary, and what leads requests to them.
+    #[must_use]
+    pub fn objects(&self, version: &str) -> Vec<Value> {
+        [self.namespace(), self.deployment(version), self.canary()]
+            .into_iter()
+            .chain(self.ingress())
+            .collect()
+    }
+
+    /// Returns what leads requests to the application where Sidetrack does not make it: an IngressRoute of Traefik's.
+    #[must_use]
+    fn ingress(&self) -> Option<Value> {
+        (self.traffic == Traffic::Traefik).then(|| {
+            json!({
+                "apiVersion": "traefik.io/v1alpha1", "kind": "IngressRoute",
+                "metadata": { "name": "app", "namespace": self.namespace },
+                "spec": { "entryPoints": ["web"], "routes": [{
+                    "kind": "Rule", "match": format!("Host(`{}`)", self.host()),
+                    "services": [{ "kind": "TraefikService", "name": "app", "port": 80 }],
+                }] },
+            })
+        })
+    }
+
     /// Returns the Canary: steps of 20 to 60, judged by the real success rate and duration of requests.
     #[must_use]
     pub fn canary(&self) -> Value {
         let window = format!("{}s", WINDOW.as_secs());
         let mut service = json!({ "port": 80, "targetPort": PORT, "hosts": [self.host()] });
+        let built_in = json!([
+            { "name": "request-success-rate", "interval": window, "thresholdRange": { "min": 99 } },
+            { "name": "request-duration", "interval": window, "thresholdRange": { "max": 500 } },
+        ]);
         let (provider, metrics, more) = match self.traffic {
+            Traffic::Traefik => ("traefik", built_in, json!({})),
             Traffic::Istio => (
                 "istio",
-                json!([
-                    { "name": "request-success-rate", "interval": window, "thresholdRange": { "min": 99 } },
-                    { "name": "request-duration", "interval": window, "thresholdRange": { "max": 500 } },
-                ]),
+                built_in,
                 // Without retries, so that each failure is seen.
                 json!({ "gateways": [istio::GATEWAY], "retries": { "attempts": 0 } }),
             ),

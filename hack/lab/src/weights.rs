@@ -32,6 +32,7 @@ impl Weights {
         let (group, version, kind, plural) = match traffic {
             Traffic::Istio => ("networking.istio.io", "v1", "VirtualService", "virtualservices"),
             Traffic::Gateway => ("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes"),
+            Traffic::Traefik => ("traefik.io", "v1alpha1", "TraefikService", "traefikservices"),
         };
         let resource =
             ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural);
@@ -84,6 +85,7 @@ fn canary_weight(route: &Value, traffic: Traffic) -> i64 {
     let (list, name) = match traffic {
         Traffic::Istio => ("/spec/http/0/route", "/destination/host"),
         Traffic::Gateway => ("/spec/rules/0/backendRefs", "/name"),
+        Traffic::Traefik => ("/spec/weighted/services", "/name"),
     };
     let all = route.pointer(list).and_then(Value::as_array).into_iter().flatten();
     let canary =

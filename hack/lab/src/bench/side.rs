@@ -46,12 +46,13 @@ impl<'a> Side<'a> {
         let name = match traffic {
             Traffic::Istio => "bench-istio",
             Traffic::Gateway => "bench-gateway",
+            Traffic::Traefik => "bench-traefik",
         };
         let mut sample = Sample::new(name, traffic);
         // With every core busy a gateway was seen to hear of an end after 1.1 s.
         sample.linger = 5;
         let client = lab.cp.client_as("person");
-        for object in [sample.namespace(), sample.deployment("v1"), sample.canary()] {
+        for object in sample.objects("v1") {
             lab.cp.apply(object).await?;
         }
         phase(&client, &sample, "Initialized").await?;
@@ -144,6 +145,7 @@ impl<'a> Side<'a> {
         let gateway = match self.sample.traffic {
             Traffic::Istio => "Envoy",
             Traffic::Gateway => "Traefik",
+            Traffic::Traefik => "Traefik, by TraefikService",
         };
         figures::of_requests(
             report,

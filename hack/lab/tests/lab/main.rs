@@ -74,6 +74,8 @@ fn scenarios() -> Vec<Scenario> {
         scenario!(traffic::slow_release_through_istio, "a v2 that is a second slower"),
         scenario!(traffic::release_through_gateway_api, "a good v2 at 100 requests/s through Gateway API"),
         scenario!(traffic::failing_release_through_gateway_api, "a v2 that fails 10 %, through Gateway API"),
+        scenario!(traffic::release_through_traefik, "a good v2 at 100 requests/s through a TraefikService"),
+        scenario!(traffic::failing_release_through_traefik, "a v2 that fails 10 %, through a TraefikService"),
         scenario!(flux::same_revision_again, "the same revision, re-applied at each interval"),
         scenario!(flux::newer_revision_during_analysis, "v3 while v2 is analysed"),
         scenario!(flux::revert_during_analysis, "v2 reverted while it is analysed"),

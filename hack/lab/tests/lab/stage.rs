@@ -58,7 +58,7 @@ impl Stage {
     /// Commits another form of the application.
     pub(crate) async fn commit_sample(&self, sample: &Sample, version: &str) -> Result<String> {
         let mut tree = self.files.clone();
-        for object in [sample.namespace(), sample.deployment(version), sample.canary()] {
+        for object in sample.objects(version) {
             let kind = at(&object, "/kind").as_str().unwrap_or_default();
             tree.insert(format!("{kind}.yaml"), object.to_string());
         }

@@ -21,6 +21,20 @@ pub(crate) async fn release_through_gateway_api(lab: Arc<Lab>) -> Result<String>
     good(Stage::new(lab, "release-through-gateway-api", Traffic::Gateway)).await
 }
 
+pub(crate) async fn release_through_traefik(lab: Arc<Lab>) -> Result<String> {
+    good(Stage::new(lab, "release-through-traefik", Traffic::Traefik)).await
+}
+
+pub(crate) async fn failing_release_through_traefik(lab: Arc<Lab>) -> Result<String> {
+    bad(
+        Stage::new(lab, "failing-release-through-traefik", Traffic::Traefik),
+        "FAIL_PERCENT",
+        "10",
+        "request-success-rate",
+    )
+    .await
+}
+
 pub(crate) async fn failing_release_through_istio(lab: Arc<Lab>) -> Result<String> {
     bad(
         Stage::new(lab, "failing-release-through-istio", Traffic::Istio),
