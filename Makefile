@@ -1,5 +1,5 @@
 # What people type. `make help` lists it.
-.PHONY: help demo lab test explore fuzz races test-lab bench bench-traffic lint ground
+.PHONY: book help demo lab test explore fuzz races test-lab bench bench-traffic lint ground
 
 LAB = $(or $(CARGO_TARGET_DIR),target)/debug/lab
 
@@ -52,11 +52,15 @@ bench: ## The figures of the README, also written to target/bench.json
 	cargo run --quiet --locked --package ground -- build
 	cargo bench --locked --bench figures
 
-lint: ## Formatting, clippy with warnings denied, licences and bans of dependencies
+book: ## The documents as a book, in target/book
+	hack/book.sh
+
+lint: ## Formatting, clippy with warnings denied, licences and bans of dependencies, the book without warnings
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked --package lab --test lab -- -D warnings
 	hack/deny.sh
+	hack/book.sh
 
 ground: ## Build the control plane's parts (minutes, once)
 	cargo run --quiet --locked --package ground -- build

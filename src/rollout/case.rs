@@ -330,6 +330,15 @@ impl Case<'_> {
         (hold.as_str() != revision).then(|| Newer::Superseded(hold.clone()))
     }
 
+    /// Waits where the Deployment's owner has paused it: nothing is released until they resume it.
+    pub(in crate::rollout) fn owner_resumed(&self, target: &Workload) -> Result<(), Plan> {
+        if !target.keys.paused_before {
+            return Ok(());
+        }
+        let text = format!("Revision {} is held until its owner resumes {}.", target.revision, self.target());
+        Err(self.waits(self.o.status.phase, &text))
+    }
+
     /// Time from now.
     pub(in crate::rollout) fn after(&self, delay: SignedDuration) -> Timestamp {
         self.now.saturating_add(delay).unwrap_or(self.now)

@@ -52,6 +52,24 @@ fn a4_an_owners_pause_keeps_the_revision_held_with_that_reason() {
     assert_eq!(world.image("app-primary"), "v2");
 }
 
+/// A revision that its owner pauses takes the place of the one that is analysed, and waits like any other.
+#[test]
+fn a4_an_owners_pause_holds_what_takes_the_place_of_another_too() {
+    let mut world = World::initialised(canary(&[]));
+    world.update("v2");
+    world.until("weight on the canary", |w| w.shares().is_some_and(|shares| shares.canary > 0));
+    world.pause(true).unwrap();
+    world.update("v3");
+    assert!(world.key(keys::PAUSED_BEFORE).is_some());
+    world.until("it waits", |w| w.ready_message().contains("until its owner resumes"));
+    world.run(60);
+    assert_eq!(world.key(keys::HOLD), Some(revision("v3").as_str()), "{}", world.ready_message());
+    assert!(world.key(keys::PAUSED_BEFORE).is_some() && world.target_pods().revisions().is_empty());
+    world.pause(false).unwrap();
+    world.until_over(Phase::Succeeded);
+    assert_eq!((world.image("app-primary").as_str(), world.key(keys::PAUSED_BEFORE)), ("v3", None));
+}
+
 /// A.4 (b): a newer hold lands at any moment of a release.
 #[test]
 fn a4_a_hold_that_lands_in_a_release_is_analysed_in_its_place() {

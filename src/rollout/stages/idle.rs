@@ -132,9 +132,8 @@ fn held(case: &mut Case<'_>, target: &Workload, hold: &Revision) -> Plan {
     if target.keys.failed.as_ref() == Some(hold) {
         return quiet(case, target);
     }
-    if target.keys.paused_before {
-        let text = format!("Revision {hold} is held until its owner resumes {}.", case.target());
-        return case.waits(o.status.phase, &text);
+    if let Err(plan) = case.owner_resumed(target) {
+        return plan;
     }
     if let Some(plan) = writers::stands(case, target) {
         let idle = plan.steps.is_empty();

@@ -150,9 +150,8 @@ pub(in crate::rollout) fn follow(case: &Case<'_>, run: &Run) -> Option<Plan> {
 /// The analysis passed: the hold is released, and the primary rolls by itself.
 pub(in crate::rollout) fn promote(case: &Case<'_>, target: &Workload, next: Run) -> Plan {
     let (o, run) = (case.o, next.revision.clone());
-    if target.keys.paused_before {
-        let text = format!("Revision {} waits until its owner resumes {}.", target.revision, case.target());
-        return case.waits(o.status.phase, &text);
+    if let Err(plan) = case.owner_resumed(target) {
+        return plan;
     }
     Plan::default()
         .say(Message::normal(format!("Releasing revision {} of {}", target.revision, case.target())))

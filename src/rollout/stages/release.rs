@@ -99,6 +99,10 @@ pub(in crate::rollout) fn releasing(case: &mut Case<'_>, target: &Workload, run:
                 None => case.waits(o.status.phase, "Pods of the run before are still on their way out."),
             };
         }
+        // It may have come in over an older one, past what is asked at rest; the pods of that one go.
+        if let Err(waits) = case.owner_resumed(target) {
+            return rollback::clear(case, target).unwrap_or(waits);
+        }
         return prepared(case, target).then(Step::Release(target.revision.clone()));
     }
     if target.replicas == 0 {

@@ -256,6 +256,8 @@ impl World {
             let promoted = annotation(after, keys::PROMOTED) == Some(revision.as_str());
             if !promoted {
                 self.law("I1", was.as_ref() == Some(&revision), "a release of what the hold does not name");
+                let paused = before.is_some_and(|b| annotation(b, keys::PAUSED_BEFORE).is_some());
+                self.law("I1", !paused, "a release of what its owner has paused");
                 self.law("I4", self.shares().is_none_or(|s| s.canary == 0), "a release at weight");
                 self.judge_gates(&revision);
             }
