@@ -3,6 +3,7 @@
 use super::Subject;
 use super::writes::{Impossible, missing, one};
 use crate::api::keys;
+use crate::api::names::label_value;
 use crate::api::revision::Revision;
 use crate::object::Write;
 use crate::rollout::model::plan::Step;
@@ -35,6 +36,9 @@ impl Subject<'_> {
                 }
                 for (key, value) in objects::labels(&self.names, keys::ROLE_TARGET) {
                     edit = edit.label(key, &value);
+                }
+                if label_value(&self.names.canary) != self.names.canary {
+                    edit = edit.annotation(keys::CANARY_NAME, &self.names.canary);
                 }
                 edit = edit.annotation(keys::PROMOTED, promoted.as_str());
                 if let Some(replicas) = replicas {
@@ -122,5 +126,44 @@ impl Subject<'_> {
             edit = edit.remove(&if owned.whole { entry } else { format!("{entry}/fieldsV1/f:spec") });
         }
         edit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object::{Kind, ObjectRef, Objects};
+    use crate::rollout::subject::Config;
+    use crate::rollout::subject::testing::target;
+    use serde_json::json;
+    use std::collections::BTreeMap;
+
+    /// What a label cannot hold is said whole in an annotation: the webhook's messages name the Canary by it.
+    #[test]
+    fn a_name_too_long_for_a_label_stands_in_an_annotation() {
+        let adopted = |name: &str| {
+            let deployment = target(&json!({"metadata": {"labels": {"app": "app"}}, "spec": {}}));
+            let objects =
+                Objects::from([(ObjectRef::new(Kind::Deployment, "test", "app"), deployment.clone().into())]);
+            let canary = json!({
+                "apiVersion": "flagger.app/v1beta1", "kind": "Canary",
+                "metadata": {"name": name, "namespace": "test", "uid": "c"},
+                "spec": {"targetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "app"},
+                    "service": {"port": 80}, "analysis": {}},
+            });
+            let (templates, config) = (BTreeMap::new(), Config::default());
+            let subject = Subject::new(canary, objects, BTreeMap::new(), &templates, &config).unwrap();
+            let promoted = Revision::of(&json!({}));
+            let writes = subject.target_write(&Step::Adopt { promoted, hold: None, replicas: None });
+            let Write::Patch { patch, .. } = writes.unwrap().remove(0) else { panic!() };
+            let mut adopted = deployment;
+            json_patch::patch(&mut adopted, &patch.0).unwrap();
+            adopted["metadata"].clone()
+        };
+        let long = "a".repeat(70);
+        let metadata = adopted(&long);
+        assert_eq!(metadata["labels"][keys::CANARY].as_str().map(str::len), Some(63));
+        assert_eq!(metadata["annotations"][keys::CANARY_NAME], long.as_str());
+        assert!(adopted("app")["annotations"].get(keys::CANARY_NAME).is_none());
     }
 }
