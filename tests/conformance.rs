@@ -8,7 +8,6 @@ mod conformance {
     mod compare;
     mod drive;
     mod tables;
-    mod trace;
     mod view;
     mod words;
 
@@ -16,13 +15,10 @@ mod conformance {
 
     #[test]
     fn every_recorded_run_is_reproduced_but_for_the_deviations_that_are_listed() {
-        let traces = trace::all();
-        if traces.is_empty() {
-            return;
-        }
+        let runs = recordings::all();
         let (mut deviations, mut left_out) = (Deviations::read(), LeftOut::read());
         let (mut differences, mut driven, mut forms) = (Vec::new(), 0, 0);
-        for trace in &traces {
+        for trace in runs {
             if left_out.names(trace) {
                 continue;
             }
@@ -35,7 +31,7 @@ mod conformance {
         }
         assert!(forms > 1_000, "only {forms} conditions and Events are told by both");
         println!("left out, by reason: {:#?}", left_out.reasons());
-        let told = format!("{driven} of {} recorded runs", traces.len());
+        let told = format!("{driven} of {} recorded runs", runs.len());
         assert!(include_str!("../README.md").contains(&told), "the README does not say: {told}");
         differences.extend(deviations.unused());
         differences.extend(left_out.unused());

@@ -51,22 +51,17 @@ fn lost(schema: &Value, read: &Value, written: &Value, path: &str) -> Vec<String
 
 #[test]
 fn recorded_objects_are_read_and_written_back_whole() {
-    let traces = crate::router::traces::files();
-    if traces.is_empty() {
-        return;
-    }
     let crds = crds();
     let mut seen = BTreeMap::new();
-    for path in traces {
-        let trace: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-        for action in trace["input"]["actions"].as_array().unwrap() {
+    for run in recordings::all() {
+        for action in run.actions() {
             let object = &action["object"];
             let Some(schema) = schema(&crds, &object["kind"]) else { continue };
             if action["do"] != "apply" {
                 continue;
             }
             let lost = lost(&schema, object, &round_trip(object), "");
-            assert_eq!(lost, [""; 0], "{}", path.display());
+            assert_eq!(lost, [""; 0], "{}", run.name());
             *seen.entry(object["kind"].as_str().unwrap().to_owned()).or_insert(0) += 1;
         }
     }

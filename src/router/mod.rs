@@ -32,8 +32,6 @@ mod laws;
 mod refused_cases;
 #[cfg(test)]
 mod replay;
-#[cfg(test)]
-pub(crate) mod traces;
 
 pub use object::Owner;
 pub use providers::{

@@ -5,10 +5,10 @@
 use super::object::{FLAGGERS_ORIGINAL, FLUX_OPT_OUT, same};
 use super::ports::discovered_ports;
 use super::services::{ApexSelects, Selector, Services};
-use super::traces::{self, Trace};
 use super::*;
 use crate::api::keys;
 use crate::object::Kind;
+use recordings::Run;
 use serde_json::{Map, json};
 use std::collections::BTreeMap;
 
@@ -166,7 +166,7 @@ type Store = BTreeMap<(String, String), Value>;
 
 /// A run as it is replayed.
 struct Replay<'a> {
-    trace: &'a Trace,
+    trace: &'a Run,
     store: Store,
     leaving: bool,
     compared: usize,
@@ -343,7 +343,7 @@ fn apply(object: &mut Option<Value>, at: &ObjectRef, writes: &[Write]) {
 }
 
 /// Returns Flagger's writes to Services and routes and the driver's actions, in order.
-fn story(trace: &Trace) -> Vec<(&Value, Option<Value>)> {
+fn story(trace: &Run) -> Vec<(&Value, Option<Value>)> {
     let writes: Vec<&Value> = trace.list("timeline").iter().filter(|e| e["type"] == "write").collect();
     let body = |write: &Value| {
         let source = match write["sameObjectAsWriteAt"].as_f64() {
@@ -372,8 +372,8 @@ fn story(trace: &Trace) -> Vec<(&Value, Option<Value>)> {
     story
 }
 
-fn chosen() -> impl Iterator<Item = &'static Trace> {
-    traces::all().iter().filter(|trace| {
+fn chosen() -> impl Iterator<Item = &'static Run> {
+    recordings::all().iter().filter(|trace| {
         trace.is_weighted()
             && trace.provider().is_some_and(|p| Provider::parse(p).is_ok())
             && !LEFT_OUT.iter().any(|(part, _)| trace.name().contains(part))
@@ -394,9 +394,7 @@ fn writes_lead_to_the_objects_that_flagger_wrote() {
         traces += 1;
         compared += replay.compared;
     }
-    if !traces::all().is_empty() {
-        assert!(traces > 100 && compared > 1000, "only {compared} writes of {traces} traces");
-    }
+    assert!(traces > 100 && compared > 1000, "only {compared} writes of {traces} traces");
 }
 
 /// What the API server added to objects that Flagger wrote is no difference, at any weight.
@@ -404,8 +402,7 @@ fn writes_lead_to_the_objects_that_flagger_wrote() {
 fn live_objects_with_defaults_need_no_write() {
     for provider in ["istio", "gatewayapi", "smi-v1alpha2"] {
         for phase in ["Initialized", "Progressing-weight20", "Promoting", "Succeeded"] {
-            let Some(dump) = traces::file(&format!("objects-{provider}-{phase}.json")) else { return };
-            let items = dump["items"].as_array().unwrap();
+            let items = recordings::objects(&format!("{provider}-{phase}"));
             let canary = items.iter().find(|o| o["kind"] == "Canary").unwrap();
             let name = canary["metadata"]["name"].as_str().unwrap();
             let namespace = canary["metadata"]["namespace"].as_str().unwrap();
@@ -459,9 +456,7 @@ fn live_objects_with_defaults_need_no_write() {
 /// What a gateway says of the route, and what Flagger made of it.
 #[test]
 fn unsettled_routes_are_told_in_flaggers_words() {
-    let Some(trace) = traces::all().iter().find(|t| t.name() == "gatewayapi-route-not-accepted") else {
-        return;
-    };
+    let trace = recordings::named("gatewayapi-route-not-accepted");
     let mut replay = Replay { trace, store: Store::new(), leaving: false, compared: 0 };
     let mut generation = 0;
     let mut said = Vec::new();

@@ -1,9 +1,9 @@
 //! A trace's input, given to the simulated cluster.
 
-use super::trace::Trace;
 use super::view::{self, View, anchor};
 use super::words;
 use jiff::SignedDuration;
+use recordings::Run;
 use serde_json::{Value, json};
 use sidetrack::object::{Kind, ObjectRef};
 use sim::World;
@@ -15,8 +15,8 @@ use std::time::Duration;
 const PATIENCE: i64 = 60;
 
 /// Drives a trace and says what was done, and in what form that was told.
-pub(super) fn drive(trace: &Trace) -> (View, View) {
-    let canary = trace.canaries()[0];
+pub(super) fn drive(trace: &Run) -> (View, View) {
+    let canary = trace.applied("Canary")[0];
     let text = |pointer: &str| canary.pointer(pointer).and_then(Value::as_str);
     let (name, target) = (text("/metadata/name").unwrap(), text("/spec/targetRef/name").unwrap());
     let mut world = World::empty(trace.namespace(), name, target, text("/spec/service/name"));
@@ -30,7 +30,7 @@ pub(super) fn drive(trace: &Trace) -> (View, View) {
     for (hook, answer) in trace.input("hookAnswersAtStart").as_object().into_iter().flatten() {
         answer_hook(&mut world, hook, answer);
     }
-    let statuses = trace.statuses();
+    let statuses = view::statuses(trace);
     let mut seen = 0;
     let (mut last, mut gateway) = (0.0, false);
     for action in trace.actions() {

@@ -1,6 +1,6 @@
 //! The two tables: what deviates, and which traces are not driven.
 
-use super::trace::Trace;
+use recordings::Run;
 use sidetrack::api::CanarySpec;
 use sidetrack::api::names::Layout;
 use sidetrack::review::review;
@@ -98,9 +98,9 @@ impl LeftOut {
         Self { rows: rows.collect(), used: Vec::new(), reasons: BTreeMap::new() }
     }
 
-    pub(super) fn names(&mut self, trace: &Trace) -> bool {
+    pub(super) fn names(&mut self, trace: &Run) -> bool {
         let provider = trace.flag("-mesh-provider").unwrap_or("istio");
-        let refusal = trace.canaries().iter().find_map(|canary| {
+        let refusal = trace.applied("Canary").iter().find_map(|canary| {
             let spec: CanarySpec = serde_json::from_value(canary["spec"].clone()).unwrap();
             review(&spec, Layout::default(), provider, Duration::from_secs(10)).refusals.into_iter().next()
         });

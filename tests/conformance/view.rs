@@ -1,6 +1,6 @@
 //! What is compared of a run, as lines of text by theme; timing aside.
 
-use super::trace::Trace;
+use recordings::Run;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -122,9 +122,9 @@ fn weights(value: &Value, found: &mut Vec<String>) {
 }
 
 /// What Flagger did.
-pub(super) fn of_trace(trace: &Trace) -> View {
+pub(super) fn of_trace(trace: &Run) -> View {
     let mut view = View::new();
-    for (_, line) in trace.statuses() {
+    for (_, line) in statuses(trace) {
         add(&mut view, "statuses", line);
     }
     for line in trace.list("log").iter().filter(|l| l.get("canary").is_some() && l["level"] != "debug") {
@@ -155,4 +155,16 @@ pub(super) fn of_trace(trace: &Trace) -> View {
 /// Whether an object is one that Flagger has no counterpart of.
 pub(super) fn is_own(kind: &str) -> bool {
     kind == "ControllerRevision" || kind == "Canary"
+}
+
+/// Distinct (time, phase, weight, failed checks) of the Canary of a run.
+pub(super) fn statuses(run: &Run) -> Vec<(f64, String)> {
+    let mut all: Vec<(f64, String)> = Vec::new();
+    for entry in run.timeline("status") {
+        let Some(text) = status(&entry["status"]) else { continue };
+        if all.last().is_none_or(|(_, last)| *last != text) {
+            all.push((entry["t"].as_f64().unwrap(), text));
+        }
+    }
+    all
 }

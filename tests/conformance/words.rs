@@ -2,9 +2,9 @@
 //!
 //! Which phases there are, and which messages, is compared elsewhere; here, those that both sides have.
 
-use super::trace::Trace;
 use super::view::{View, add_new};
 use jiff::Timestamp;
+use recordings::Run;
 use serde_json::Value;
 use sidetrack::api::Canary;
 use sidetrack::controller::events;
@@ -30,7 +30,7 @@ fn event(view: &mut View, text: &str, form: &str) {
 }
 
 /// What Flagger said.
-pub(super) fn of_trace(trace: &Trace) -> View {
+pub(super) fn of_trace(trace: &Run) -> View {
     let mut view = View::new();
     trace.timeline("status").for_each(|entry| condition(&mut view, &entry["status"]));
     let sent = trace.list("events");

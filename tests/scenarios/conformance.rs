@@ -6,9 +6,6 @@ mod compare;
 #[path = "../conformance/tables.rs"]
 #[expect(dead_code, reason = "which traces are left out is the other test's")]
 mod tables;
-#[path = "../conformance/trace.rs"]
-#[expect(dead_code, reason = "time does not count here")]
-mod trace;
 #[path = "../conformance/view.rs"]
 #[expect(dead_code, reason = "writes are seen in what they leave")]
 mod view;
@@ -17,9 +14,9 @@ use anyhow::{Context as _, Result, ensure};
 use harness::objects::Timeline;
 use harness::outside::{Outside, no_sample, sample};
 use harness::{Sidetrack, World, at, eventually, shared};
+use recordings::Run;
 use serde_json::{Value, json};
 use tables::Deviations;
-use trace::Trace;
 use view::{View, anchor};
 
 const CANARY: &str = "podinfo";
@@ -30,7 +27,7 @@ const WATCHED: [&str; 6] = ["canary", "svc", "vs", "dr", "split:v1alpha2", "http
 struct Replay {
     world: &'static World,
     sidetrack: &'static Sidetrack,
-    trace: Trace,
+    trace: &'static Run,
     namespace: String,
     outside: Outside,
     timeline: Timeline,
@@ -38,7 +35,7 @@ struct Replay {
 
 /// Drives a trace and waits until what is seen is what was recorded.
 async fn replay(name: &str) -> Result<()> {
-    let Some(trace) = trace::named(name) else { return Ok(()) };
+    let trace = recordings::named(name);
     let (world, sidetrack) = shared().await;
     let namespace = world.cp.namespace(name).await?;
     let timeline = world.timeline(&namespace, &WATCHED).await?;
@@ -104,7 +101,7 @@ impl Replay {
     }
 
     async fn drive(&self) -> Result<()> {
-        let statuses = self.trace.statuses();
+        let statuses = view::statuses(self.trace);
         let mut seen = 0;
         for action in self.trace.actions() {
             let t = action["t"].as_f64().unwrap();
@@ -246,8 +243,8 @@ impl Replay {
 }
 
 /// Whether something was done within a run.
-fn acts_within_a_run(trace: &Trace) -> bool {
-    let statuses = trace.statuses();
+fn acts_within_a_run(trace: &Run) -> bool {
+    let statuses = view::statuses(trace);
     trace.actions().iter().filter_map(|a| a["t"].as_f64()).any(|t| {
         let before = statuses.iter().rfind(|(at, _)| *at <= t);
         let quiet = ["Initializing", "Initialized", "Progressing weight 0", "Succeeded", "Failed"];
@@ -291,8 +288,8 @@ async fn what_the_schema_refuses_here_it_refuses_as_flaggers_did() -> Result<()>
     let (world, _) = shared().await;
     let namespace = world.cp.namespace("schema").await?;
     for name in ["error-legacy-canary-analysis", "istio-no-strategy"] {
-        let Some(trace) = trace::named(name) else { return Ok(()) };
-        for canary in trace.canaries() {
+        let trace = recordings::named(name);
+        for canary in trace.applied("Canary") {
             let mut canary = canary.clone();
             json_patch::merge(&mut canary, &json!({"metadata": {"namespace": namespace}}));
             ensure!(world.flux(canary).await.is_err(), "{name} is let in");
