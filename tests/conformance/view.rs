@@ -96,7 +96,7 @@ pub(super) fn object(object: &Value) -> Option<(String, String)> {
         "HorizontalPodAutoscaler" => {
             json!({"min": spec["minReplicas"], "max": spec["maxReplicas"], "of": spec["scaleTargetRef"]["name"], "metrics": spec["metrics"]})
         }
-        "VirtualService" | "HTTPRoute" | "TrafficSplit" => {
+        "VirtualService" | "HTTPRoute" | "TrafficSplit" | "TraefikService" => {
             let mut found = Vec::new();
             weights(spec, &mut found);
             json!(found)
