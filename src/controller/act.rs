@@ -15,7 +15,7 @@ use crate::kubernetes::election::Leadership;
 use crate::kubernetes::writer::{WriteError, Writer};
 use crate::object::{Kind, ObjectRef, Write};
 use crate::rollout::model::neighbours::Neighbours;
-use crate::rollout::model::plan::{Level, Message, Plan, Step};
+use crate::rollout::model::plan::{About, Level, Message, Plan, Step};
 use crate::rollout::subject::{Config, Impossible, Subject, logged};
 use crate::rollout::{Memory, Refused, advance, objects};
 use crate::telemetry::log::chain;
@@ -549,7 +549,7 @@ impl Actor {
         } else {
             tracing::info!(canary, "{}", message.text);
         }
-        if message.text.starts_with("InterlockBypassed") {
+        if message.about == About::Bypass {
             self.metrics.count_bypass(&subject.names.target, &subject.names.namespace);
         }
         if message.level != Level::Log

@@ -91,7 +91,7 @@ impl Replay {
         }
         spec["metricsServer"] = self.outside.url("").into();
         // What is done within a run is done before its next step.
-        spec["analysis"]["interval"] = if acts_within_a_run(&self.trace) { "3s" } else { "1s" }.into();
+        spec["analysis"]["interval"] = if acts_within_a_run(self.trace) { "3s" } else { "1s" }.into();
         spec["analysis"].as_object_mut().unwrap().remove("alerts");
         for hook in spec["analysis"].get_mut("webhooks").and_then(Value::as_array_mut).into_iter().flatten() {
             let name = hook["url"].as_str().unwrap().rsplit('/').next().unwrap();
@@ -183,7 +183,7 @@ impl Replay {
 
     /// What was recorded, as far as it is compared here: what the writes left, not each of them.
     fn theirs(&self) -> View {
-        let mut theirs = view::of_trace(&self.trace);
+        let mut theirs = view::of_trace(self.trace);
         let written = ["object Deployment", "object Scale", "object HorizontalPodAutoscaler"];
         theirs.retain(|theme, _| !written.iter().any(|w| theme.starts_with(w)));
         theirs.entry("messages".into()).or_default().retain(|text| !is_slow(text));

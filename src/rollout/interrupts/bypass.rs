@@ -39,8 +39,8 @@ pub(in crate::rollout) fn target(case: &Case<'_>, target: &Workload, run: Option
         )))
         .then(Step::Glass { revision, hold: !applied && (!known || target.held()) })
     } else {
-        plan.say(Message::warning(format!(
-            "InterlockBypassed: revision {revision} of {name} was not held on its way in; it is held now and analysed as any other"
+        plan.say(Message::bypassed(&format!(
+            "revision {revision} of {name} was not held on its way in; it is held now and analysed as any other"
         )))
         .then(Step::Hold { revision, failed: false })
     })
@@ -62,10 +62,8 @@ pub(in crate::rollout) fn primary(case: &mut Case<'_>, primary: &Workload) -> Op
     if primary.glass_counts(None) {
         return Some(Step::GlassPrimary(primary.revision.clone()).into());
     }
-    let text = format!(
-        "InterlockBypassed: the template of {} was changed by hand; the next promotion replaces it",
-        case.primary()
-    );
-    let plan = case.lasting(Message::warning(text));
+    let text =
+        format!("the template of {} was changed by hand; the next promotion replaces it", case.primary());
+    let plan = case.lasting(Message::bypassed(&text));
     (!plan.steps.is_empty()).then_some(plan)
 }

@@ -181,6 +181,18 @@ pub struct Message {
     pub level: Level,
     /// The text, in Flagger's words where Flagger has them.
     pub text: String,
+    /// What it is counted as.
+    pub about: About,
+}
+
+/// What a [`Message`] is counted as, whatever its words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum About {
+    /// Nothing.
+    #[default]
+    Release,
+    /// A template that nobody held on its way in (`sidetrack_interlock_bypassed_total`).
+    Bypass,
 }
 
 /// Severity of a [`Message`].
@@ -199,17 +211,22 @@ pub enum Level {
 impl Message {
     /// A Normal event.
     pub fn normal(text: impl Into<String>) -> Self {
-        Self { level: Level::Normal, text: text.into() }
+        Self { level: Level::Normal, text: text.into(), about: About::default() }
     }
 
     /// A Warning event.
     pub fn warning(text: impl Into<String>) -> Self {
-        Self { level: Level::Warning, text: text.into() }
+        Self { level: Level::Warning, text: text.into(), about: About::default() }
+    }
+
+    /// A Warning event about a template that nobody held on its way in.
+    pub fn bypassed(text: &str) -> Self {
+        Self { about: About::Bypass, ..Self::warning(format!("InterlockBypassed: {text}")) }
     }
 
     /// A log line only.
     pub fn log(text: impl Into<String>) -> Self {
-        Self { level: Level::Log, text: text.into() }
+        Self { level: Level::Log, text: text.into(), about: About::default() }
     }
 }
 

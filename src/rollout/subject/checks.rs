@@ -44,7 +44,7 @@ fn border(answer: Answer) -> Answer {
 }
 
 fn error(text: String) -> Message {
-    Message { level: Level::Error, text }
+    Message { level: Level::Error, ..Message::normal(text) }
 }
 
 impl Subject<'_> {
