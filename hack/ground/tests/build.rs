@@ -43,6 +43,9 @@ impl Lab {
             dir.join("module/config/crd/standard/routes.yaml"),
             crd("httproutes.gateway.networking.k8s.io"),
         )?;
+        let traefik = dir.join("module/docs/content/reference/dynamic-configuration");
+        fs::create_dir_all(&traefik)?;
+        fs::write(traefik.join("kubernetes-crd-definition-v1.yml"), crd("traefikservices.traefik.io"))?;
         let go = dir.join("go");
         fs::write(&go, GO)?;
         fs::set_permissions(&go, fs::Permissions::from_mode(0o755))?;
