@@ -270,7 +270,7 @@ async fn check_passes_on_a_cluster_that_works_and_names_what_canaries_lack() -> 
     world.phase(&namespace, "Initialized").await?;
     // Taking pods away took `replicas` from its applier; as any GitOps tool does, it applies again.
     world.flux(deployment(&namespace, "v1", 1)).await?;
-    let mut twin = canary(&namespace, &json!({"provider": "nginx"}));
+    let mut twin = canary(&namespace, &json!({"provider": "appmesh"}));
     twin["metadata"]["name"] = "twin".into();
     cp.apply(twin).await?;
     cp.apply(json!({

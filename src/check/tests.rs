@@ -349,7 +349,7 @@ fn policy_that_does_not_hold_is_a_warning() {
 #[test]
 fn each_doubt_about_a_canary_is_said() {
     one(Level::Error, "Canary test/app is refused", |facts| {
-        facts.canaries.as_mut().unwrap()[0]["spec"]["provider"] = "nginx".into();
+        facts.canaries.as_mut().unwrap()[0]["spec"]["provider"] = "appmesh".into();
     });
     one(Level::Error, "Canaries app, other in test name one target", |facts| {
         facts.canaries.as_mut().unwrap().push(canary("other"));

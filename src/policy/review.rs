@@ -128,7 +128,7 @@ mod tests {
             (json!({"wave": {"after": ["a", "a"]}}), "spec.wave.after[1]"),
             (json!({"wave": {"after": ["a"], "passed": 2}}), "spec.wave.passed"),
             (json!({"wave": {"after": ["a"], "soak": "soon"}}), "spec.wave.soak"),
-            (json!({"canary": {"provider": "contour"}}), "spec.canary.provider"),
+            (json!({"canary": {"provider": "appmesh"}}), "spec.canary.provider"),
             (json!({"canary": {"analysis": {"stepWeight": null}}}), "spec.canary.analysis: neither"),
             (json!({"canary": {"analysis": {"interval": "often"}}}), "spec.canary.analysis.interval"),
             (json!({"canary": {"analysis": {"mirror": true}}}), "spec.canary.analysis.mirror"),

@@ -55,7 +55,7 @@ fn refuses_what_is_not_served_naming_field_value_and_remedy() {
             "spec.autoscalerRef.kind is \"ScaledObject\"",
             "HorizontalPodAutoscaler",
         ),
-        (("/provider".into(), json!("nginx")), "spec.provider is \"nginx\":", "smi:v1alpha3"),
+        (("/provider".into(), json!("appmesh")), "spec.provider is \"appmesh\":", "smi:v1alpha3"),
         (("/provider".into(), json!("kubernetes")), "spec.provider is \"kubernetes\":", "in-place"),
         (
             ("/provider".into(), json!("gatewayapi:v1")),
@@ -107,8 +107,8 @@ fn refuses_what_is_not_served_naming_field_value_and_remedy() {
 #[test]
 fn says_when_a_refused_provider_is_the_default() {
     let spec = serde_json::from_value(sound()).unwrap();
-    let review = review(&spec, Layout::default(), "nginx", FLOOR);
-    assert!(review.refusals[0].contains("spec.provider is \"nginx\" by default"), "{review:?}");
+    let review = review(&spec, Layout::default(), "appmesh", FLOOR);
+    assert!(review.refusals[0].contains("spec.provider is \"appmesh\" by default"), "{review:?}");
 }
 
 #[test]

@@ -34,10 +34,7 @@ mod refused_cases;
 mod replay;
 
 pub use object::Owner;
-pub use providers::{
-    DESTINATION_RULE, HTTP_ROUTE, Provider, ProviderError, TRAEFIK_SERVICE, TRAFFIC_SPLIT_V1ALPHA1,
-    TRAFFIC_SPLIT_V1ALPHA2, TRAFFIC_SPLIT_V1ALPHA3, Traffic, VIRTUAL_SERVICE, address, kinds, served,
-};
+pub use providers::*;
 pub use service::{Metadata, Rewrite, ServiceSpec, UnmanagedMetadata};
 
 use crate::api::names::Names;

@@ -29,7 +29,7 @@ async fn a_cluster_is_taken_over_from_flagger_and_left_with_plain_deployments() 
     world.flux(deployment(&other, "v1", 2)).await?;
     world.cp.apply(in_place(&other, &json!({"analysis": {"stepWeight": 5, "maxWeight": 100}}))).await?;
     world.phase(&other, "Initialized").await?;
-    let mut unserved = canary(&ns, &json!({"provider": "nginx", "targetRef": {"name": "other"}}));
+    let mut unserved = canary(&ns, &json!({"provider": "appmesh", "targetRef": {"name": "other"}}));
     json_patch::merge(&mut unserved, &json!({"metadata": {"name": "other"}}));
     world.cp.apply(unserved).await?;
     let mut target = deployment(&ns, "v1", 1);
@@ -42,11 +42,11 @@ async fn a_cluster_is_taken_over_from_flagger_and_left_with_plain_deployments() 
 
     world
         .until(&ns, "canary", "other", "it is refused", |c| {
-            at(c, "/status/conditions").to_string().contains("nginx")
+            at(c, "/status/conditions").to_string().contains("appmesh")
         })
         .await?;
     let refused = world.plugin(&ns, &["status", "other", "--wait"]).await?;
-    ensure!(refused.code == 4 && refused.out.contains("nginx"), "it is waited for: {refused:?}");
+    ensure!(refused.code == 4 && refused.out.contains("appmesh"), "it is waited for: {refused:?}");
     let one = world.plugin(&other, &["migrate"]).await?;
     ensure!(
         one.out.contains(&format!("  {other}/app")) && !one.out.contains(&format!("{ns}/app")),

@@ -25,7 +25,7 @@ async fn a_policy_that_makes_no_sense_is_refused_with_field_and_reason() -> Resu
             json!({"selector": {"matchExpressions": [{"key": "a", "operator": "Like", "values": ["b"]}]}}),
             "spec.selector.matchExpressions[0].operator: \"Like\"",
         ),
-        (json!({"canary": {"provider": "contour"}}), "spec.canary.provider"),
+        (json!({"canary": {"provider": "appmesh"}}), "spec.canary.provider"),
         (json!({"canary": {"analysis": {"mirror": true}}}), "spec.canary.analysis.mirror is true"),
         (json!({"wave": {"after": ["a"], "soak": "long"}}), "spec.wave.soak: \"long\" is no duration"),
         (json!({"mode": "dry"}), "spec.mode"),

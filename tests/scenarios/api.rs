@@ -128,7 +128,7 @@ async fn what_is_not_served_is_refused_by_name_and_nothing_is_touched() -> Resul
             json!({"analysis": {"sessionAffinity": {"cookieName": "c"}}}),
         ),
         ("daemon", "spec.targetRef.kind", json!({"targetRef": {"kind": "DaemonSet"}})),
-        ("provider", "spec.provider", json!({"provider": "nginx"})),
+        ("provider", "spec.provider", json!({"provider": "appmesh"})),
         ("gate", "spec.analysis.webhooks[0].type", json!({"analysis": {"webhooks": [increase]}})),
     ];
     for (name, _, spec) in &cases {

@@ -18,7 +18,7 @@ pub use smi::{TRAFFIC_SPLIT_V1ALPHA1, TRAFFIC_SPLIT_V1ALPHA2, TRAFFIC_SPLIT_V1AL
 pub use traefik::TRAEFIK_SERVICE;
 
 /// Every provider that is served. Names, kinds, rights, watches and help are derived from it, and the laws run over it.
-pub(super) const ALL: [&dyn Routing; 6] = [
+pub(super) static ALL: &[&dyn Routing] = &[
     &istio::Istio,
     &gateway_api::GatewayApi,
     &smi::Smi::V1Alpha1,
@@ -108,7 +108,7 @@ impl Provider {
     ///
     /// When the name is not served or not known.
     pub fn parse(name: &str) -> Result<Self, ProviderError> {
-        for routing in ALL {
+        for routing in ALL.iter().copied() {
             if routing.names().contains(&name) {
                 return Ok(Self { routing, mesh: None });
             }
@@ -155,15 +155,15 @@ mod tests {
     #[test]
     fn other_names_are_told_apart() {
         assert_eq!(Traffic::parse("kubernetes"), Ok(Traffic::Replicas));
-        for name in ["nginx", "appmesh:v1beta2"] {
+        for name in ["appmesh", "appmesh:v1beta2", "appmesh:v1beta3"] {
             assert_eq!(Provider::parse(name), Err(ProviderError::NotServed(name.into())));
         }
         for name in ["", "istioo", "gatewayapi:v1alpha2", "smi:v1", "kubernetes"] {
             assert_eq!(Provider::parse(name), Err(ProviderError::Unknown(name.into())));
         }
-        let said = ProviderError::NotServed("nginx".into()).to_string();
+        let said = ProviderError::NotServed("appmesh".into()).to_string();
         assert!(
-            said.starts_with("provider 'nginx' is not served; served are istio, gatewayapi:v1, "),
+            said.starts_with("provider 'appmesh' is not served; served are istio, gatewayapi:v1, "),
             "{said}"
         );
     }
