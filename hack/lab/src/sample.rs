@@ -10,6 +10,9 @@ use crate::{gateway, istio};
 /// How far back the Canary's queries look.
 pub const WINDOW: Duration = Duration::from_secs(10);
 
+/// Time between two steps of a release that is judged.
+pub const INTERVAL: Duration = Duration::from_secs(5);
+
 /// Through what requests reach the application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Traffic {
@@ -187,7 +190,8 @@ impl Sample {
                 "progressDeadlineSeconds": self.progress_deadline,
                 "service": service,
                 "analysis": {
-                    "interval": if self.judged { "5s" } else { "2s" }, "threshold": 2,
+                    "interval": if self.judged { format!("{}s", INTERVAL.as_secs()) } else { "2s".to_owned() },
+                    "threshold": 2,
                     "stepWeight": 20, "maxWeight": 60, "metrics": if self.judged { metrics } else { json!([]) },
                 },
             },

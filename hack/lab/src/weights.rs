@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use crate::load::Sample as Request;
-use crate::sample::{Sample, Traffic};
+use crate::sample::{INTERVAL, Sample, Traffic};
 
 /// A gateway takes a moment to hear of a weight.
 const MOMENT: Duration = Duration::from_secs(1);
@@ -60,7 +60,8 @@ impl Weights {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Returns the requests that were sent while a weight was set, its first second left out.
+    /// Returns the requests that were sent while a weight was set, its first second left out, and what came after its step: the
+    /// last weight stands on while the primary's pods become the canary's revision.
     #[must_use]
     pub fn windows(&self, requests: &[Request]) -> Vec<(i64, Vec<Request>)> {
         let seen = self.so_far();
@@ -68,7 +69,7 @@ impl Weights {
         seen.iter()
             .zip(ends)
             .map(|((from, weight), to)| {
-                let from = *from + MOMENT;
+                let (from, to) = (*from + MOMENT, to.min(*from + INTERVAL));
                 (*weight, requests.iter().filter(|r| r.at >= from && r.at + r.took < to).cloned().collect())
             })
             .collect()
